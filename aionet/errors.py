@@ -1,0 +1,143 @@
+"""What can go wrong, as a tree.
+
+Theory of operation
+-------------------
+A network program has to tell four endings apart, and each has a class of its own: closed by this side
+(`SocketClosedError`), broken by the world (`ConnectionLostError`), busy (`SocketBusyError`) and the end of
+the stream (an empty read, or `IncompleteReadError` where more was promised).
+
+Every error also is the built-in that a caller would guess (`OSError`, `ConnectionError`, `EOFError`,
+`ValueError`, `RuntimeError`), so that ``except ConnectionError`` written before aionet was known goes on
+working. Every error carries the operation and both addresses, and an errno where the system gave one; the
+system's own exception is the cause (``__cause__``).
+
+`TimeoutError` is the built-in and `CancelledError` is never wrapped: neither is in this tree.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .addresses import SocketAddress, UnixAddress
+
+__all__ = [
+    "AionetError",
+    "ConnectError",
+    "ConnectionLostError",
+    "DeliveryError",
+    "IncompleteReadError",
+    "LimitExceededError",
+    "ProxyProtocolError",
+    "ResolveError",
+    "SocketBusyError",
+    "SocketClosedError",
+    "TlsError",
+    "TlsTruncatedError",
+]
+
+
+class Where(TypedDict, total=False):
+    """What every error says of its place; the keyword arguments that they all take."""
+
+    operation: str | None
+    local_address: SocketAddress | UnixAddress | None
+    peer_address: SocketAddress | UnixAddress | None
+
+
+class AionetError(Exception):
+    """The root: an operation on a socket or a server failed.
+
+    Printed as ``read 127.0.0.1:3000->127.0.0.1:41234: <cause>``, as far as the parts are known.
+    """
+
+    operation: str | None
+    """What was being done: ``"read"``, ``"write"``, ``"connect"``, ``"accept"``, ..."""
+    local_address: SocketAddress | UnixAddress | None
+    peer_address: SocketAddress | UnixAddress | None
+
+    def __init__(self, *args: object, **where: Unpack[Where]) -> None:
+        super().__init__(*args)
+        self.operation = where.pop("operation", None)
+        self.local_address = where.pop("local_address", None)
+        self.peer_address = where.pop("peer_address", None)
+        if where:
+            raise TypeError(f"{type(self).__name__}() got unexpected keyword arguments {sorted(where)}")
+
+    def __str__(self) -> str:
+        ends = "->".join(str(end) for end in (self.local_address, self.peer_address) if end is not None)
+        where = " ".join(part for part in (self.operation, ends) if part)
+        what = super().__str__()
+        return f"{where}: {what}" if where else what
+
+
+class ResolveError(AionetError, OSError):
+    """A host or service name did not resolve. The resolver's own exception is the cause."""
+
+
+class ConnectError(AionetError, ConnectionError):
+    """No address answered. `attempts` lists every address tried, in order of their start."""
+
+    attempts: Sequence[tuple[SocketAddress | UnixAddress, float, OSError]]
+    """``(address, seconds from the start of that attempt to its failure, why)`` each."""
+
+    def __init__(self, *args: object, attempts: Sequence[tuple[SocketAddress | UnixAddress, float, OSError]] = (), **where: Unpack[Where]) -> None:
+        super().__init__(*args, **where)
+        self.attempts = tuple(attempts)
+
+
+class ConnectionLostError(AionetError, ConnectionError):
+    """Broken by the world: reset by the peer, timed out, unreachable."""
+
+
+class DeliveryError(ConnectionLostError):
+    """The connection ended before the peer's TCP had acknowledged everything that was written."""
+
+    unacknowledged: int
+    """Bytes written that the peer's TCP is not known to have received."""
+
+    def __init__(self, *args: object, unacknowledged: int = 0, **where: Unpack[Where]) -> None:
+        super().__init__(*args, **where)
+        self.unacknowledged = unacknowledged
+
+
+class SocketClosedError(AionetError, OSError):
+    """Closed by this side: by `aclose()`, `abort()`, or, for writes, `send_eof()`. Its errno is ``EBADF``."""
+
+    def __init__(self, *args: object, **where: Unpack[Where]) -> None:
+        super().__init__(*(args or (errno.EBADF, "the socket is closed")), **where)
+
+
+class SocketBusyError(AionetError, RuntimeError):
+    """Another task is already reading from this socket, or this socket is already connected."""
+
+
+class IncompleteReadError(AionetError, EOFError):
+    """The stream ended cleanly, but before what was asked for had arrived."""
+
+    partial: bytes
+    """What had arrived; it is no longer in the socket's buffer."""
+
+    def __init__(self, *args: object, partial: bytes = b"", **where: Unpack[Where]) -> None:
+        super().__init__(*args, **where)
+        self.partial = partial
+
+
+class LimitExceededError(AionetError, ValueError):
+    """No separator within ``max_bytes``. Nothing was consumed: the data stays readable."""
+
+
+class TlsError(AionetError, OSError):
+    """A TLS handshake or record was bad."""
+
+
+class TlsTruncatedError(TlsError):
+    """A TLS stream ended without close_notify (RFC 8446, 6.1): what was read may have been cut short."""
+
+
+class ProxyProtocolError(AionetError, ConnectionError):
+    """A PROXY protocol header was missing, malformed, too long, too slow or from an untrusted peer."""

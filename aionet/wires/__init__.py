@@ -1,0 +1,1 @@
+"""Wires: the stream contract (`contract`) and its implementations."""
