@@ -85,7 +85,12 @@ class ConnectError(AionetError, ConnectionError):
     attempts: Sequence[tuple[SocketAddress | UnixAddress, float, OSError]]
     """``(address, seconds from the start of that attempt to its failure, why)`` each."""
 
-    def __init__(self, *args: object, attempts: Sequence[tuple[SocketAddress | UnixAddress, float, OSError]] = (), **where: Unpack[Where]) -> None:
+    def __init__(
+        self,
+        *args: object,
+        attempts: Sequence[tuple[SocketAddress | UnixAddress, float, OSError]] = (),
+        **where: Unpack[Where],
+    ) -> None:
         super().__init__(*args, **where)
         self.attempts = tuple(attempts)
 

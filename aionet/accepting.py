@@ -1,0 +1,236 @@
+"""Accepting connections from one or several listening sockets, for any number of waiting tasks.
+
+Theory of operation
+-------------------
+Nothing is taken from the kernel's queue before a task asks for it, and it is the asking task that takes it,
+in its own step. So a cancelled `accept` cannot lose a connection, a paused server holds none that nobody
+serves, and a cap on connections is exact.
+
+*Batches* follow from that: a task that loops over `accept` goes on without a turn of the loop for as long as
+connections are ready, until the loop's budget for operations that complete at once is used up
+(`wires/event_loop.py`).
+
+*Several acceptors* are served first in, first out. When a listener becomes readable the first waiter is
+woken; it stays at the head until its step has run, and then wakes the next one if more may be ready. A woken
+waiter that is cancelled passes the word on.
+
+*Failures* follow `accept_errors.py`. While resources are exhausted nothing is tried; a timer, or the next
+descriptor that this process closes, ends the pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from .accept_errors import AcceptFailure, Backoff, classify
+from .errors import SocketClosedError
+from .wires import descriptors
+from .wires.event_loop import BUDGET, EventLoopState, state_of
+
+__all__ = ["Acceptor", "Listener"]
+
+_log = logging.getLogger("aionet.server")
+
+
+class Listener:
+    """One listening socket, and whether connections may be ready on it."""
+
+    __slots__ = ("ignore_next", "ready", "sock", "watched")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.ready = True
+        self.ignore_next = False
+        self.watched = False
+
+
+class Acceptor:
+    """The listening sockets of one server, and the tasks that wait for connections.
+
+    It belongs to the event loop of the first `accept`.
+    """
+
+    def __init__(self, sockets: Sequence[socket.socket], name: str) -> None:
+        """`sockets` are listening and non-blocking; `name` is for the log."""
+        self._listeners = deque(Listener(sock) for sock in sockets)
+        self._name = name
+        self._state: EventLoopState | None = None
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._backoff = Backoff()
+        self._retry: asyncio.TimerHandle | None = None
+        self.paused = False
+        self.closed = False
+
+    async def accept(self) -> tuple[socket.socket, Any, EventLoopState]:
+        """Return the next connection, its peer, and the loop's state.
+
+        Raises `SocketClosedError` once closed, and `OSError` where the listener has become unusable.
+        Cancel safety: no connection is lost.
+        """
+        state = self._state or self._bind_loop()
+        if state.budget <= 0:
+            await state.yield_turn()
+        if not self._waiters:
+            accepted = self._accept_now(state)
+            if accepted is not None:
+                state.budget -= 1
+                return accepted
+        return await self._accept_later(state)
+
+    def pause(self) -> None:
+        """Leave new connections in the kernel's queue."""
+        self.paused = True
+        self._unwatch()
+
+    def resume(self) -> None:
+        """Take connections again."""
+        if self.paused and not self.closed:
+            self.paused = False
+            self._look_again()
+
+    def close(self) -> None:
+        """Close the listening sockets; whoever waits gets `SocketClosedError`."""
+        if self.closed:
+            return
+        self.closed = True
+        self._end_pause()
+        self._unwatch()
+        for listener in self._listeners:
+            listener.sock.close()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def filenos(self) -> list[int]:
+        """Return the descriptors that it listens on; empty once closed."""
+        return [listener.sock.fileno() for listener in self._listeners if not self.closed]
+
+    # Taking -------------------------------------------------------------------------------------------
+
+    def _accept_now(self, state: EventLoopState) -> tuple[socket.socket, Any, EventLoopState] | None:
+        if self.closed:
+            raise SocketClosedError(operation="accept")
+        if self.paused or self._retry is not None:
+            return None
+        listeners = self._listeners
+        for _ in range(len(listeners)):
+            listener = listeners[0]
+            for _ in range(BUDGET):  # a storm of transient failures must not hold the loop
+                if not listener.ready:
+                    break
+                try:
+                    sock, peer = listener.sock.accept()
+                except (BlockingIOError, InterruptedError):
+                    listener.ready = False
+                except OSError as error:
+                    if not self._go_on_after(error, state):
+                        return None
+                else:
+                    sock.setblocking(False)
+                    self._backoff.succeeded()
+                    if len(listeners) > 1:
+                        listeners.rotate(-1)  # the next one first, next time
+                    return sock, peer, state
+            listeners.rotate(-1)
+        return None
+
+    def _go_on_after(self, error: OSError, state: EventLoopState) -> bool:
+        failure = classify(error)
+        if failure is AcceptFailure.TRANSIENT:
+            return True
+        if failure is AcceptFailure.FATAL:
+            raise error
+        pause = self._backoff.next_pause()
+        if self._backoff.may_log(state.loop.time()):
+            _log.warning("%s cannot accept: %s; trying again in %.1f s", self._name, error.strerror, pause)
+        self._unwatch()
+        self._retry = state.loop.call_later(pause, self._end_pause)
+        descriptors.waiting.add(self._on_release)
+        return False
+
+    # Waiting ------------------------------------------------------------------------------------------
+
+    async def _accept_later(self, state: EventLoopState) -> tuple[socket.socket, Any, EventLoopState]:
+        waiters = self._waiters
+        waiter = state.loop.create_future()
+        waiters.append(waiter)
+        try:
+            while True:
+                self._watch(state)
+                await waiter
+                state.budget = BUDGET
+                accepted = self._accept_now(state)
+                if accepted is not None:
+                    return accepted
+                waiters[0] = waiter = state.loop.create_future()
+        finally:
+            waiters.remove(waiter)
+            if any(listener.ready for listener in self._listeners):
+                self._wake_next()
+
+    def _wake_next(self) -> None:
+        if self._waiters and not self._waiters[0].done():
+            self._waiters[0].set_result(None)
+
+    def _on_readable(self, listener: Listener) -> None:
+        if listener.ignore_next:
+            listener.ignore_next = False
+            return
+        listener.ready = True
+        if self._waiters:
+            self._wake_next()
+            listener.ignore_next = self._state is not None and self._state.fires_again
+        else:
+            self._unwatch_one(listener)
+
+    def _look_again(self) -> None:
+        for listener in self._listeners:
+            listener.ready = True
+        self._wake_next()
+
+    # Pauses -------------------------------------------------------------------------------------------
+
+    def _on_release(self) -> None:
+        """A descriptor was closed, perhaps by another thread."""
+        assert self._state is not None
+        try:
+            self._state.loop.call_soon_threadsafe(self._end_pause)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            pass
+
+    def _end_pause(self) -> None:
+        descriptors.waiting.discard(self._on_release)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+            self._look_again()
+
+    # The loop -----------------------------------------------------------------------------------------
+
+    def _bind_loop(self) -> EventLoopState:
+        self._state = state_of(asyncio.get_running_loop())
+        return self._state
+
+    def _watch(self, state: EventLoopState) -> None:
+        if self.paused or self.closed or self._retry is not None:
+            return
+        for listener in self._listeners:
+            if not listener.watched:
+                state.loop.add_reader(listener.sock.fileno(), self._on_readable, listener)
+                listener.watched = True
+
+    def _unwatch(self) -> None:
+        for listener in self._listeners:
+            self._unwatch_one(listener)
+
+    def _unwatch_one(self, listener: Listener) -> None:
+        if listener.watched and self._state is not None and not self._state.loop.is_closed():
+            self._state.loop.remove_reader(listener.sock.fileno())
+        listener.watched = False
+
+

@@ -1,0 +1,241 @@
+"""Making listening sockets: TCP on one or both address families, Unix on a path.
+
+Theory of operation
+-------------------
+*Both families on one port.* A port alone means every interface of both families: two sockets, the IPv6 one
+with IPV6_V6ONLY so that they do not get in each other's way. If the port is 0 the first socket gets a free one
+from the kernel and the second must take the same; when somebody else has that one, both start again.
+
+*Backlog.* The kernel caps it at ``net.core.somaxconn`` (listen(2)), so that is what is asked for by default.
+
+*Unix paths.* A socket file outlives its server. Binding to an existing path therefore asks first whether
+somebody answers there: only a socket that refuses connections is stale and is removed. Removing happens under
+a lock on the directory, which two servers starting at once contend for, and so does the removal at closing,
+which takes the file away only if it is still the one that was bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .addresses import SocketAddress, UnixAddress
+from .options import TcpOptions, UnixOptions
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "adopt_listener",
+    "both_families",
+    "checked_backlog",
+    "identity_of",
+    "listen_tcp",
+    "listen_unix",
+    "remove_path",
+]
+
+_SAME_PORT_TRIES = 16
+_LOCK_SECONDS = 1.0
+
+
+@functools.cache
+def _default_backlog() -> int:
+    """Return the longest queue of connections that the kernel allows a listener."""
+    try:
+        return int(Path("/proc/sys/net/core/somaxconn").read_text())
+    except (OSError, ValueError):
+        return socket.SOMAXCONN
+
+
+def listen_tcp(
+    addresses: Sequence[SocketAddress], *, backlog: int, reuse_port: bool, options: TcpOptions
+) -> list[socket.socket]:
+    """Return non-blocking listening sockets for numeric `addresses`. Raises `OSError`."""
+    for tries_left in reversed(range(_SAME_PORT_TRIES)):
+        try:
+            return _listen_on_all(addresses, backlog, reuse_port, options)
+        except OSError as error:
+            port_was_chosen = len(addresses) > 1 and addresses[0].port == 0
+            if error.errno != errno.EADDRINUSE or not port_was_chosen or not tries_left:
+                raise
+    raise AssertionError("not reached")
+
+
+def both_families(port: int) -> list[SocketAddress]:
+    """Return the wildcard address of each family that this system has, on `port`."""
+    hosts = ["0.0.0.0"]  # noqa: S104 - every interface is what a port alone asks for
+    if _has_ipv6():
+        hosts.append("::")
+    return [SocketAddress(host, port) for host in hosts]
+
+
+def _listen_on_all(
+    addresses: Sequence[SocketAddress], backlog: int, reuse_port: bool, options: TcpOptions
+) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            if address.port == 0 and sockets:
+                address = SocketAddress(address.host, sockets[0].getsockname()[1])  # noqa: PLW2901
+            sockets.append(_listen_on(address, backlog, reuse_port, options))
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _listen_on(
+    address: SocketAddress, backlog: int, reuse_port: bool, options: TcpOptions
+) -> socket.socket:
+    assert address.family is not None
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if os.name == "posix":  # elsewhere it would let two servers share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            if not hasattr(socket, "SO_REUSEPORT"):
+                raise OSError(errno.ENOPROTOOPT, "reuse_port: this system has no SO_REUSEPORT")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if address.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        options.apply_to_listener(sock)
+        sock.bind(address.sockaddr())
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+@functools.cache
+def _has_ipv6() -> bool:
+    if not socket.has_ipv6:
+        return False
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def checked_backlog(backlog: int | None) -> int:
+    """Return the backlog to ask for."""
+    if backlog is None:
+        return _default_backlog()
+    if isinstance(backlog, bool) or not isinstance(backlog, int):
+        raise TypeError(f"backlog must be a number of connections, not {backlog!r}")
+    if backlog < 1:
+        raise ValueError(f"backlog must be at least 1, not {backlog}")
+    return backlog
+
+
+def adopt_listener(fd: int, families: tuple[int, ...]) -> socket.socket:
+    """Return `fd` as a non-blocking socket if it is a listening stream of one of `families`.
+
+    Raises `ValueError` or `OSError`; `fd` then stays as it was.
+    """
+    if isinstance(fd, bool) or not isinstance(fd, int) or fd < 0:
+        raise ValueError(f"a descriptor is a number from 0 on, not {fd!r}")
+    sock = socket.socket(fileno=fd)
+    listening = sock.family in families and sock.type == socket.SOCK_STREAM
+    if not listening or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        message = f"descriptor {fd} is not a listening stream socket of this kind: {sock!r}"
+        sock.detach()
+        raise ValueError(message)
+    sock.setblocking(False)
+    return sock
+
+
+# Unix ---------------------------------------------------------------------------------------------------
+
+
+def listen_unix(address: UnixAddress, *, backlog: int, options: UnixOptions) -> socket.socket:
+    """Return a non-blocking socket listening at `address`; a stale socket file there is replaced.
+
+    Raises `OSError`: ``EADDRINUSE`` if another server answers there, or something else than a socket is there.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        options.apply_to_listener(sock)
+        if address.is_abstract:
+            sock.bind(address.sockaddr())
+        else:
+            with _locked_directory(address):
+                _remove_if_stale(address)
+                sock.bind(address.sockaddr())
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def identity_of(address: UnixAddress) -> tuple[int, int] | None:
+    """Return what tells the file at `address` from any other: device and inode; ``None`` without a file."""
+    if address.is_abstract or not address.path:
+        return None
+    found = os.lstat(address.path)
+    return found.st_dev, found.st_ino
+
+
+def remove_path(address: UnixAddress, identity: tuple[int, int]) -> None:
+    """Remove the socket file at `address` if it is still the one with this `identity`."""
+    with contextlib.suppress(OSError), _locked_directory(address):
+        if identity_of(address) == identity:
+            os.unlink(address.path)
+
+
+def _remove_if_stale(address: UnixAddress) -> None:
+    try:
+        mode = os.lstat(address.path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EADDRINUSE, "there is something else than a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(address.sockaddr()) != errno.ECONNREFUSED:
+            raise OSError(errno.EADDRINUSE, "another server answers there")
+    os.unlink(address.path)
+
+
+@contextlib.contextmanager
+def _locked_directory(address: UnixAddress) -> Iterator[None]:
+    """Hold the lock (flock(2)) on the directory of a socket file; gives up after a second."""
+    if fcntl is None:
+        yield
+        return
+    directory = os.open(os.path.dirname(address.path) or ".", os.O_RDONLY)
+    try:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+        yield
+    finally:
+        os.close(directory)

@@ -1,0 +1,142 @@
+"""What every connection server has: accepting, iterating, pausing, closing.
+
+Theory of operation
+-------------------
+A server owns an `Acceptor` (`accepting.py`), which owns the listening sockets. What it adds is making sockets
+of accepted connections. Options were set on the listening sockets; where the system lets accepted sockets
+inherit them (Linux, for TCP) an accepted connection costs no setsockopt at all.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any, Generic, Self, TypeVar
+
+from .accepting import Acceptor
+from .addresses import SocketAddress, UnixAddress
+from .engine import stream_wire
+from .errors import SocketClosedError
+from .options import StreamOptions, inherits_options
+from .scope import current_scope
+from .stream_socket import AsyncStreamSocket
+
+__all__ = ["AsyncStreamConnectionServer"]
+
+AddressT = TypeVar("AddressT", SocketAddress, UnixAddress)
+SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
+
+
+class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
+    """Accepts connections. Use `AsyncTcpConnectionServer` or `AsyncUnixConnectionServer`.
+
+    ``async with`` closes it at the end; ``async for socket in server`` accepts until it is closed.
+    """
+
+    _socket_class: type[SocketT]
+    _acceptor: Acceptor
+    _options: StreamOptions
+
+    @property
+    def address(self) -> AddressT:
+        """Where it listens."""
+        raise NotImplementedError
+
+    def _open(self, sockets: Sequence[socket.socket], options: StreamOptions) -> None:
+        self._options = options
+        self._acceptor = Acceptor(sockets, f"{type(self).__name__} {self.address}")
+        self._set_up_per_socket = not inherits_options(sockets[0].family)
+        self._ledger = current_scope().ledger
+        self._known_local = _common_local_address(sockets)
+        if self._ledger is not None:
+            self._ledger.add(self)
+
+    async def accept(self, socket: SocketT | None = None) -> SocketT:
+        """Wait for a connection and return a socket for it: a new one, or the unconnected one passed in.
+
+        Several tasks may wait; they are served first come, first served. Transient failures (accept(2)) are
+        passed over; while descriptors or memory are exhausted it waits, 0.1 s doubling to 1 s, or until this
+        process closes a socket.
+
+        Raises:
+            SocketClosedError: the server is closed, or closes meanwhile.
+            SocketBusyError: the socket passed in is connected already.
+            TypeError: what was passed in is no socket of this server's kind.
+            OSError: the listening socket has become unusable.
+
+        Cancel safety: no connection is lost.
+        Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
+        """
+        if socket is not None:
+            self._check_passed_in(socket)
+        sock, peer, state = await self._acceptor.accept()
+        if self._set_up_per_socket:
+            self._options.apply_to_stream(sock, connected=True)
+        accepted = socket if socket is not None else self._socket_class(options=self._options)
+        accepted._attach(stream_wire(sock, state, peer, self._known_local), self._ledger)
+        return accepted
+
+    def pause(self) -> None:
+        """Stop accepting; the kernel's queue holds new connections. Waiting `accept` calls go on waiting."""
+        self._acceptor.pause()
+
+    def resume(self) -> None:
+        """Accept again."""
+        self._acceptor.resume()
+
+    @property
+    def paused(self) -> bool:
+        """Whether `pause` is in force."""
+        return self._acceptor.paused
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server is closed."""
+        return self._acceptor.closed
+
+    def close(self) -> None:
+        """Close the listening sockets now. Accepted connections are not touched."""
+        self._acceptor.close()
+        if self._ledger is not None:
+            self._ledger.discard(self)
+
+    async def aclose(self) -> None:
+        """Close the listening sockets; waiting `accept` calls raise `SocketClosedError`. Idempotent.
+
+        Accepted connections are not touched. Never waits. Cancel safety: nothing to lose.
+        """
+        self.close()
+
+    def filenos(self) -> list[int]:
+        """Return the descriptors of the listening sockets; empty once closed."""
+        return self._acceptor.filenos()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SocketT:
+        try:
+            return await self.accept()
+        except SocketClosedError:
+            raise StopAsyncIteration from None
+
+    def _check_passed_in(self, socket: SocketT) -> None:
+        if not isinstance(socket, self._socket_class):
+            raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
+        socket._refuse_if_used("accept")
+
+
+def _common_local_address(sockets: Sequence[socket.socket]) -> Any:
+    """Return the local end that every accepted connection will have, if that is known beforehand."""
+    if len(sockets) != 1:
+        return None
+    name = sockets[0].getsockname()
+    if isinstance(name, tuple) and SocketAddress.from_sockaddr(name).is_wildcard:
+        return None
+    return name

@@ -1,0 +1,410 @@
+"""What every stream socket has: reading, writing, closing, whatever wire is beneath.
+
+Theory of operation
+-------------------
+A socket holds a wire (`wires/contract.py`) and, from the first buffered read on, a `ReceiveBuffer`. Plain
+reads and writes go straight to the wire; buffered reads feed the buffer from the wire until they find what
+they look for. Bytes leave the buffer only in a result or in an `IncompleteReadError`.
+
+The wire refuses a second reader while one is waiting, and no read gives up control between two waits, so the
+whole of a buffered read is protected by the wire's guard.
+
+Before it is connected, a socket holds a wire that refuses everything (`wires/unconnected.py`), so that no
+method has to ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+from collections.abc import Coroutine, Iterable
+from typing import IO, Any, Generic, Self, TypeVar, cast
+
+from .addresses import SocketAddress, UnixAddress
+from .engine import stream_wire
+from .errors import IncompleteReadError, LimitExceededError, SocketBusyError, SocketClosedError
+from .options import StreamOptions
+from .receive_buffer import ReceiveBuffer
+from .scope import current_scope
+from .wires.contract import Buffer, Wire
+from .wires.event_loop import state_of
+from .wires.unconnected import NEVER_CONNECTED, UNCONNECTED
+
+__all__ = ["AsyncStreamSocket"]
+
+_CHUNK = 65536
+_LARGEST_CHUNK = 256 * 1024  # asked of the kernel at once for `read_exactly` of a lot
+
+AddressT = TypeVar("AddressT", SocketAddress, UnixAddress)
+
+
+class AsyncStreamSocket(Generic[AddressT]):
+    """A stream of bytes both ways. Use `AsyncTcpSocket` or `AsyncUnixSocket`.
+
+    ``async with`` closes it at the end; ``async for chunk in socket`` reads to the end of the stream.
+    """
+
+    __slots__ = ("__weakref__", "_dialing", "_ledger", "_options", "_received", "_wire")
+
+    _dialing: _Dialing | None
+    _options: StreamOptions
+
+    def __init__(self, options: StreamOptions) -> None:
+        self._options = options
+        self._wire: Wire = UNCONNECTED
+        self._received: ReceiveBuffer | None = None
+        self._ledger: set[Any] | None = None
+        self._dialing = None
+
+    # Reading ------------------------------------------------------------------------------------------
+
+    async def read(self, max_bytes: int = _CHUNK) -> bytes:
+        """Read 1 to `max_bytes` bytes, as soon as there are any; ``b""`` only at a clean end of the stream.
+
+        Raises:
+            ConnectionLostError: the connection was reset, timed out or became unreachable.
+            SocketClosedError: this side has closed, or closes meanwhile.
+            SocketBusyError: another task is already reading.
+            ValueError: `max_bytes` is less than 1.
+
+        Cancel safety: no byte is lost; it waits for the next read.
+        Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
+        """
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
+        if self._received:
+            self._wire.check_reader()
+            return self._received.take(max_bytes)
+        return await self._wire.receive(max_bytes)
+
+    async def read_exactly(self, n: int) -> bytes:
+        """Read exactly `n` bytes.
+
+        Raises:
+            IncompleteReadError: the stream ended first; `partial` has what came, taken off the buffer.
+            ValueError: `n` is negative.
+            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`.
+
+        Cancel safety: no byte is lost; what has come stays in the socket's buffer.
+        """
+        if n < 0:
+            raise ValueError(f"n must not be negative, not {n!r}")
+        buffered = self._buffer()
+        while len(buffered) < n:
+            data = await self._wire.receive(min(n - len(buffered), _LARGEST_CHUNK))
+            if len(data) == n and not buffered:
+                return data
+            if not data:
+                raise self._incomplete(f"{n} bytes")
+            buffered.feed(data)
+        return buffered.take(n)
+
+    async def read_until(self, *separators: bytes, max_bytes: int = _CHUNK) -> bytes:
+        """Read up to and with the first of `separators`: the result is the shortest that ends in one.
+
+        Raises:
+            LimitExceededError: no separator ends within `max_bytes`; nothing was consumed.
+            IncompleteReadError: the stream ended first; `partial` has what came, taken off the buffer.
+            TypeError, ValueError: no separator, an empty one, or one longer than `max_bytes`.
+            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`.
+
+        Cancel safety: no byte is lost; what has come stays in the socket's buffer.
+        """
+        wanted = _checked_separators(separators, max_bytes)
+        buffered = self._buffer()
+        while (found := buffered.take_until(wanted, max_bytes)) is None:
+            if len(buffered) >= max_bytes:
+                raise LimitExceededError(
+                    f"no separator {_any_of(wanted)} within {max_bytes} bytes", **self._where("read_until")
+                )
+            await self._fill(buffered, f"a separator {_any_of(wanted)}")
+        return found
+
+    async def read_line(self, max_bytes: int = _CHUNK) -> bytes:
+        r"""Read a line and its ``b"\n"``; ``b""`` at a clean end of the stream.
+
+        Raises:
+            IncompleteReadError: the stream ended in the middle of a line: it may have been cut short.
+                `partial` has what came.
+            LimitExceededError: the line is longer than `max_bytes`; nothing was consumed.
+            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`.
+
+        Cancel safety: no byte is lost; what has come stays in the socket's buffer.
+        """
+        try:
+            return await self.read_until(b"\n", max_bytes=max_bytes)
+        except IncompleteReadError as error:
+            if error.partial:
+                raise
+            return b""
+
+    async def read_into(self, buffer: bytearray | memoryview) -> int:
+        """Read into `buffer`, as much as there is and fits; return how many bytes, 0 only at a clean end.
+
+        Raises:
+            ValueError: `buffer` is empty.
+            TypeError: it is not writable, or not contiguous.
+            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`.
+
+        Cancel safety: no byte is lost.
+        """
+        view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise TypeError(f"read_into() needs a writable buffer, not {type(buffer).__name__}")
+        if not view.nbytes:
+            raise ValueError("read_into() needs room for at least one byte")
+        if self._received:
+            self._wire.check_reader()
+            return self._received.take_into(view)
+        return await self._wire.receive_into(view)
+
+    async def peek(self, n: int = 1) -> bytes:
+        """Return 1 to `n` bytes as soon as there are any, and leave them unread; ``b""`` at a clean end.
+
+        Raises:
+            ValueError: `n` is less than 1.
+            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`.
+
+        Cancel safety: no byte is lost.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n!r}")
+        buffered = self._buffer()
+        if not buffered:
+            buffered.feed(await self._wire.receive(max(n, _CHUNK)))
+        return buffered.peek(n)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data = await self.read()
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    # Writing ------------------------------------------------------------------------------------------
+
+    async def write(self, data: Buffer) -> int:
+        """Write all of `data`; return its length in bytes once the kernel has taken it.
+
+        Several tasks may write: whole buffers, first come first served, never interleaved.
+
+        Raises:
+            ConnectionLostError: the connection was reset, timed out or became unreachable.
+            SocketClosedError: this side has closed, or ended the stream with `send_eof`.
+            TypeError: `data` is not bytes-like.
+
+        Cancel safety: either nothing of `data` is sent or all of it, even if the task is cancelled meanwhile.
+        The buffer may be changed as soon as this returns or raises.
+        Yields when it has to wait for room, and now and then when it does not.
+        """
+        return await self._wire.send(data)
+
+    async def write_vectored(self, buffers: Iterable[Buffer]) -> int:
+        """Write all `buffers` as one, without joining them; return their length in bytes.
+
+        Raises and cancel safety: as `write`.
+        """
+        return await self._wire.send_vectored(tuple(buffers))
+
+    async def send_file(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
+        """Write `count` bytes of a binary `file` from `offset` on (to its end if ``None``); return how many.
+
+        Uses sendfile(2) where the file has a descriptor that it accepts; the file's position is then neither
+        used nor moved. A file that ends early ends the write.
+
+        Raises:
+            ValueError: `offset` or `count` is negative.
+            TypeError: `file` is not a binary file.
+            ConnectionLostError, SocketClosedError: as `write`.
+
+        Cancel safety: as `write`. Once the first byte was sent the rest follows, from a duplicate of the
+        descriptor; a file without one must stay open until it has.
+        """
+        if isinstance(file, io.TextIOBase) or not hasattr(file, "read"):
+            raise TypeError(f"send_file() needs a file opened in binary mode, not {file!r}")
+        for name, value in (("offset", offset), ("count", 0 if count is None else count)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, not {value!r}")
+        return await self._wire.send_file(file, offset, count)
+
+    async def send_eof(self) -> None:
+        """End this direction, after all that was written; the other one stays open. A second call does nothing.
+
+        Raises `ConnectionLostError` and `SocketClosedError` as `write`.
+        Cancel safety: cancelled before its turn has come, the stream is not ended.
+        """
+        await self._wire.send_eof()
+
+    # Closing ------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether this side has closed, or begun to."""
+        return self._wire.closed
+
+    async def aclose(self) -> None:
+        """Finish what was written, then close. Takes at most `linger` seconds (see the options).
+
+        Input still on its way does not destroy the last reply: it is read and thrown away until the peer ends
+        its side or its TCP has acknowledged the reply. Tasks that wait get `SocketClosedError`. A second call
+        waits for the first.
+
+        Raises:
+            DeliveryError: the rest of a write whose task had been cancelled could not be sent.
+
+        Cancel safety: cancelled, it closes at once.
+        """
+        if self._dialing is not None:
+            self._dialing.stop()
+        try:
+            await self._wire.aclose(self._options.linger)
+        finally:
+            self._forget()
+
+    def abort(self) -> None:
+        """Close at once: what was not yet sent is dropped, and a TCP peer sees a reset (RST).
+
+        Tasks that wait get `SocketClosedError`.
+        """
+        if self._dialing is not None:
+            self._dialing.stop()
+        self._wire.abort()
+        self._forget()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    # Ends and options ---------------------------------------------------------------------------------
+
+    @property
+    def local_address(self) -> AddressT | None:
+        """This end; ``None`` before connecting."""
+        return cast("AddressT | None", self._wire.local_address)
+
+    @property
+    def peer_address(self) -> AddressT | None:
+        """The other end; ``None`` before connecting."""
+        return cast("AddressT | None", self._wire.peer_address)
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 when not connected or closed."""
+        return self._wire.fileno()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self._wire.local_address}->{self._wire.peer_address}"
+        if self._wire is UNCONNECTED:
+            state = "not connected"
+        return f"<{type(self).__name__} {state}>"
+
+    # For servers and subclasses -----------------------------------------------------------------------
+
+    async def _connect(self, dial: Coroutine[Any, Any, socket.socket], address: AddressT) -> None:
+        """Take the socket that `dial` connects; closing this one meanwhile ends the dial."""
+        try:
+            self._refuse_if_used("connect")
+        except BaseException:
+            dial.close()
+            raise
+        dialing = self._dialing = _Dialing()
+        try:
+            sock = await dial
+        except asyncio.CancelledError:
+            if dialing.was_stopped():
+                raise SocketClosedError(operation="connect", peer_address=address) from None
+            raise
+        finally:
+            self._dialing = None
+        wire = stream_wire(sock, state_of(asyncio.get_running_loop()), _peer_of(sock, address))
+        self._attach(wire, current_scope().ledger)
+
+    def _attach(self, wire: Wire, ledger: set[Any] | None) -> None:
+        self._wire = wire
+        self._ledger = ledger
+        if ledger is not None:
+            ledger.add(self)
+
+    def _forget(self) -> None:
+        if self._wire is UNCONNECTED:
+            self._wire = NEVER_CONNECTED
+        if self._ledger is not None:
+            self._ledger.discard(self)
+
+    def _refuse_if_used(self, operation: str) -> None:
+        if self._dialing is not None:
+            raise SocketBusyError("this socket is already connecting", **self._where(operation))
+        if self._wire.closed:
+            raise SocketClosedError(**self._where(operation))
+        if self._wire is not UNCONNECTED:
+            raise SocketBusyError("this socket is already connected", **self._where(operation))
+
+    def _where(self, operation: str) -> Any:
+        return {
+            "operation": operation,
+            "local_address": self._wire.local_address,
+            "peer_address": self._wire.peer_address,
+        }
+
+    def _buffer(self) -> ReceiveBuffer:
+        if self._received is None:
+            self._received = ReceiveBuffer()
+        elif self._received:  # what is buffered may not be taken while another task waits, nor after closing
+            self._wire.check_reader()
+        return self._received
+
+    async def _fill(self, buffered: ReceiveBuffer, wanted: str) -> None:
+        data = await self._wire.receive(_CHUNK)
+        if not data:
+            raise self._incomplete(wanted)
+        buffered.feed(data)
+
+    def _incomplete(self, wanted: str) -> IncompleteReadError:
+        partial = self._buffer().take(len(self._buffer()))
+        message = f"the stream ended after {len(partial)} bytes, before {wanted}"
+        return IncompleteReadError(message, partial=partial, **self._where("read"))
+
+
+class _Dialing:
+    """A connect in progress, in the task that called for it."""
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._stopped = False
+
+    def stop(self) -> None:
+        if not self._stopped and self._task is not None:
+            self._stopped = True
+            self._task.cancel()
+
+    def was_stopped(self) -> bool:
+        """Whether the cancellation that arrived was `stop`, and nobody else's; takes it back if so."""
+        return self._stopped and self._task is not None and self._task.uncancel() == 0
+
+
+def _peer_of(sock: socket.socket, address: SocketAddress | UnixAddress) -> Any:
+    try:
+        return sock.getpeername()
+    except OSError:  # reset already; the first read will say so
+        return address
+
+
+def _checked_separators(separators: tuple[bytes, ...], max_bytes: int) -> tuple[bytes, ...]:
+    if not separators:
+        raise TypeError("read_until() needs at least one separator")
+    for separator in separators:
+        if not isinstance(separator, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a separator is bytes, not {separator!r}")
+        if not separator:
+            raise ValueError("a separator must not be empty")
+        if len(separator) > max_bytes:
+            raise ValueError(f"separator {bytes(separator)!r} is longer than max_bytes ({max_bytes})")
+    return tuple(map(bytes, separators))
+
+
+def _any_of(separators: tuple[bytes, ...]) -> str:
+    return " or ".join(map(repr, separators))

@@ -1,0 +1,110 @@
+"""`AsyncTcpSocket`: a stream socket over TCP."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from .addresses import AddressLike, SocketAddress, as_address
+from .dialing import dial
+from .options import TcpOptions
+from .scope import current_scope
+from .stream_socket import AsyncStreamSocket
+from .tcp_info import TcpInfo, read_tcp_info
+
+__all__ = ["AsyncTcpSocket"]
+
+
+class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
+    """A TCP connection whose operations are awaited.
+
+    Args:
+        options: for this socket; by default those of the loop's `NetworkToolkit`, or `TcpOptions()`.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *, options: TcpOptions | None = None) -> None:
+        if options is not None and not isinstance(options, TcpOptions):
+            raise TypeError(f"options must be TcpOptions, not {options!r}")
+        super().__init__(options or current_scope().tcp_options)
+
+    async def connect_to(
+        self,
+        address: AddressLike,
+        *,
+        local_address: AddressLike | None = None,
+        happy_eyeballs_delay: float | None = 0.25,
+    ) -> Self:
+        """Connect to `address`, and return this socket.
+
+        The addresses of a name race, each started `happy_eyeballs_delay` seconds after the one before
+        (RFC 8305); ``None`` tries one after the other. A port alone means this host.
+
+        Args:
+            address: as in ``("example.org", 443)``, ``"127.0.0.1:3000"``, ``"[::1]:3000"``, ``3000``.
+            local_address: the numeric address, or the port alone, to connect from.
+
+        Raises:
+            ResolveError: the name has no address.
+            ConnectError: no address answered; `attempts` lists each with its delay and its error.
+            SocketBusyError: this socket is connected already, or about to be.
+            SocketClosedError: it was closed, before or meanwhile.
+            TypeError, ValueError: a bad address or delay, before any I/O.
+
+        Cancel safety: nothing is left open or registered.
+        """
+        target = _tcp_address(address)
+        if target.port == 0:
+            raise ValueError(f"cannot connect to port 0: {target}")
+        local = None if local_address is None else _tcp_address(local_address)
+        if local is not None and local.host and local.ip is None:
+            raise ValueError(f"local_address must be numeric, not {local}")
+        if happy_eyeballs_delay is not None and not happy_eyeballs_delay >= 0:
+            raise ValueError(f"happy_eyeballs_delay must be 0 or more seconds, not {happy_eyeballs_delay!r}")
+        options = self._options
+        assert isinstance(options, TcpOptions)
+        dialing = dial(
+            target,
+            options=options,
+            local_address=local,
+            happy_eyeballs_delay=happy_eyeballs_delay,
+            resolver=current_scope().resolver,
+        )
+        await self._connect(dialing, target)
+        return self
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes written that the peer's TCP has not acknowledged yet (SIOCOUTQ, tcp(7)).
+
+        Raises `SocketClosedError` after closing, `NotImplementedError` where the system does not tell.
+        """
+        return self._wire.unacknowledged
+
+    async def wait_acknowledged(self) -> None:
+        """Return when the peer's TCP has acknowledged every byte that was written.
+
+        Acknowledged means received by the peer's system, not yet read by its program.
+
+        Raises:
+            DeliveryError: the connection was lost first; `unacknowledged` says how many bytes.
+            SocketClosedError: this side has closed, or closes meanwhile.
+            NotImplementedError: this system does not tell what was acknowledged.
+
+        Cancel safety: nothing changes.
+        """
+        await self._wire.wait_acknowledged()
+
+    def tcp_info(self) -> TcpInfo:
+        """Return what the kernel knows of this connection (TCP_INFO, tcp(7)).
+
+        Raises `SocketClosedError` after closing, `NotImplementedError` where the system does not tell.
+        """
+        return read_tcp_info(self._wire.raw_socket)
+
+
+def _tcp_address(address: AddressLike) -> SocketAddress:
+    found = as_address(address)
+    if not isinstance(found, SocketAddress):
+        raise TypeError(f"{found} is a Unix address: AsyncUnixSocket connects there")
+    return found

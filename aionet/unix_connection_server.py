@@ -1,0 +1,88 @@
+"""`AsyncUnixConnectionServer`: listens at a path and accepts Unix stream connections (unix(7))."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Self
+
+from .addresses import UnixAddress
+from .listening import adopt_listener, checked_backlog, identity_of, listen_unix, remove_path
+from .options import UnixOptions
+from .scope import current_scope
+from .stream_server import AsyncStreamConnectionServer
+from .unix_socket import AsyncUnixSocket, as_unix_address
+
+__all__ = ["AsyncUnixConnectionServer"]
+
+
+class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUnixSocket]):
+    """Listens from its construction on; `accept` returns connected sockets.
+
+    A socket file that no server answers on any more is replaced; another server's is never removed, neither
+    here nor at closing.
+
+    Args:
+        address: a path, or ``unix:PATH``, or an abstract name (``unix:@NAME``).
+        backlog: connections that the kernel holds until they are accepted; by default as many as it allows.
+        options: for the sockets that are accepted; by default those of the loop's `NetworkToolkit`.
+
+    Raises:
+        TypeError, ValueError: a bad address, backlog or option, before any I/O.
+        OSError: the path cannot be bound; ``EADDRINUSE`` if another server answers there.
+    """
+
+    _socket_class = AsyncUnixSocket
+
+    def __init__(
+        self,
+        address: UnixAddress | str | os.PathLike[str],
+        *,
+        backlog: int | None = None,
+        options: UnixOptions | None = None,
+    ) -> None:
+        wanted, chosen = as_unix_address(address), _checked_options(options)
+        sock = listen_unix(wanted, backlog=checked_backlog(backlog), options=chosen)
+        self._adopt(sock, wanted, chosen)
+        self._identity = identity_of(wanted)
+
+    @classmethod
+    def from_fd(cls, fd: int, *, options: UnixOptions | None = None) -> Self:
+        """Make a server of a listening Unix descriptor, which it owns from then on.
+
+        The socket file stays where it is at closing: it belongs to whoever made it.
+
+        Raises:
+            ValueError: `fd` is not a listening Unix stream socket; it stays open and the caller's.
+            OSError: `fd` is no socket or not open.
+        """
+        server = cls.__new__(cls)
+        chosen = _checked_options(options)
+        sock = adopt_listener(fd, (socket.AF_UNIX,))
+        server._adopt(sock, UnixAddress.from_sockaddr(sock.getsockname()), chosen)
+        server._identity = None
+        return server
+
+    @property
+    def address(self) -> UnixAddress:
+        """Where it listens."""
+        return self._address
+
+    def close(self) -> None:
+        """Close the listening socket now, and remove its file if it is still this server's."""
+        if not self.closed and self._identity is not None:
+            remove_path(self._address, self._identity)
+        super().close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._address}{' closed' if self.closed else ''}>"
+
+    def _adopt(self, sock: socket.socket, address: UnixAddress, options: UnixOptions) -> None:
+        self._address = address
+        self._open([sock], options)
+
+
+def _checked_options(options: UnixOptions | None) -> UnixOptions:
+    if options is not None and not isinstance(options, UnixOptions):
+        raise TypeError(f"options must be UnixOptions, not {options!r}")
+    return options or current_scope().unix_options

@@ -1,0 +1,58 @@
+"""`AsyncUnixSocket`: a stream socket to another process of this machine (unix(7))."""
+
+from __future__ import annotations
+
+import os
+from typing import Self
+
+from .addresses import UnixAddress
+from .dialing import dial_unix
+from .options import UnixOptions
+from .scope import current_scope
+from .stream_socket import AsyncStreamSocket
+
+__all__ = ["AsyncUnixSocket"]
+
+
+class AsyncUnixSocket(AsyncStreamSocket[UnixAddress]):
+    """A Unix stream connection whose operations are awaited: `AsyncTcpSocket` less what only TCP has.
+
+    Args:
+        options: for this socket; by default those of the loop's `NetworkToolkit`, or `UnixOptions()`.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *, options: UnixOptions | None = None) -> None:
+        if options is not None and not isinstance(options, UnixOptions):
+            raise TypeError(f"options must be UnixOptions, not {options!r}")
+        super().__init__(options or current_scope().unix_options)
+
+    async def connect_to(self, address: UnixAddress | str | os.PathLike[str]) -> Self:
+        """Connect to the server at `address` (a path, or ``unix:PATH``), and return this socket.
+
+        Waits while the server's queue is full.
+
+        Raises:
+            ConnectError: nobody answers there.
+            SocketBusyError: this socket is connected already, or about to be.
+            SocketClosedError: it was closed, before or meanwhile.
+            TypeError, ValueError: a bad address, before any I/O.
+
+        Cancel safety: nothing is left open or registered.
+        """
+        target = as_unix_address(address)
+        options = self._options
+        assert isinstance(options, UnixOptions)
+        await self._connect(dial_unix(target, options=options), target)
+        return self
+
+
+def as_unix_address(address: UnixAddress | str | os.PathLike[str]) -> UnixAddress:
+    """Return `address` as a `UnixAddress` that has a name."""
+    if isinstance(address, str) and address.startswith("unix:"):
+        address = UnixAddress.parse(address)
+    found = address if isinstance(address, UnixAddress) else UnixAddress(address)
+    if not found.path:
+        raise ValueError("a Unix address to connect to or to listen on needs a path")
+    return found

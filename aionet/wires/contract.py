@@ -1,0 +1,90 @@
+"""What a wire is: the smallest set of operations that a stream socket is built on.
+
+Theory of operation
+-------------------
+*A wire moves bytes, a socket is what people hold.* Everything that differs between engines, transports and
+tests is a wire; buffered reads, iteration, options and addresses are written once, above.
+
+Every wire keeps these rules, and the conformance suite holds each wire to them:
+
+- Receiving takes nothing from below on behalf of a task that may be cancelled before it runs: the syscall
+  happens in the awaiting task's own step. One receiver at a time; a second gets `SocketBusyError` at once.
+- Sending is whole: once one byte was handed down, all of that buffer goes, in order, whatever happens to the
+  waiting task; if none was, none goes. Senders are served first in, first out.
+- ``b""`` from `receive` means that the peer ended the stream in good order, and nothing else.
+- Closing wakes every waiter with `SocketClosedError`, and the descriptor is gone when it returns.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import IO, Protocol, TypeAlias
+
+from ..addresses import SocketAddress, UnixAddress
+
+__all__ = ["Buffer", "Wire"]
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+"""What can be sent: anything that offers a C-contiguous buffer."""
+
+
+class Wire(Protocol):
+    """A two-way stream of bytes. See the rules above."""
+
+    @property
+    def local_address(self) -> SocketAddress | UnixAddress | None:
+        """This end; ``None`` where it has no name."""
+
+    @property
+    def peer_address(self) -> SocketAddress | UnixAddress | None:
+        """The other end; ``None`` where it has no name."""
+
+    def check_reader(self) -> None:
+        """Raise what `receive` would raise at once: `SocketBusyError` or `SocketClosedError`."""
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """Return 1 to `max_bytes` bytes, or ``b""`` at a clean end."""
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Fill a part of `buffer`; return how many bytes, 0 at a clean end."""
+
+    async def send(self, data: Buffer) -> int:
+        """Send all of `data`; return its length in bytes."""
+
+    async def send_vectored(self, buffers: Sequence[Buffer]) -> int:
+        """Send all of `buffers` as one write; return their length in bytes."""
+
+    async def send_file(self, file: IO[bytes], offset: int, count: int | None) -> int:
+        """Send `count` bytes of `file` (to its end if ``None``) as one write; return how many."""
+
+    async def send_eof(self) -> None:
+        """End this direction after everything that was sent."""
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes sent and not yet acknowledged by the peer's TCP, those still queued here included."""
+
+    async def wait_acknowledged(self) -> None:
+        """Return when `unacknowledged` is 0, or raise `DeliveryError`."""
+
+    async def aclose(self, linger: float) -> None:
+        """Finish what was sent, then close, within `linger` seconds."""
+
+    def abort(self) -> None:
+        """Close at once; the peer sees a reset where the transport has one."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether this side has begun to close."""
+
+    @property
+    def lost(self) -> OSError | None:
+        """Why the connection is known to be lost, if it is."""
+
+    def fileno(self) -> int:
+        """The descriptor; -1 after closing or where there is none."""
+
+    @property
+    def raw_socket(self) -> socket.socket:
+        """The socket beneath, for options; `OSError` where there is none."""

@@ -1,0 +1,47 @@
+"""Closing without destroying the last reply.
+
+Theory of operation
+-------------------
+A close(2) with input unread, or input that arrives after it, makes the kernel answer with RST, and a reply
+that is still on its way is lost with it. So this side is ended first (FIN), then input is read and thrown
+away until the peer has ended too or its TCP has acknowledged the reply: the two endings that RFC 9112, 9.6
+names. Whoever closes calls `settled` again after each input or pause, and closes when it says yes or the time
+is up.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from .delivery import unacknowledged_bytes
+
+__all__ = ["PAUSES", "settled"]
+
+PAUSES = (0.005, 0.02, 0.05)
+"""Seconds between looks at what the peer has acknowledged; the last one repeats."""
+
+_DISCARD = 64 * 1024
+_ROUNDS = 16  # of input thrown away in one look: a peer that floods must not hold the loop
+
+
+def settled(sock: socket.socket) -> bool:
+    """End this side, throw input away; true when closing can no longer destroy what was written."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+        for _ in range(_ROUNDS):
+            if not sock.recv(_DISCARD):
+                return True
+    except (BlockingIOError, InterruptedError):
+        return _arrived(sock)
+    except OSError:  # reset or gone: there is nothing left to protect
+        return True
+    return False
+
+
+def _arrived(sock: socket.socket) -> bool:
+    if sock.family == socket.AF_UNIX:  # what was sent is in the peer's hands already
+        return True
+    try:
+        return unacknowledged_bytes(sock, fin_sent=True) == 0
+    except NotImplementedError:
+        return True

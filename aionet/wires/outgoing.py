@@ -1,0 +1,225 @@
+"""Writes in progress: what has not yet been handed to the kernel.
+
+Theory of operation
+-------------------
+A write that the kernel could not take whole becomes an `Outgoing` in the wire's queue. The wire calls
+`advance(sock)` whenever the descriptor is writable, head of the queue first, until it returns true.
+
+Whole or not at all: an outgoing write that was never `begun` may be withdrawn when its task is cancelled; one
+that was, stays until it is finished. It then no longer belongs to a task that promises to leave its buffer
+alone, so `keep()` copies what could still change. At most one write of a queue has begun, so the memory kept
+for cancelled tasks is never more than one write a socket.
+
+Nothing here knows of an event loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from asyncio import Future
+from collections import deque
+from collections.abc import Iterable
+from typing import IO, Protocol
+
+from .contract import Buffer
+
+__all__ = ["Outgoing", "OutgoingBuffers", "OutgoingEof", "OutgoingFile"]
+
+_MAX_BUFFERS = min(os.sysconf("SC_IOV_MAX"), 1024) if hasattr(os, "sysconf") else 16
+_CHUNK = 256 * 1024
+_CAN_SENDFILE = hasattr(os, "sendfile")
+_SENDFILE_STEP = 1 << 20  # one step's share: a large file must not hold the loop
+
+
+class Outgoing(Protocol):
+    """One write in progress."""
+
+    waiter: Future[None] | None
+    """Completed when all of it was handed to the kernel; ``None`` once its task was cancelled."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether a byte of it was handed to the kernel."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes handed to the kernel so far."""
+
+    @property
+    def remaining(self) -> int:
+        """Bytes known to be left; 0 where that is not known beforehand."""
+
+    def advance(self, sock: socket.socket) -> bool:
+        """Hand some of it to the kernel; true when it is finished. `BlockingIOError` when it has to wait."""
+
+    def keep(self) -> None:
+        """Take over what the cancelled task owned."""
+
+    def release(self) -> None:
+        """Let go of everything held; called once, finished or not."""
+
+
+class OutgoingBuffers:
+    """One or more buffers, sent as one."""
+
+    __slots__ = ("_views", "remaining", "sent", "waiter")
+
+    def __init__(self, buffers: Iterable[Buffer], sent: int = 0) -> None:
+        self._views = deque(view for view in map(_as_bytes_view, buffers) if view.nbytes)
+        self.remaining = sum(view.nbytes for view in self._views)
+        self.sent = 0
+        self.waiter: Future[None] | None = None
+        self._count(sent)
+
+    @property
+    def begun(self) -> bool:
+        return self.sent > 0
+
+    def advance(self, sock: socket.socket) -> bool:
+        views = self._views
+        if not views:
+            return True
+        if len(views) == 1:
+            sent = sock.send(views[0])
+        else:
+            sent = sock.sendmsg([views[i] for i in range(min(len(views), _MAX_BUFFERS))])
+        self._count(sent)
+        return not views
+
+    def keep(self) -> None:
+        self._views = deque(
+            view if view.readonly and isinstance(view.obj, bytes) else memoryview(bytes(view))
+            for view in self._views
+        )
+
+    def release(self) -> None:
+        self._views.clear()
+
+    def _count(self, sent: int) -> None:
+        self.sent += sent
+        self.remaining -= sent
+        views = self._views
+        while sent:
+            view = views[0]
+            if sent < view.nbytes:
+                views[0] = view[sent:]
+                return
+            sent -= view.nbytes
+            views.popleft()
+
+
+class OutgoingEof:
+    """The end of the stream, in its place behind the writes before it."""
+
+    __slots__ = ("begun", "waiter")
+    sent = 0
+    remaining = 0
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.waiter: Future[None] | None = None
+
+    def advance(self, sock: socket.socket) -> bool:
+        self.begun = True
+        sock.shutdown(socket.SHUT_WR)
+        return True
+
+    def keep(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
+class OutgoingFile:
+    """A piece of a file, by sendfile(2) where the system can, else by reading and sending.
+
+    The kernel reads the file while it sends: what is in it then is what goes. Where the file ends before
+    `count` bytes, the write ends there too.
+    """
+
+    __slots__ = ("_chunk", "_count", "_file", "_offset", "_own_fd", "_use_sendfile", "sent", "waiter")
+
+    def __init__(self, file: IO[bytes], offset: int, count: int | None) -> None:
+        self._file = file
+        self._offset = offset
+        self._count = count
+        self._own_fd = -1
+        self._chunk = memoryview(b"")
+        self._use_sendfile = _CAN_SENDFILE and _fileno_of(file) is not None
+        self.sent = 0
+        self.waiter: Future[None] | None = None
+        if not self._use_sendfile:
+            file.seek(offset)
+
+    @property
+    def begun(self) -> bool:
+        return self.sent > 0
+
+    @property
+    def remaining(self) -> int:
+        return 0 if self._count is None else self._count - self.sent
+
+    def advance(self, sock: socket.socket) -> bool:
+        if self._count is not None and self.sent >= self._count:
+            return True
+        return self._advance_by_sendfile(sock) if self._use_sendfile else self._advance_by_reading(sock)
+
+    def keep(self) -> None:
+        # The caller closes its file when it learns of the cancellation; a descriptor of our own stays good.
+        if self._use_sendfile:
+            self._own_fd = os.dup(self._file.fileno())
+
+    def release(self) -> None:
+        if self._own_fd != -1:
+            os.close(self._own_fd)
+            self._own_fd = -1
+
+    def _advance_by_sendfile(self, sock: socket.socket) -> bool:
+        fd = self._own_fd if self._own_fd != -1 else self._file.fileno()
+        want = _SENDFILE_STEP if self._count is None else min(_SENDFILE_STEP, self._count - self.sent)
+        try:
+            sent = os.sendfile(sock.fileno(), fd, self._offset + self.sent, want)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP) or self.sent:
+                raise
+            self._use_sendfile = False  # not a file that the kernel can send from, a pipe for instance
+            if self._file.seekable():
+                self._file.seek(self._offset)
+            return self._advance_by_reading(sock)
+        self.sent += sent
+        return sent == 0 or self.sent == self._count
+
+    def _advance_by_reading(self, sock: socket.socket) -> bool:
+        if not self._chunk:
+            want = _CHUNK if self._count is None else min(_CHUNK, self._count - self.sent)
+            self._chunk = memoryview(self._read(want))
+            if not self._chunk:
+                return True
+        sent = sock.send(self._chunk)
+        self.sent += sent
+        self._chunk = self._chunk[sent:]
+        return self.sent == self._count
+
+    def _read(self, count: int) -> bytes:
+        try:
+            return self._file.read(count) or b""
+        except Exception as error:
+            if not self.sent:
+                raise
+            # Half of it is out and the rest cannot follow: the stream is broken, and must not look whole.
+            raise OSError(errno.EIO, f"the file being sent could not be read on: {error}") from error
+
+
+def _as_bytes_view(data: Buffer) -> memoryview:
+    view = memoryview(data)
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+def _fileno_of(file: IO[bytes]) -> int | None:
+    try:
+        return file.fileno()
+    except (OSError, AttributeError):  # io.UnsupportedOperation is an OSError
+        return None

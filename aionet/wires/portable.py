@@ -1,0 +1,468 @@
+"""The portable engine: a wire in plain Python, for every event loop that has `add_reader`.
+
+Theory of operation
+-------------------
+*Reading.* The syscall is tried only when the descriptor may be readable (`_readable`): at the start, after a
+reader fired, and after a read that filled its buffer. A short read means that the kernel's buffer was empty a
+moment ago, so the next read waits without asking. The loop's reader stays registered from the first wait on;
+it is removed when it fires and nobody waits, and the flag then remembers the event. So a message costs one
+`recv` and no `epoll_ctl`. The callback only wakes the task; the bytes are taken in the task's own step, which
+is why a cancelled read cannot lose any.
+
+*Writing.* `send` hands the buffer to the kernel at once. What does not fit waits in an `OutgoingQueue`
+(`sending.py`).
+
+*Refusing.* Once closing has begun, `_recv`, `_recv_into` and `_send` are replaced by a function that raises
+EBADF: the hot path needs no check of its own, and it cannot touch a descriptor that the system may already
+have given to somebody else.
+
+*Loss.* The kernel reports an error once, to whichever call comes next; after that a dead connection reads
+like a clean end. So the first error is kept (`lost`), and an end of stream after it is not believed.
+
+*Closing* finishes the queue, lingers until the reply is safe (`lingering.py`), and is over when the time is
+up, whatever the peer does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from typing import IO, Any, NoReturn, TypedDict
+
+from ..addresses import SocketAddress, UnixAddress
+from ..errors import ConnectionLostError, DeliveryError, SocketBusyError, SocketClosedError
+from . import delivery, descriptors
+from .contract import Buffer
+from .event_loop import BUDGET, EventLoopState
+from .lingering import PAUSES, settled
+from .outgoing import Outgoing, OutgoingBuffers, OutgoingEof, OutgoingFile
+from .sending import OutgoingQueue
+
+__all__ = ["PortableWire"]
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socket(7))
+
+
+class Ends(TypedDict):
+    """Both addresses, as errors take them."""
+
+    local_address: SocketAddress | UnixAddress | None
+    peer_address: SocketAddress | UnixAddress | None
+
+
+class PortableWire:
+    """A connected, non-blocking stream socket on an event loop. It owns the socket."""
+
+    __slots__ = (
+        "_acknowledgement_waits",
+        "_closing",
+        "_end_seen",
+        "_eof_sent",
+        "_fd",
+        "_ignore_next",
+        "_local",
+        "_loop",
+        "_outgoing",
+        "_peer",
+        "_read_waiter",
+        "_readable",
+        "_reading",
+        "_recv",
+        "_recv_into",
+        "_send",
+        "_sock",
+        "_state",
+        "_timestamps",
+        "_watching_reads",
+        "closed",
+        "lost",
+    )
+
+    def __init__(
+        self, sock: socket.socket, state: EventLoopState, peer: Any = None, local: Any = None
+    ) -> None:
+        """`peer` and `local` are the ends as the socket module gives them, where they are known already."""
+        self._sock = sock
+        self._state = state
+        self._loop = state.loop
+        self._fd = sock.fileno()
+        self._recv: Callable[[int], bytes] = sock.recv
+        self._recv_into: Callable[[memoryview], int] = sock.recv_into
+        self._send: Callable[[Buffer], int] = sock.send
+        self._peer = peer
+        self._local = local
+        self._readable = True
+        self._reading = False
+        self._read_waiter: asyncio.Future[None] | None = None
+        self._watching_reads = False
+        self._ignore_next = False
+        self._outgoing: OutgoingQueue | None = None  # made by the first write that has to wait
+        self._eof_sent = False
+        self._end_seen = False
+        self._timestamps = False
+        self._acknowledgement_waits: set[delivery.AcknowledgementEvents] | None = None
+        self._closing: asyncio.Future[None] | None = None
+        self.closed = False
+        self.lost: OSError | None = None
+
+    # Ends ---------------------------------------------------------------------------------------------
+
+    @property
+    def local_address(self) -> SocketAddress | UnixAddress | None:
+        self._learn_local()
+        self._local = address = _as_address(self._local)
+        return address
+
+    @property
+    def peer_address(self) -> SocketAddress | UnixAddress | None:
+        self._peer = address = _as_address(self._peer)
+        return address
+
+    @property
+    def raw_socket(self) -> socket.socket:
+        if self._fd == -1:
+            raise self._closed_error("raw_socket")
+        return self._sock
+
+    def fileno(self) -> int:
+        return self._fd
+
+    # Receiving ----------------------------------------------------------------------------------------
+
+    def check_reader(self) -> None:
+        if self._reading or self.closed:
+            raise self._busy_error()
+
+    async def receive(self, max_bytes: int) -> bytes:
+        if self._reading:
+            raise self._busy_error()
+        state = self._state
+        if state.budget <= 0:
+            await self._yield_turn_reading()
+        while True:
+            if self._readable:
+                try:
+                    data = self._recv(max_bytes)
+                except (BlockingIOError, InterruptedError):
+                    self._readable = False
+                except OSError as error:
+                    raise self._error("read", error) from error
+                else:
+                    state.budget -= 1
+                    if len(data) < max_bytes:
+                        if not data:
+                            self._note_end()
+                        else:
+                            self._readable = False
+                    return data
+            await self._until_readable()
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        if self._reading:
+            raise self._busy_error()
+        state = self._state
+        if state.budget <= 0:
+            await self._yield_turn_reading()
+        while True:
+            if self._readable:
+                try:
+                    count = self._recv_into(buffer)
+                except (BlockingIOError, InterruptedError):
+                    self._readable = False
+                except OSError as error:
+                    raise self._error("read", error) from error
+                else:
+                    state.budget -= 1
+                    if count < buffer.nbytes:
+                        if not count:
+                            self._note_end()
+                        else:
+                            self._readable = False
+                    return count
+            await self._until_readable()
+
+    async def _until_readable(self) -> None:
+        state = self._state
+        if not self._watching_reads or state.drops_readers:
+            state.watch_reads(self._fd, self._on_readable)
+            self._watching_reads = True
+        self._read_waiter = waiter = self._loop.create_future()
+        self._reading = True
+        try:
+            await waiter
+        finally:
+            if self._read_waiter is waiter:  # not so when closing has taken the place of this reader
+                self._reading = False
+                self._read_waiter = None
+        state.budget = BUDGET
+
+    async def _yield_turn_reading(self) -> None:
+        self._reading = True
+        try:
+            await self._state.yield_turn()
+        finally:
+            self._reading = False
+
+    def _on_readable(self) -> None:
+        if self._ignore_next:
+            self._ignore_next = False
+            return
+        if self._timestamps:
+            delivery.discard_error_queue(self._sock)
+        self._readable = True
+        waiter = self._read_waiter
+        if waiter is None:
+            self._loop.remove_reader(self._fd)
+            self._watching_reads = False
+        elif not waiter.done():
+            waiter.set_result(None)
+            self._ignore_next = self._state.fires_again
+
+    def _note_end(self) -> None:
+        """An empty read: a clean end, unless the connection is known to be lost."""
+        if self.lost is not None:
+            raise self._error("read", self.lost) from self.lost
+        self._end_seen = True
+
+    # Sending ------------------------------------------------------------------------------------------
+
+    async def send(self, data: Buffer) -> int:
+        state = self._state
+        if state.budget <= 0:
+            await state.yield_turn()
+        if self._outgoing or self._eof_sent or self._timestamps:
+            return await self._send_in_turn(OutgoingBuffers((data,)))
+        try:
+            sent = self._send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            raise self._error("write", error) from error
+        state.budget -= 1
+        size = len(data) if type(data) is bytes else memoryview(data).nbytes
+        if sent == size:
+            return size
+        return await self._send_in_turn(OutgoingBuffers((data,), sent))
+
+    async def send_vectored(self, buffers: Sequence[Buffer]) -> int:
+        if self._state.budget <= 0:
+            await self._state.yield_turn()
+        return await self._send_in_turn(OutgoingBuffers(buffers))
+
+    async def send_file(self, file: IO[bytes], offset: int, count: int | None) -> int:
+        if self._state.budget <= 0:
+            await self._state.yield_turn()
+        return await self._send_in_turn(OutgoingFile(file, offset, count))
+
+    async def send_eof(self) -> None:
+        self._refuse_if_closed("send_eof")
+        if self._eof_sent:
+            return
+        self._eof_sent = True
+        entry = OutgoingEof()
+        try:
+            await self._queue().send(entry, "send_eof")
+        finally:
+            self._eof_sent = entry.begun
+
+    async def _send_in_turn(self, entry: Outgoing) -> int:
+        self._refuse_if_closed("write")
+        if self._eof_sent:
+            raise SocketClosedError(
+                errno.EPIPE, "the stream was ended by send_eof()", operation="write", **self._ends()
+            )
+        if self._timestamps:
+            delivery.discard_error_queue(self._sock)
+        await self._queue().send(entry, "write")
+        return entry.sent
+
+    def _queue(self) -> OutgoingQueue:
+        if self._outgoing is None:
+            self._outgoing = OutgoingQueue(self._sock, self._state, self._error)
+        return self._outgoing
+
+    # Delivery -----------------------------------------------------------------------------------------
+
+    @property
+    def unacknowledged(self) -> int:
+        self._refuse_if_closed("unacknowledged")
+        return self._unacknowledged()
+
+    def _unacknowledged(self) -> int:
+        count = 0
+        if self._outgoing is not None:
+            count = self._outgoing.torn + self._outgoing.remaining
+        if self._fd != -1:
+            count += delivery.unacknowledged_bytes(self._sock, fin_sent=self._eof_sent)
+        return count
+
+    async def wait_acknowledged(self) -> None:
+        if self.unacknowledged == 0:
+            return
+        if not self._timestamps:
+            self._timestamps = delivery.enable_acknowledgement_events(self._sock)
+            self._queue().discards_errors = self._timestamps
+        try:
+            await self._queue().flush("wait_acknowledged")
+            with delivery.AcknowledgementEvents(self._loop, self._sock, events=self._timestamps) as events:
+                await self._until_acknowledged(events)
+        except ConnectionLostError as error:
+            raise self._delivery_error("wait_acknowledged", error) from error
+
+    async def _until_acknowledged(self, events: delivery.AcknowledgementEvents) -> None:
+        if self._acknowledgement_waits is None:
+            self._acknowledgement_waits = set()
+        self._acknowledgement_waits.add(events)
+        try:
+            while self.unacknowledged:
+                if self.lost is None and delivery.connection_is_gone(self._sock):
+                    number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
+                    self.lost = OSError(number, os.strerror(number))
+                if self.lost is not None:
+                    raise self._error("wait_acknowledged", self.lost) from self.lost
+                await events.wait()
+        finally:
+            self._acknowledgement_waits.discard(events)
+
+    # Closing ------------------------------------------------------------------------------------------
+
+    async def aclose(self, linger: float) -> None:
+        if self.closed:
+            if self._closing is not None:
+                await asyncio.shield(self._closing)
+            return
+        self._begin_closing()
+        if linger <= 0 or self.lost is not None:
+            self._close_now(reset=True)
+        elif not self._outgoing and (self._end_seen or settled(self._sock)):
+            self._close_now()
+        else:
+            await self._finish_then_close(linger)
+        if self._outgoing is not None and self._outgoing.torn:
+            cause = self.lost or OSError(errno.ETIMEDOUT, "not sent within the time that closing may take")
+            error = self._delivery_error("aclose", cause)
+            self._outgoing.torn = 0  # told once
+            raise error from cause
+
+    def abort(self) -> None:
+        self._begin_closing()
+        self._close_now(reset=True)
+
+    def _begin_closing(self) -> None:
+        self.closed = True
+        self._recv = self._recv_into = self._send = _refuse
+        self._readable = True
+        self._wake_waiters()
+
+    async def _finish_then_close(self, linger: float) -> None:
+        self._closing = self._loop.create_future()
+        reset = True  # until all that was written is with the kernel
+        try:
+            async with asyncio.timeout(linger):
+                await self._queue().flush("aclose")
+                reset = False
+                pauses = iter(PAUSES)
+                while not settled(self._sock):
+                    await self._until_input(next(pauses, PAUSES[-1]))
+        except (TimeoutError, ConnectionLostError, SocketClosedError):
+            pass
+        finally:
+            self._close_now(reset=reset)
+            self._closing.set_result(None)
+
+    async def _until_input(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._until_readable()
+        except TimeoutError:
+            pass
+
+    def _close_now(self, *, reset: bool = False) -> None:
+        if self._fd == -1:
+            return
+        self._learn_local()
+        if not self._loop.is_closed():
+            if self._watching_reads:
+                self._loop.remove_reader(self._fd)
+            if self._outgoing is not None:
+                self._outgoing.unwatch()
+        if reset and self._sock.family != socket.AF_UNIX:
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            except OSError:  # the connection is gone already
+                pass
+        self._fd = -1
+        self._sock.close()
+        if descriptors.waiting:
+            descriptors.released()
+        self._wake_waiters()
+        if self._outgoing is not None:
+            self._outgoing.fail(lambda: self._closed_error("write"))
+
+    def _wake_waiters(self) -> None:
+        """Let whoever waits for input or acknowledgement look again, and find the socket closed."""
+        if self._read_waiter is not None and not self._read_waiter.done():
+            self._read_waiter.set_result(None)
+        for events in self._acknowledgement_waits or ():
+            events.wake()
+
+    # Errors -------------------------------------------------------------------------------------------
+
+    def _error(self, operation: str, error: OSError) -> ConnectionLostError | SocketClosedError:
+        """Translate what a syscall raised; the one boundary where errors of the system become ours."""
+        if self.closed and error.errno == errno.EBADF:
+            return self._closed_error(operation)
+        if self.lost is None:
+            # A copy: the original's traceback would keep its frames alive.
+            self.lost = OSError(error.errno, error.strerror)
+        return ConnectionLostError(error.errno, error.strerror, operation=operation, **self._ends())
+
+    def _delivery_error(self, operation: str, cause: OSError) -> DeliveryError:
+        count = self._unacknowledged()
+        return DeliveryError(
+            cause.errno,
+            f"{count} bytes were not acknowledged: {cause.strerror}",
+            unacknowledged=count,
+            operation=operation,
+            **self._ends(),
+        )
+
+    def _closed_error(self, operation: str) -> SocketClosedError:
+        return SocketClosedError(operation=operation, **self._ends())
+
+    def _busy_error(self) -> SocketBusyError | SocketClosedError:
+        if self.closed:
+            return self._closed_error("read")
+        return SocketBusyError("another task is already reading", operation="read", **self._ends())
+
+    def _refuse_if_closed(self, operation: str) -> None:
+        if self.closed:
+            raise self._closed_error(operation)
+
+    def _ends(self) -> Ends:
+        return {"local_address": self.local_address, "peer_address": self.peer_address}
+
+    def _learn_local(self) -> None:
+        if self._local is None and self._fd != -1:
+            try:
+                self._local = self._sock.getsockname()
+            except OSError:
+                pass
+
+
+def _refuse(_: object) -> NoReturn:
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def _as_address(raw: Any) -> SocketAddress | UnixAddress | None:
+    """Make an address of an end as the socket module gives it, unless it is one already."""
+    if isinstance(raw, tuple):
+        return SocketAddress.from_sockaddr(raw)
+    if isinstance(raw, (str, bytes)):
+        return UnixAddress.from_sockaddr(raw)
+    address: SocketAddress | UnixAddress | None = raw
+    return address

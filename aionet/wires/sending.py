@@ -1,0 +1,149 @@
+"""The writes of one socket that wait for room in the kernel's buffer, first in, first out.
+
+Theory of operation
+-------------------
+A write that did not go at once stands in this queue as an `Outgoing`, and the loop's writer is registered
+until the queue is empty. The writer's callback, not the waiting task, hands the bytes to the kernel: a task
+that is cancelled meanwhile takes nothing with it. What was not begun is withdrawn with its task; what was
+begun goes on alone, and if it is lost then, `torn` remembers it until somebody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from .delivery import discard_error_queue
+from .event_loop import BUDGET, EventLoopState
+from .outgoing import Outgoing, OutgoingBuffers
+
+__all__ = ["OutgoingQueue"]
+
+_STEPS_PER_TURN = 16  # how often one event advances the queue before the loop gets its turn
+
+
+class OutgoingQueue:
+    """Made by the first write of a socket that has to wait."""
+
+    __slots__ = ("_entries", "_sock", "_state", "_translate", "_watching", "discards_errors", "torn")
+
+    def __init__(
+        self, sock: socket.socket, state: EventLoopState, translate: Callable[[str, OSError], Exception]
+    ) -> None:
+        """`translate(operation, error)` makes the error that a task is told of what the system raised."""
+        self._sock = sock
+        self._state = state
+        self._translate = translate
+        self._entries: deque[Outgoing] = deque()
+        self._watching = False
+        self.discards_errors = False
+        """Whether acknowledgement events arrive on the socket's error queue."""
+        self.torn = 0
+        """Bytes of begun and then cancelled writes that were lost with the connection."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def remaining(self) -> int:
+        """Bytes not yet handed to the kernel."""
+        return sum(entry.remaining for entry in self._entries)
+
+    async def send(self, entry: Outgoing, operation: str) -> None:
+        """Send `entry` at once if it is its turn and it fits, else behind the others as room comes."""
+        if not self._entries and self._advance_at_once(entry, operation):
+            self._state.budget -= 1
+            return
+        entry.waiter = waiter = self._state.loop.create_future()
+        self._entries.append(entry)
+        self._watch()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            self._abandon(entry)
+            raise
+        self._state.budget = BUDGET
+
+    async def flush(self, operation: str) -> None:
+        """Return when everything that stands in the queue now has been handed to the kernel."""
+        if self._entries:
+            await self.send(OutgoingBuffers(()), operation)
+
+    def fail(self, make_error: Callable[[], Exception], cause: BaseException | None = None) -> None:
+        """Nothing more will be sent: empty the queue and tell every waiting task."""
+        while self._entries:
+            entry = self._entries.popleft()
+            if entry.begun and entry.waiter is None:
+                self.torn += max(entry.remaining, 1)
+            error = make_error()
+            error.__cause__ = cause
+            _complete(entry, error)
+
+    def unwatch(self) -> None:
+        """Take the writer off the loop."""
+        if self._watching:
+            self._state.loop.remove_writer(self._sock.fileno())
+            self._watching = False
+
+    def _watch(self) -> None:
+        if self._entries and (not self._watching or self._state.drops_readers):
+            self._state.watch_writes(self._sock.fileno(), self._on_writable)
+            self._watching = True
+
+    def _advance_at_once(self, entry: Outgoing, operation: str) -> bool:
+        try:
+            for _ in range(_STEPS_PER_TURN):
+                if entry.advance(self._sock):
+                    return True
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            raise self._translate(operation, error) from error
+        return False
+
+    def _abandon(self, entry: Outgoing) -> None:
+        """Its task was cancelled: withdraw it if nothing of it went out, else see it through."""
+        entry.waiter = None
+        if entry not in self._entries:  # it was finished or failed in the same turn
+            return
+        if entry.begun:
+            entry.keep()
+            return
+        self._entries.remove(entry)
+        if not self._entries:
+            self.unwatch()
+
+    def _on_writable(self) -> None:
+        if self.discards_errors:
+            discard_error_queue(self._sock)
+        entries = self._entries
+        try:
+            for _ in range(_STEPS_PER_TURN):
+                if entries and entries[0].advance(self._sock):
+                    _complete(entries.popleft())
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            cause = error
+            self.fail(lambda: self._translate("write", cause), cause)
+        except Exception as error:  # a file object of the caller's failed before anything of it went out
+            _complete(entries.popleft(), error)
+        if not entries:
+            self.unwatch()
+        elif self.discards_errors and self._state.drops_readers:
+            # The event may have been an acknowledgement, after which uvloop forgets the descriptor.
+            self._state.loop.call_soon(self._watch)
+
+
+def _complete(entry: Outgoing, error: Exception | None = None) -> None:
+    """`entry` has left the queue: tell its task, if it still has one."""
+    entry.release()
+    waiter = entry.waiter
+    if waiter is None or waiter.done():
+        return
+    if error is None:
+        waiter.set_result(None)
+    else:
+        waiter.set_exception(error)
