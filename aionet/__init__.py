@@ -4,6 +4,8 @@ This module only re-exports; each name lives in the file that explains it.
 """
 
 from .addresses import AddressLike, IpAddress, SocketAddress, UnixAddress
+from .connection import Connection
+from .draining import DrainReport
 from .engine import implementation
 from .errors import (
     AionetError,
@@ -19,11 +21,53 @@ from .errors import (
     TlsError,
     TlsTruncatedError,
 )
+from .limits import ConnectionLimits
+from .network_toolkit import NetworkToolkit
 from .options import KeepAlive, TcpOptions, UnixOptions
 from .resolving import Resolver
+from .serving import serve
+from .spawner import ConnectionSpawner, SpawnerStats
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tcp_info import TcpInfo, TcpState
 from .tcp_socket import AsyncTcpSocket
 from .unix_connection_server import AsyncUnixConnectionServer
 from .unix_socket import AsyncUnixSocket
 from .version import __version__
+
+__all__ = [
+    "AddressLike",
+    "AionetError",
+    "AsyncTcpConnectionServer",
+    "AsyncTcpSocket",
+    "AsyncUnixConnectionServer",
+    "AsyncUnixSocket",
+    "ConnectError",
+    "Connection",
+    "ConnectionLimits",
+    "ConnectionLostError",
+    "ConnectionSpawner",
+    "DeliveryError",
+    "DrainReport",
+    "IncompleteReadError",
+    "IpAddress",
+    "KeepAlive",
+    "LimitExceededError",
+    "NetworkToolkit",
+    "ProxyProtocolError",
+    "ResolveError",
+    "Resolver",
+    "SocketAddress",
+    "SocketBusyError",
+    "SocketClosedError",
+    "SpawnerStats",
+    "TcpInfo",
+    "TcpOptions",
+    "TcpState",
+    "TlsError",
+    "TlsTruncatedError",
+    "UnixAddress",
+    "UnixOptions",
+    "__version__",
+    "implementation",
+    "serve",
+]

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 Nothing is taken from the kernel's queue before a task asks for it, and it is the asking task that takes it,
-in its own step. So a cancelled `accept` cannot lose a connection, a paused server holds none that nobody
+in its own step. So a cancelled `accept` cannot lose a connection, a held acceptor has none that nobody
 serves, and a cap on connections is exact.
 
 *Batches* follow from that: a task that loops over `accept` goes on without a turn of the loop for as long as
@@ -63,7 +63,7 @@ class Acceptor:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
-        self.paused = False
+        self._holders: set[object] = set()
         self.closed = False
 
     async def accept(self) -> tuple[socket.socket, Any, EventLoopState]:
@@ -82,16 +82,22 @@ class Acceptor:
                 return accepted
         return await self._accept_later(state)
 
-    def pause(self) -> None:
-        """Leave new connections in the kernel's queue."""
-        self.paused = True
+    def hold(self, holder: object) -> None:
+        """Leave new connections in the kernel's queue until this and every other `holder` releases."""
+        self._holders.add(holder)
         self._unwatch()
 
-    def resume(self) -> None:
-        """Take connections again."""
-        if self.paused and not self.closed:
-            self.paused = False
-            self._look_again()
+    def release(self, holder: object) -> None:
+        """Take connections again, as far as `holder` is concerned."""
+        if holder in self._holders:
+            self._holders.remove(holder)
+            if not self._holders and not self.closed:
+                self._look_again()
+
+    @property
+    def held(self) -> bool:
+        """Whether anybody holds it."""
+        return bool(self._holders)
 
     def close(self) -> None:
         """Close the listening sockets; whoever waits gets `SocketClosedError`."""
@@ -115,7 +121,7 @@ class Acceptor:
     def _accept_now(self, state: EventLoopState) -> tuple[socket.socket, Any, EventLoopState] | None:
         if self.closed:
             raise SocketClosedError(operation="accept")
-        if self.paused or self._retry is not None:
+        if self._holders or self._retry is not None:
             return None
         listeners = self._listeners
         for _ in range(len(listeners)):
@@ -217,7 +223,7 @@ class Acceptor:
         return self._state
 
     def _watch(self, state: EventLoopState) -> None:
-        if self.paused or self.closed or self._retry is not None:
+        if self._holders or self.closed or self._retry is not None:
             return
         for listener in self._listeners:
             if not listener.watched:
@@ -232,5 +238,3 @@ class Acceptor:
         if listener.watched and self._state is not None and not self._state.loop.is_closed():
             self._state.loop.remove_reader(listener.sock.fileno())
         listener.watched = False
-
-

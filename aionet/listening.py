@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 *Both families on one port.* A port alone means every interface of both families: two sockets, the IPv6 one
-with IPV6_V6ONLY so that they do not get in each other's way. If the port is 0 the first socket gets a free one
-from the kernel and the second must take the same; when somebody else has that one, both start again.
+with IPV6_V6ONLY so that they do not get in each other's way. If the port is 0 the first socket gets a free
+one from the kernel and the second must take the same; when somebody else has that one, both start again.
 
 *Backlog.* The kernel caps it at ``net.core.somaxconn`` (listen(2)), so that is what is asked for by default.
 
@@ -73,7 +73,7 @@ def listen_tcp(
 
 def both_families(port: int) -> list[SocketAddress]:
     """Return the wildcard address of each family that this system has, on `port`."""
-    hosts = ["0.0.0.0"]  # noqa: S104 - every interface is what a port alone asks for
+    hosts = ["0.0.0.0"]
     if _has_ipv6():
         hosts.append("::")
     return [SocketAddress(host, port) for host in hosts]
@@ -86,7 +86,7 @@ def _listen_on_all(
     try:
         for address in addresses:
             if address.port == 0 and sockets:
-                address = SocketAddress(address.host, sockets[0].getsockname()[1])  # noqa: PLW2901
+                address = SocketAddress(address.host, sockets[0].getsockname()[1])
             sockets.append(_listen_on(address, backlog, reuse_port, options))
     except BaseException:
         for sock in sockets:
@@ -95,9 +95,7 @@ def _listen_on_all(
     return sockets
 
 
-def _listen_on(
-    address: SocketAddress, backlog: int, reuse_port: bool, options: TcpOptions
-) -> socket.socket:
+def _listen_on(address: SocketAddress, backlog: int, reuse_port: bool, options: TcpOptions) -> socket.socket:
     assert address.family is not None
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
@@ -168,7 +166,7 @@ def adopt_listener(fd: int, families: tuple[int, ...]) -> socket.socket:
 def listen_unix(address: UnixAddress, *, backlog: int, options: UnixOptions) -> socket.socket:
     """Return a non-blocking socket listening at `address`; a stale socket file there is replaced.
 
-    Raises `OSError`: ``EADDRINUSE`` if another server answers there, or something else than a socket is there.
+    Raises `OSError`: ``EADDRINUSE`` if another server answers there, or the file there is no socket.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -223,7 +221,7 @@ def _remove_if_stale(address: UnixAddress) -> None:
 def _locked_directory(address: UnixAddress) -> Iterator[None]:
     """Hold the lock (flock(2)) on the directory of a socket file; gives up after a second."""
     if fcntl is None:
-        yield
+        yield  # type: ignore[unreachable]
         return
     directory = os.open(os.path.dirname(address.path) or ".", os.O_RDONLY)
     try:

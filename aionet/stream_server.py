@@ -78,16 +78,16 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
 
     def pause(self) -> None:
         """Stop accepting; the kernel's queue holds new connections. Waiting `accept` calls go on waiting."""
-        self._acceptor.pause()
+        self._acceptor.hold(self)
 
     def resume(self) -> None:
-        """Accept again."""
-        self._acceptor.resume()
+        """Accept again; a spawner that has no room for more connections may still hold the server."""
+        self._acceptor.release(self)
 
     @property
     def paused(self) -> bool:
-        """Whether `pause` is in force."""
-        return self._acceptor.paused
+        """Whether connections are left in the kernel's queue: by `pause`, or by a spawner that is full."""
+        return self._acceptor.held
 
     @property
     def closed(self) -> bool:

@@ -231,7 +231,7 @@ class AsyncStreamSocket(Generic[AddressT]):
         return await self._wire.send_file(file, offset, count)
 
     async def send_eof(self) -> None:
-        """End this direction, after all that was written; the other one stays open. A second call does nothing.
+        """End this direction, after all that was written; the other one stays open. A second call is idle.
 
         Raises `ConnectionLostError` and `SocketClosedError` as `write`.
         Cancel safety: cancelled before its turn has come, the stream is not ended.

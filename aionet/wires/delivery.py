@@ -32,8 +32,8 @@ except ImportError:  # not a Unix
 __all__ = [
     "AcknowledgementEvents",
     "connection_is_gone",
-    "enable_acknowledgement_events",
     "discard_error_queue",
+    "enable_acknowledgement_events",
     "unacknowledged_bytes",
 ]
 

@@ -71,7 +71,9 @@ class UnconnectedWire:
         if self.closed:
             raise SocketClosedError(operation=operation)
         raise SocketClosedError(
-            errno.ENOTCONN, "the socket is not connected: connect_to() or accept() comes first", operation=operation
+            errno.ENOTCONN,
+            "not connected: connect_to() or accept() comes first",
+            operation=operation,
         )
 
 

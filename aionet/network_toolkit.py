@@ -1,0 +1,93 @@
+"""`NetworkToolkit`: one object that initialises everything, and leaves nothing behind.
+
+Theory of operation
+-------------------
+Entering a toolkit makes it the scope of its event loop (`scope.py`): sockets and servers that are made there
+take its options and its resolver, and enter themselves into its ledger when they open and take themselves out
+when they close. Leaving it closes what is still in the ledger and says what that was. Toolkits may be nested;
+the inner one is in force until it is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Self
+
+from .engine import implementation
+from .options import TcpOptions, UnixOptions
+from .resolving import Resolver
+from .scope import Scope, set_scope
+
+__all__ = ["NetworkToolkit"]
+
+_log = logging.getLogger("aionet")
+
+
+class NetworkToolkit:
+    """An optional ``async with`` around the networking of an event loop.
+
+    Args:
+        options: for TCP sockets and servers that are given none.
+        unix_options: the same for Unix ones.
+        resolver: ``await resolver(host, port)`` returns numeric addresses; takes the place of getaddrinfo.
+        engine: the engine that must run; ``None`` takes what there is.
+
+    Raises `RuntimeError` if another engine runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: TcpOptions | None = None,
+        unix_options: UnixOptions | None = None,
+        resolver: Resolver | None = None,
+        engine: str | None = None,
+    ) -> None:
+        if engine not in (None, implementation()):
+            raise RuntimeError(f"engine {engine!r} was asked for, but {implementation()!r} runs")
+        if resolver is not None and not callable(resolver):
+            raise TypeError(f"resolver must be a coroutine function, not {resolver!r}")
+        self._ledger: set[Any] = set()
+        self._scope = Scope(
+            tcp_options=options or TcpOptions(),
+            unix_options=unix_options or UnixOptions(),
+            resolver=resolver,
+            ledger=self._ledger,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._outer: Scope | None = None
+
+    @property
+    def open_sockets(self) -> frozenset[Any]:
+        """The sockets and servers that were opened inside and are not yet closed."""
+        return frozenset(self._ledger)
+
+    async def __aenter__(self) -> Self:
+        if self._loop is not None:
+            raise RuntimeError("this toolkit is already entered")
+        self._loop = asyncio.get_running_loop()
+        self._outer = set_scope(self._loop, self._scope)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> list[str]:
+        """Close what is still open, servers included; return what that was, and log it. Idempotent.
+
+        Takes no longer than the longest ``linger`` of what is open.
+        Cancel safety: cancelled, it closes all the same, at once.
+        """
+        if self._loop is not None:
+            set_scope(self._loop, self._outer)
+            self._loop = None
+        left = sorted(self._ledger, key=repr)
+        names = [repr(item) for item in left]
+        if names:
+            _log.warning("the toolkit closed %d that were left open: %s", len(names), ", ".join(names))
+        results = await asyncio.gather(*(item.aclose() for item in left), return_exceptions=True)
+        for name, result in zip(names, results, strict=True):
+            if isinstance(result, Exception):
+                _log.warning("%s did not close in good order: %s", name, result)
+        return names

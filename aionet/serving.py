@@ -1,0 +1,96 @@
+"""`serve`: a whole server in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .addresses import AddressLike, SocketAddress, UnixAddress, as_address
+from .draining import DrainReport
+from .limits import ConnectionLimits
+from .spawner import ConnectionSpawner, Handler, OnError
+from .stream_server import AsyncStreamConnectionServer
+from .tcp_connection_server import AsyncTcpConnectionServer
+from .unix_connection_server import AsyncUnixConnectionServer
+
+__all__ = ["listen", "serve"]
+
+
+async def serve(
+    handler: Handler[Any],
+    address: AddressLike | AsyncStreamConnectionServer[Any, Any],
+    *,
+    limits: ConnectionLimits | None = None,
+    on_error: OnError[Any] | None = None,
+    drain_grace: float = 30.0,
+    signals: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+) -> DrainReport:
+    """Serve `handler` at `address` until one of `signals` arrives, then drain; return how that went.
+
+    A second signal ends the grace. `address` may be a server that listens already; it is closed at the end.
+
+    Args:
+        handler: a coroutine function that is given a socket; see `ConnectionSpawner`.
+        drain_grace: seconds that handlers have to finish after the signal.
+        signals: empty to install none, as a thread other than the main one must.
+
+    Raises:
+        ResolveError, OSError: the address cannot be bound.
+        RuntimeError: signals were asked for outside of the main thread.
+        TypeError, ValueError: bad arguments, before any I/O.
+
+    Cancel safety: cancelled, it closes the server, cancels the handlers and waits for their end.
+    """
+    if not drain_grace >= 0:
+        raise ValueError(f"drain_grace must be 0 or more seconds, not {drain_grace!r}")
+    spawner: ConnectionSpawner[Any] = ConnectionSpawner(handler, limits=limits, on_error=on_error)
+    server = address if isinstance(address, AsyncStreamConnectionServer) else await listen(address)
+    async with server:
+        drains: list[asyncio.Task[DrainReport]] = []
+
+        def on_signal() -> None:
+            grace = 0.0 if drains else drain_grace
+            drains.append(asyncio.get_running_loop().create_task(spawner.drain(grace)))
+
+        with _on_signals(signals, on_signal):
+            await spawner.serve(server)
+            if not drains:  # the server was closed by somebody else
+                return await spawner.drain(drain_grace)
+            return (await asyncio.gather(*drains))[0]
+
+
+async def listen(address: AddressLike) -> AsyncStreamConnectionServer[Any, Any]:
+    """Return a server of the kind that `address` asks for: TCP or Unix.
+
+    Raises `ResolveError`, `OSError`, `TypeError` or `ValueError`. Cancel safety: nothing is left open.
+    """
+    found: SocketAddress | UnixAddress = as_address(address)
+    if isinstance(found, UnixAddress):
+        return AsyncUnixConnectionServer(found)
+    return await AsyncTcpConnectionServer.listen(found)
+
+
+@contextmanager
+def _on_signals(signals: Iterable[signal.Signals], callback: Any) -> Iterator[None]:
+    """Have the loop call `callback` at each of `signals`; put back what was there before."""
+    loop = asyncio.get_running_loop()
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in signals:
+            previous = signal.getsignal(number)
+            try:
+                loop.add_signal_handler(number, callback)
+            except (ValueError, RuntimeError) as error:
+                raise RuntimeError(
+                    f"{number.name} can be handled in the main thread only: pass signals=() elsewhere"
+                ) from error
+            before[number] = previous
+        yield
+    finally:
+        for number, previous in before.items():
+            loop.remove_signal_handler(number)
+            if previous is not None:  # None: it was not installed from Python and cannot be put back
+                signal.signal(number, previous)

@@ -1,0 +1,260 @@
+"""`ConnectionSpawner`: one supervised task per connection, in place of one thread per client.
+
+Theory of operation
+-------------------
+*Ownership.* A spawner accepts from its servers and gives every connection a task of its own, which it holds
+on to until the task has ended and the connection is closed. Nothing that it started outlives `serve`.
+
+*Isolation.* An exception in a handler ends that connection and nothing else. A handler that crashes is an
+ERROR in the log, with the peer; a peer that leaves is a DEBUG line, because servers see that all day long.
+
+*Room.* When `max_connections` are being served the spawner holds all its servers, in the very step that took
+the last connection: an acceptor that was already woken finds its server held, so the cap is exact, and the
+kernel's queue keeps who comes. The first connection to end releases them.
+
+*Ending.* `drain` closes the servers, lets handlers finish for the time of grace, cancels those who have not,
+and aborts the connections of those who do not react to that either (`draining.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from .connection import Connection
+from .draining import Drain, DrainReport
+from .errors import AionetError, ConnectionLostError, IncompleteReadError, SocketBusyError, SocketClosedError
+from .limits import ConnectionLimits
+from .stream_server import AsyncStreamConnectionServer
+from .stream_socket import AsyncStreamSocket
+
+__all__ = ["ConnectionSpawner", "Handler", "OnError", "SpawnerStats"]
+
+_log = logging.getLogger("aionet.server")
+
+_HARD = 1.0  # seconds that a cancelled handler has before its connection is reset
+
+SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
+
+Handler = Callable[[SocketT], Awaitable[object]]
+"""``async def handler(socket)``; the socket is closed when it returns."""
+
+OnError = Callable[[SocketT, Exception], object]
+"""``on_error(socket, error)``, called in the connection's task before its socket is closed."""
+
+_PEER_LEFT = (ConnectionLostError, SocketClosedError, IncompleteReadError)
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnerStats:
+    """Counts since the spawner was made. ``accepted`` is the sum of all the others."""
+
+    accepted: int
+    active: int
+    """Being served now."""
+    completed: int
+    """Handlers that returned."""
+    failed: int
+    """Handlers that raised."""
+    disconnected: int
+    """Handlers that ended because their peer had gone, or their socket was closed under them."""
+    cancelled: int
+    """Handlers that were cancelled."""
+
+
+class ConnectionSpawner(Generic[SocketT]):
+    """Runs `handler(socket)` in a task of its own for every connection of its servers.
+
+    Args:
+        handler: a coroutine function; the socket is closed when it returns or raises.
+        limits: how many at a time.
+        on_error: called with the socket and the exception of a crashed handler, not for a peer that left.
+    """
+
+    def __init__(
+        self,
+        handler: Handler[SocketT],
+        *,
+        limits: ConnectionLimits | None = None,
+        on_error: OnError[SocketT] | None = None,
+    ) -> None:
+        if not callable(handler):
+            raise TypeError(f"handler must be a coroutine function, not {handler!r}")
+        self._handler = handler
+        self._on_error = on_error
+        self._limits = limits or ConnectionLimits()
+        self._connections: dict[asyncio.Task[None], Connection[SocketT]] = {}
+        self._servers: list[AsyncStreamConnectionServer[Any, SocketT]] = []
+        self._full = False
+        self._drain: Drain | None = None
+        self._draining: asyncio.Task[DrainReport] | None = None
+        self._emptied = asyncio.Event()
+        self._accepted = self._completed = self._failed = self._disconnected = self._cancelled = 0
+
+    async def serve(self, *servers: AsyncStreamConnectionServer[Any, SocketT]) -> None:
+        """Accept from `servers` and run the handlers, until `drain`, or until all servers are closed.
+
+        It returns when the last handler has ended. The servers are closed then, however it ends.
+
+        Raises:
+            TypeError: no server was given.
+            SocketBusyError: this spawner is already serving, or has been drained.
+            OSError: a listening socket has become unusable; the handlers were cancelled.
+
+        Cancel safety: cancelled, it closes the servers, cancels the handlers and waits for their end.
+        """
+        if not servers:
+            raise TypeError("serve() needs at least one server")
+        self._begin(servers)
+        acceptors = [asyncio.create_task(self._accept_from(server)) for server in servers]
+        try:
+            await _all_or_first_error(acceptors)
+            await self._until_empty()
+        except BaseException:
+            self._close_servers()
+            await _cancel(acceptors)
+            await Drain(self.connections).run(grace=0.0, hard=_HARD)
+            raise
+        finally:
+            self._close_servers()
+            self._servers.clear()
+
+    async def drain(self, grace: float, *, hard: float = _HARD) -> DrainReport:
+        """Close the servers, let handlers finish for `grace` seconds, cancel the rest, and report.
+
+        Those who have not ended `hard` seconds after being cancelled lose their connection (RST). A second
+        call, while one is under way, may shorten the grace; both get the same report.
+
+        Raises `ValueError` for negative seconds. Cancel safety: the drain goes on; only waiting for it ends.
+        """
+        for name, seconds in (("grace", grace), ("hard", hard)):
+            if not seconds >= 0:
+                raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
+        self._close_servers()
+        if self._drain is None or self._draining is None:
+            self._drain = Drain(self.connections)
+            self._draining = asyncio.create_task(self._drain.run(grace, hard))
+            self._draining.add_done_callback(lambda _: self._emptied.set())
+        else:
+            self._drain.hurry(grace)
+        return await asyncio.shield(self._draining)
+
+    @property
+    def connections(self) -> tuple[Connection[SocketT], ...]:
+        """The connections that are being served now."""
+        return tuple(self._connections.values())
+
+    @property
+    def stats(self) -> SpawnerStats:
+        """The counts at this moment."""
+        return SpawnerStats(
+            accepted=self._accepted,
+            active=len(self._connections),
+            completed=self._completed,
+            failed=self._failed,
+            disconnected=self._disconnected,
+            cancelled=self._cancelled,
+        )
+
+    # Accepting ----------------------------------------------------------------------------------------
+
+    def _begin(self, servers: tuple[AsyncStreamConnectionServer[Any, SocketT], ...]) -> None:
+        if self._servers:
+            raise SocketBusyError("this spawner is already serving", operation="serve")
+        if self._drain is not None:
+            raise SocketBusyError("this spawner has been drained", operation="serve")
+        self._servers.extend(servers)
+
+    async def _accept_from(self, server: AsyncStreamConnectionServer[Any, SocketT]) -> None:
+        try:
+            while True:
+                self._spawn(await server.accept())
+        except SocketClosedError:
+            pass
+
+    def _spawn(self, socket: SocketT) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._run(socket))
+        self._accepted += 1
+        self._connections[task] = Connection(socket, task, loop.time())
+        task.add_done_callback(self._ended)
+        if len(self._connections) == self._limits.max_connections:
+            self._full = True
+            for server in self._servers:
+                server._acceptor.hold(self)
+
+    async def _run(self, socket: SocketT) -> None:
+        """Serve one connection: the body of its task."""
+        try:
+            await self._handler(socket)
+            self._completed += 1
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._handler_raised(socket, error)
+        except BaseException:  # KeyboardInterrupt, SystemExit: the loop is going down
+            socket.abort()
+            raise
+        finally:
+            await self._close(socket)
+
+    def _handler_raised(self, socket: SocketT, error: Exception) -> None:
+        if isinstance(error, _PEER_LEFT) and _is_about(error, socket):
+            self._disconnected += 1
+            _log.debug("connection from %s ended: %s", socket.peer_address, error)
+            return
+        self._failed += 1
+        _log.error("handler for %s failed", socket.peer_address, exc_info=error)
+        if self._on_error is not None:
+            try:
+                self._on_error(socket, error)
+            except Exception:
+                _log.exception("on_error for %s failed", socket.peer_address)
+
+    async def _close(self, socket: SocketT) -> None:
+        try:
+            await socket.aclose()
+        except OSError as error:
+            _log.debug("connection from %s did not close in good order: %s", socket.peer_address, error)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        connection = self._connections.pop(task)
+        if task.cancelled():
+            self._cancelled += 1
+            connection.socket.abort()  # closed already, unless the task never began
+        if not self._connections:
+            self._emptied.set()
+        if self._full:
+            self._full = False
+            for server in self._servers:
+                server._acceptor.release(self)
+
+    async def _until_empty(self) -> None:
+        """Return when the last connection has ended, or a drain does not wait for the rest any longer."""
+        while self._connections and not (self._drain is not None and self._drain.done):
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
+
+
+async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    for task in done:
+        task.result()
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_about(error: AionetError, socket: AsyncStreamSocket[Any]) -> bool:
+    """Whether `error` tells of this very connection, and not of another one that the handler uses."""
+    return error.peer_address == socket.peer_address and error.local_address == socket.local_address
