@@ -10,9 +10,9 @@ serves, and a cap on connections is exact.
 connections are ready, until the loop's budget for operations that complete at once is used up
 (`wires/event_loop.py`).
 
-*Several acceptors* are served first in, first out. When a listener becomes readable the first waiter is
-woken; it stays at the head until its step has run, and then wakes the next one if more may be ready. A woken
-waiter that is cancelled passes the word on.
+*Several acceptors* are served first in, first out. When connections arrive the first waiter is woken; it
+stays at the head until its step has run, and then wakes the next one if more may be ready. A woken waiter
+that is cancelled passes the word on.
 
 *Failures* follow `accept_errors.py`. While resources are exhausted nothing is tried; a timer, or the next
 descriptor that this process closes, ends the pause.
@@ -24,13 +24,13 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .accept_errors import AcceptFailure, Backoff, classify
 from .errors import SocketClosedError
 from .wires import descriptors
-from .wires.event_loop import BUDGET, EventLoopState, state_of
+from .wires.event_loop import BUDGET, EventLoopState, running_state
 
 __all__ = ["Acceptor", "Listener"]
 
@@ -40,13 +40,17 @@ _log = logging.getLogger("aionet.server")
 class Listener:
     """One listening socket, and whether connections may be ready on it."""
 
-    __slots__ = ("ignore_next", "ready", "sock", "watched")
+    __slots__ = ("_on_ready", "ready", "sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, on_ready: Callable[[], None]) -> None:
         self.sock = sock
         self.ready = True
-        self.ignore_next = False
-        self.watched = False
+        self._on_ready = on_ready
+
+    def on_events(self, events: int) -> None:
+        """The reactor's word, whatever the event: accept(2) will tell."""
+        self.ready = True
+        self._on_ready()
 
 
 class Acceptor:
@@ -57,7 +61,7 @@ class Acceptor:
 
     def __init__(self, sockets: Sequence[socket.socket], name: str) -> None:
         """`sockets` are listening and non-blocking; `name` is for the log."""
-        self._listeners = deque(Listener(sock) for sock in sockets)
+        self._listeners = deque(Listener(sock, self._wake_next) for sock in sockets)
         self._name = name
         self._state: EventLoopState | None = None
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -85,7 +89,6 @@ class Acceptor:
     def hold(self, holder: object) -> None:
         """Leave new connections in the kernel's queue until this and every other `holder` releases."""
         self._holders.add(holder)
-        self._unwatch()
 
     def release(self, holder: object) -> None:
         """Take connections again, as far as `holder` is concerned."""
@@ -105,8 +108,9 @@ class Acceptor:
             return
         self.closed = True
         self._end_pause()
-        self._unwatch()
         for listener in self._listeners:
+            if self._state is not None:
+                self._state.reactor.forget(listener.sock.fileno())
             listener.sock.close()
         for waiter in self._waiters:
             if not waiter.done():
@@ -122,7 +126,7 @@ class Acceptor:
         if self.closed:
             raise SocketClosedError(operation="accept")
         if self._holders or self._retry is not None:
-            return None
+            return None  # what is ready stays so: `_look_again` comes
         listeners = self._listeners
         for _ in range(len(listeners)):
             listener = listeners[0]
@@ -154,7 +158,6 @@ class Acceptor:
         pause = self._backoff.next_pause()
         if self._backoff.may_log(state.loop.time()):
             _log.warning("%s cannot accept: %s; trying again in %.1f s", self._name, error.strerror, pause)
-        self._unwatch()
         self._retry = state.loop.call_later(pause, self._end_pause)
         descriptors.waiting.add(self._on_release)
         return False
@@ -167,7 +170,8 @@ class Acceptor:
         waiters.append(waiter)
         try:
             while True:
-                self._watch(state)
+                if state.reactor.one_shot:
+                    self._arm(state)
                 await waiter
                 state.budget = BUDGET
                 accepted = self._accept_now(state)
@@ -182,17 +186,6 @@ class Acceptor:
     def _wake_next(self) -> None:
         if self._waiters and not self._waiters[0].done():
             self._waiters[0].set_result(None)
-
-    def _on_readable(self, listener: Listener) -> None:
-        if listener.ignore_next:
-            listener.ignore_next = False
-            return
-        listener.ready = True
-        if self._waiters:
-            self._wake_next()
-            listener.ignore_next = self._state is not None and self._state.fires_again
-        else:
-            self._unwatch_one(listener)
 
     def _look_again(self) -> None:
         for listener in self._listeners:
@@ -219,22 +212,13 @@ class Acceptor:
     # The loop -----------------------------------------------------------------------------------------
 
     def _bind_loop(self) -> EventLoopState:
-        self._state = state_of(asyncio.get_running_loop())
-        return self._state
-
-    def _watch(self, state: EventLoopState) -> None:
-        if self._holders or self.closed or self._retry is not None:
-            return
+        state = running_state()
         for listener in self._listeners:
-            if not listener.watched:
-                state.loop.add_reader(listener.sock.fileno(), self._on_readable, listener)
-                listener.watched = True
+            state.reactor.watch(listener.sock.fileno(), listener)
+        self._state = state
+        return state
 
-    def _unwatch(self) -> None:
+    def _arm(self, state: EventLoopState) -> None:
         for listener in self._listeners:
-            self._unwatch_one(listener)
-
-    def _unwatch_one(self, listener: Listener) -> None:
-        if listener.watched and self._state is not None and not self._state.loop.is_closed():
-            self._state.loop.remove_reader(listener.sock.fileno())
-        listener.watched = False
+            if not listener.ready:
+                state.reactor.arm_reads(listener.sock.fileno())

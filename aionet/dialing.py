@@ -7,8 +7,8 @@ it has several addresses they race: Happy Eyeballs (RFC 8305) as the aiohappyeye
 this module's `_Attempts` in the place where it expects an event loop. So one piece of code connects sockets,
 whichever way it is asked, and every attempt is recorded with its time and its error.
 
-*Cancelling* a connect leaves nothing behind: the writer is taken off the loop before its descriptor can be
-closed and given to somebody else, which `loop.sock_connect` does not promise.
+*Cancelling* a connect leaves nothing behind: the reactor forgets the descriptor before it can be closed and
+given to somebody else, which `loop.sock_connect` does not promise.
 
 *Self-connection.* A connect to a local port in the ephemeral range on which nobody listens can, by chance, be
 given that very port as its own, and then it is connected to itself. That is reported as what it is: refused.
@@ -26,6 +26,8 @@ from .addresses import SocketAddress, UnixAddress
 from .errors import ConnectError
 from .options import TcpOptions, UnixOptions
 from .resolving import Resolver, resolve
+from .wires.event_loop import EventLoopState, running_state
+from .wires.reactor import ERROR, HANGUP, WRITABLE
 
 __all__ = ["dial", "dial_unix"]
 
@@ -126,7 +128,8 @@ class _Attempts:
     def __init__(self, options: TcpOptions, local_address: SocketAddress | None) -> None:
         self._options = options
         self._local = local_address
-        self._loop = asyncio.get_running_loop()
+        self._state = running_state()
+        self._loop = self._state.loop
         self._failed: list[tuple[float, SocketAddress, float, OSError]] = []
 
     async def connect_one(self, address: SocketAddress) -> socket.socket:
@@ -171,7 +174,7 @@ class _Attempts:
         try:
             number = sock.connect_ex(sockaddr)
             if number in _IN_PROGRESS:
-                await self._until_writable(sock)
+                await _Connecting(self._state).wait(sock.fileno())
                 number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if number == 0 and sock.getsockname() == sockaddr:
                 number = errno.ECONNREFUSED
@@ -180,15 +183,6 @@ class _Attempts:
         except OSError as error:
             self._record(started, sockaddr, error)
             raise
-
-    async def _until_writable(self, sock: socket.socket) -> None:
-        loop, fd = self._loop, sock.fileno()
-        connected = loop.create_future()
-        loop.add_writer(fd, _complete, connected)
-        try:
-            await connected
-        finally:
-            loop.remove_writer(fd)
 
     def _record(self, started: float, sockaddr: Any, error: OSError) -> None:
         address = SocketAddress.from_sockaddr(sockaddr)
@@ -199,9 +193,24 @@ class _Attempts:
         return _connect_error(error, address, [attempt[1:] for attempt in self._failed])
 
 
-def _complete(connected: asyncio.Future[None]) -> None:
-    if not connected.done():
-        connected.set_result(None)
+class _Connecting:
+    """Waits for the end of a connect in progress."""
+
+    def __init__(self, state: EventLoopState) -> None:
+        self._reactor = state.reactor
+        self._over = state.loop.create_future()
+
+    async def wait(self, fd: int) -> None:
+        self._reactor.watch(fd, self)
+        try:
+            self._reactor.arm_writes(fd)
+            await self._over
+        finally:
+            self._reactor.forget(fd)
+
+    def on_events(self, events: int) -> None:
+        if events & (WRITABLE | ERROR | HANGUP) and not self._over.done():
+            self._over.set_result(None)
 
 
 def _connect_error(

@@ -42,7 +42,7 @@ __all__ = [
 
 
 class Where(TypedDict, total=False):
-    """What every error says of its place; the keyword arguments that they all take."""
+    """The keyword arguments of `AionetError`, for the classes that pass them on."""
 
     operation: str | None
     local_address: SocketAddress | UnixAddress | None
@@ -60,13 +60,17 @@ class AionetError(Exception):
     local_address: SocketAddress | UnixAddress | None
     peer_address: SocketAddress | UnixAddress | None
 
-    def __init__(self, *args: object, **where: Unpack[Where]) -> None:
+    def __init__(
+        self,
+        *args: object,
+        operation: str | None = None,
+        local_address: SocketAddress | UnixAddress | None = None,
+        peer_address: SocketAddress | UnixAddress | None = None,
+    ) -> None:
         super().__init__(*args)
-        self.operation = where.pop("operation", None)
-        self.local_address = where.pop("local_address", None)
-        self.peer_address = where.pop("peer_address", None)
-        if where:
-            raise TypeError(f"{type(self).__name__}() got unexpected keyword arguments {sorted(where)}")
+        self.operation = operation
+        self.local_address = local_address
+        self.peer_address = peer_address
 
     def __str__(self) -> str:
         ends = "->".join(str(end) for end in (self.local_address, self.peer_address) if end is not None)

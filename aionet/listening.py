@@ -48,6 +48,23 @@ _SAME_PORT_TRIES = 16
 _LOCK_SECONDS = 1.0
 
 
+class ListeningSocket(socket.socket):
+    """A stream socket whose `accept` does not make enum members of its family and type for each connection.
+
+    The base class keeps them as numbers and converts them whenever they are read, by its own `accept` too.
+    """
+
+    __slots__ = ("family", "type")
+    family: socket.AddressFamily
+    type: socket.SocketKind
+
+    def __init__(self, family: socket.AddressFamily, fileno: int | None = None) -> None:
+        self.family = family
+        self.type = socket.SOCK_STREAM
+        super().__init__(family, socket.SOCK_STREAM, fileno=fileno)
+        self.setblocking(False)
+
+
 @functools.cache
 def _default_backlog() -> int:
     """Return the longest queue of connections that the kernel allows a listener."""
@@ -97,9 +114,8 @@ def _listen_on_all(
 
 def _listen_on(address: SocketAddress, backlog: int, reuse_port: bool, options: TcpOptions) -> socket.socket:
     assert address.family is not None
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    sock = ListeningSocket(address.family)
     try:
-        sock.setblocking(False)
         if os.name == "posix":  # elsewhere it would let two servers share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
@@ -156,8 +172,7 @@ def adopt_listener(fd: int, families: tuple[int, ...]) -> socket.socket:
         message = f"descriptor {fd} is not a listening stream socket of this kind: {sock!r}"
         sock.detach()
         raise ValueError(message)
-    sock.setblocking(False)
-    return sock
+    return ListeningSocket(sock.family, sock.detach())
 
 
 # Unix ---------------------------------------------------------------------------------------------------
@@ -168,9 +183,8 @@ def listen_unix(address: UnixAddress, *, backlog: int, options: UnixOptions) -> 
 
     Raises `OSError`: ``EADDRINUSE`` if another server answers there, or the file there is no socket.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = ListeningSocket(socket.AF_UNIX)
     try:
-        sock.setblocking(False)
         options.apply_to_listener(sock)
         if address.is_abstract:
             sock.bind(address.sockaddr())

@@ -204,7 +204,8 @@ class ConnectionSpawner(Generic[SocketT]):
     def _handler_raised(self, socket: SocketT, error: Exception) -> None:
         if isinstance(error, _PEER_LEFT) and _is_about(error, socket):
             self._disconnected += 1
-            _log.debug("connection from %s ended: %s", socket.peer_address, error)
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("connection from %s ended: %s", socket.peer_address, error)
             return
         self._failed += 1
         _log.error("handler for %s failed", socket.peer_address, exc_info=error)
@@ -257,4 +258,4 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
 
 def _is_about(error: AionetError, socket: AsyncStreamSocket[Any]) -> bool:
     """Whether `error` tells of this very connection, and not of another one that the handler uses."""
-    return error.peer_address == socket.peer_address and error.local_address == socket.local_address
+    return error.peer_address is socket.peer_address and error.local_address is socket.local_address

@@ -132,11 +132,12 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         socket._refuse_if_used("accept")
 
 
-def _common_local_address(sockets: Sequence[socket.socket]) -> Any:
+def _common_local_address(sockets: Sequence[socket.socket]) -> SocketAddress | UnixAddress | None:
     """Return the local end that every accepted connection will have, if that is known beforehand."""
     if len(sockets) != 1:
         return None
     name = sockets[0].getsockname()
-    if isinstance(name, tuple) and SocketAddress.from_sockaddr(name).is_wildcard:
-        return None
-    return name
+    if not isinstance(name, tuple):
+        return UnixAddress.from_sockaddr(name)
+    address = SocketAddress.from_sockaddr(name)
+    return None if address.is_wildcard else address

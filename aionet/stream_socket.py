@@ -28,7 +28,7 @@ from .options import StreamOptions
 from .receive_buffer import ReceiveBuffer
 from .scope import current_scope
 from .wires.contract import Buffer, Wire
-from .wires.event_loop import state_of
+from .wires.event_loop import running_state
 from .wires.unconnected import NEVER_CONNECTED, UNCONNECTED
 
 __all__ = ["AsyncStreamSocket"]
@@ -320,7 +320,7 @@ class AsyncStreamSocket(Generic[AddressT]):
             raise
         finally:
             self._dialing = None
-        wire = stream_wire(sock, state_of(asyncio.get_running_loop()), _peer_of(sock, address))
+        wire = stream_wire(sock, running_state(), _peer_of(sock, address))
         self._attach(wire, current_scope().ledger)
 
     def _attach(self, wire: Wire, ledger: set[Any] | None) -> None:

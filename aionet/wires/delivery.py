@@ -8,9 +8,9 @@ It counts a FIN as a byte, which is subtracted once the FIN was sent.
 *When.* Linux queues a message on a socket's error queue when the last byte of a `send` has been acknowledged,
 if ``SO_TIMESTAMPING`` asks for it before that `send`
 (https://docs.kernel.org/networking/timestamping.html). The option is switched on by the first wait of a
-socket and only there: it costs a message for each `send`, and an undrained error queue makes a healthy
-socket look broken (EPOLLERR). Bytes sent before that raise no event, so a wait always also looks by itself,
-with a growing pause; other systems have the pause only.
+socket and only there: it costs a message for each `send`, which the reactor reports as an error of a healthy
+socket (EPOLLERR) and the wire takes off the queue. Bytes sent before that raise no event, so a wait always
+also looks by itself, with a growing pause; other systems have the pause only.
 
 *Whether at all.* ``TCP_INFO`` tells that a connection is gone without taking its error away from whoever
 reads or writes next.
@@ -19,7 +19,6 @@ reads or writes next.
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 import sys
 
@@ -30,7 +29,7 @@ except ImportError:  # not a Unix
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "AcknowledgementEvents",
+    "AcknowledgementWait",
     "connection_is_gone",
     "discard_error_queue",
     "enable_acknowledgement_events",
@@ -69,7 +68,7 @@ def connection_is_gone(sock: socket.socket) -> bool:
 
 def enable_acknowledgement_events(sock: socket.socket) -> bool:
     """Ask for an event when bytes sent from now on are acknowledged; false where there is no such thing."""
-    if not _LINUX or not hasattr(select, "epoll"):
+    if not _LINUX:
         return False
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _TX_SOFTWARE_NOTIFY)
@@ -87,31 +86,13 @@ def discard_error_queue(sock: socket.socket) -> None:
         pass
 
 
-class AcknowledgementEvents:
-    """While entered: a way to wait until something was acknowledged, or a growing pause has passed.
+class AcknowledgementWait:
+    """Waits until `wake` is called at an event, or a growing pause has passed."""
 
-    The socket is watched for errors alone, through a descriptor of its own, so that unread input or room in
-    the send buffer does not wake the waiter all the time.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, *, events: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._sock = sock
         self._pause = _FIRST_PAUSE
-        self._epoll = select.epoll() if events else None
         self._waiter: asyncio.Future[None] | None = None
-
-    def __enter__(self) -> AcknowledgementEvents:
-        if self._epoll is not None:
-            self._epoll.register(self._sock.fileno(), select.EPOLLET)  # EPOLLERR comes unasked
-            self._loop.add_reader(self._epoll.fileno(), self._on_event)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._epoll is not None:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
 
     async def wait(self) -> None:
         """Return at the next event, or after the pause."""
@@ -123,12 +104,6 @@ class AcknowledgementEvents:
         finally:
             timer.cancel()
             self._waiter = None
-
-    def _on_event(self) -> None:
-        assert self._epoll is not None
-        self._epoll.poll(0)
-        discard_error_queue(self._sock)
-        self.wake()
 
     def wake(self) -> None:
         """Let `wait` return now."""

@@ -1,61 +1,37 @@
-"""What all wires and listeners of one event loop share.
+"""What all wires and listeners of one event loop share: its reactor, and a budget for fairness.
 
 Theory of operation
 -------------------
-*Fairness.* A socket that is always ready would let its task run for ever: an operation that completes at
-once never gives the loop a turn. So every such operation takes one from a budget that the whole loop shares;
-when it is used up, the next operation yields one turn of the loop before it starts. An operation that had to
-wait refills the budget, because waiting gave everybody else their turn.
+A socket that is always ready would let its task run for ever: an operation that completes at once never gives
+the loop a turn. So every such operation takes one from a budget that the whole loop shares; when it is used
+up, the next operation yields one turn of the loop before it starts. An operation that had to wait refills the
+budget, because waiting gave everybody else their turn.
 
-*Loops differ* in what a reader (`loop.add_reader`) does after it fired, and the wires have to know:
-
-- The stock selector loop is level-triggered and polls once more between a wake-up and the woken task's step:
-  the reader fires a second time for bytes that the task is just taking. `fires_again` says so; the wire
-  ignores that one call. Ignoring one can never lose an event: what is still unread fires on the next turn.
-- libuv (uvloop) silently drops a descriptor that reports an error, a reset after the last bytes for instance,
-  and afterwards refuses it until it was removed. `drops_readers` says so; the wire then registers anew, with
-  `watch_reads` or `watch_writes`, before each wait.
+The state of a loop lives as long as something holds it: a wire, a listener, a connect in progress.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
-__all__ = ["BUDGET", "EventLoopState", "state_of"]
+from .reactor import make_reactor
+
+__all__ = ["BUDGET", "EventLoopState", "running_state"]
 
 BUDGET = 64
 """How many operations may complete at once before a task yields a turn of the loop."""
 
 
 class EventLoopState:
-    """One per event loop: the fairness budget, and how this loop treats readers."""
+    """One per event loop in use."""
 
-    __slots__ = ("budget", "drops_readers", "fires_again", "loop")
+    __slots__ = ("__weakref__", "budget", "loop", "reactor")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        stock = isinstance(loop, asyncio.SelectorEventLoop)
         self.loop = loop
+        self.reactor = make_reactor(loop)
         self.budget = BUDGET
-        self.fires_again = stock
-        self.drops_readers = not stock
-
-    def watch_reads(self, fd: int, callback: Callable[[], None]) -> None:
-        """Have `callback` called while `fd` is readable."""
-        try:
-            self.loop.add_reader(fd, callback)
-        except RuntimeError:  # uvloop dropped it and does not take it back before it was removed
-            self.loop.remove_reader(fd)
-            self.loop.add_reader(fd, callback)
-
-    def watch_writes(self, fd: int, callback: Callable[[], None]) -> None:
-        """Have `callback` called while `fd` is writable."""
-        try:
-            self.loop.add_writer(fd, callback)
-        except RuntimeError:
-            self.loop.remove_writer(fd)
-            self.loop.add_writer(fd, callback)
 
     async def yield_turn(self) -> None:
         """Let everybody else have a turn, and refill the budget."""
@@ -63,11 +39,12 @@ class EventLoopState:
         await asyncio.sleep(0)
 
 
-_states: WeakKeyDictionary[asyncio.AbstractEventLoop, EventLoopState] = WeakKeyDictionary()
+_states: WeakValueDictionary[asyncio.AbstractEventLoop, EventLoopState] = WeakValueDictionary()
 
 
-def state_of(loop: asyncio.AbstractEventLoop) -> EventLoopState:
-    """Return the state that belongs to `loop`, made at the first call."""
+def running_state() -> EventLoopState:
+    """Return the state of the running loop. Raises `RuntimeError` where none runs."""
+    loop = asyncio.get_running_loop()
     state = _states.get(loop)
     if state is None:
         state = _states[loop] = EventLoopState(loop)

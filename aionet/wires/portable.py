@@ -2,12 +2,12 @@
 
 Theory of operation
 -------------------
-*Reading.* The syscall is tried only when the descriptor may be readable (`_readable`): at the start, after a
-reader fired, and after a read that filled its buffer. A short read means that the kernel's buffer was empty a
-moment ago, so the next read waits without asking. The loop's reader stays registered from the first wait on;
-it is removed when it fires and nobody waits, and the flag then remembers the event. So a message costs one
-`recv` and no `epoll_ctl`. The callback only wakes the task; the bytes are taken in the task's own step, which
-is why a cancelled read cannot lose any.
+*Reading.* The syscall is tried only when the descriptor may be readable (`_readable`): at the start, after an
+event of the reactor's (`reactor.py`), and after a read that filled its buffer. A short read means that the
+kernel's buffer was empty a moment ago, so the next read waits without asking; unless the end of the stream or
+an error was announced (`_ending`), which comes with no further event. So a message costs one `recv` and
+nothing else. The event only wakes the task; the bytes are taken in the task's own step, which is why a
+cancelled read cannot lose any.
 
 *Writing.* `send` hands the buffer to the kernel at once. What does not fit waits in an `OutgoingQueue`
 (`sending.py`).
@@ -31,7 +31,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from typing import IO, Any, NoReturn, TypedDict
+from typing import IO, Any, NoReturn, TypedDict, cast
 
 from ..addresses import SocketAddress, UnixAddress
 from ..errors import ConnectionLostError, DeliveryError, SocketBusyError, SocketClosedError
@@ -40,10 +40,16 @@ from .contract import Buffer
 from .event_loop import BUDGET, EventLoopState
 from .lingering import PAUSES, settled
 from .outgoing import Outgoing, OutgoingBuffers, OutgoingEof, OutgoingFile
+from .reactor import ERROR, HANGUP, PEER_ENDED, READABLE, WRITABLE
 from .sending import OutgoingQueue
 
 __all__ = ["PortableWire"]
 
+_ENDING = PEER_ENDED | HANGUP | ERROR
+_MAY_READ = READABLE | _ENDING
+_MAY_WRITE = WRITABLE | HANGUP | ERROR
+
+_ADDRESSES = (SocketAddress, UnixAddress)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socket(7))
 
 
@@ -61,9 +67,9 @@ class PortableWire:
         "_acknowledgement_waits",
         "_closing",
         "_end_seen",
+        "_ending",
         "_eof_sent",
         "_fd",
-        "_ignore_next",
         "_local",
         "_loop",
         "_outgoing",
@@ -77,7 +83,7 @@ class PortableWire:
         "_sock",
         "_state",
         "_timestamps",
-        "_watching_reads",
+        "_watched",
         "closed",
         "lost",
     )
@@ -85,7 +91,7 @@ class PortableWire:
     def __init__(
         self, sock: socket.socket, state: EventLoopState, peer: Any = None, local: Any = None
     ) -> None:
-        """`peer` and `local` are the ends as the socket module gives them, where they are known already."""
+        """`peer` and `local`, where known: addresses, or the ends as the socket module gives them."""
         self._sock = sock
         self._state = state
         self._loop = state.loop
@@ -98,13 +104,13 @@ class PortableWire:
         self._readable = True
         self._reading = False
         self._read_waiter: asyncio.Future[None] | None = None
-        self._watching_reads = False
-        self._ignore_next = False
+        self._watched = False
+        self._ending = False
         self._outgoing: OutgoingQueue | None = None  # made by the first write that has to wait
         self._eof_sent = False
         self._end_seen = False
         self._timestamps = False
-        self._acknowledgement_waits: set[delivery.AcknowledgementEvents] | None = None
+        self._acknowledgement_waits: set[delivery.AcknowledgementWait] | None = None
         self._closing: asyncio.Future[None] | None = None
         self.closed = False
         self.lost: OSError | None = None
@@ -114,13 +120,15 @@ class PortableWire:
     @property
     def local_address(self) -> SocketAddress | UnixAddress | None:
         self._learn_local()
-        self._local = address = _as_address(self._local)
-        return address
+        if not isinstance(self._local, _ADDRESSES):
+            self._local = _as_address(self._local)
+        return cast("SocketAddress | UnixAddress | None", self._local)
 
     @property
     def peer_address(self) -> SocketAddress | UnixAddress | None:
-        self._peer = address = _as_address(self._peer)
-        return address
+        if not isinstance(self._peer, _ADDRESSES):
+            self._peer = _as_address(self._peer)
+        return cast("SocketAddress | UnixAddress | None", self._peer)
 
     @property
     def raw_socket(self) -> socket.socket:
@@ -154,10 +162,10 @@ class PortableWire:
                 else:
                     state.budget -= 1
                     if len(data) < max_bytes:
-                        if not data:
-                            self._note_end()
+                        if data:
+                            self._readable = self._ending
                         else:
-                            self._readable = False
+                            self._note_end()
                     return data
             await self._until_readable()
 
@@ -178,18 +186,19 @@ class PortableWire:
                 else:
                     state.budget -= 1
                     if count < buffer.nbytes:
-                        if not count:
-                            self._note_end()
+                        if count:
+                            self._readable = self._ending
                         else:
-                            self._readable = False
+                            self._note_end()
                     return count
             await self._until_readable()
 
     async def _until_readable(self) -> None:
         state = self._state
-        if not self._watching_reads or state.drops_readers:
-            state.watch_reads(self._fd, self._on_readable)
-            self._watching_reads = True
+        if not self._watched:
+            self._watch()
+        if state.reactor.one_shot:
+            state.reactor.arm_reads(self._fd)
         self._read_waiter = waiter = self._loop.create_future()
         self._reading = True
         try:
@@ -207,20 +216,26 @@ class PortableWire:
         finally:
             self._reading = False
 
-    def _on_readable(self) -> None:
-        if self._ignore_next:
-            self._ignore_next = False
-            return
-        if self._timestamps:
+    # Events -------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        self._state.reactor.watch(self._fd, self)
+        self._watched = True
+
+    def on_events(self, events: int) -> None:
+        """The reactor's word. An error-queue message looks like an error, and is none."""
+        if self._timestamps and events & ERROR:
             delivery.discard_error_queue(self._sock)
-        self._readable = True
-        waiter = self._read_waiter
-        if waiter is None:
-            self._loop.remove_reader(self._fd)
-            self._watching_reads = False
-        elif not waiter.done():
-            waiter.set_result(None)
-            self._ignore_next = self._state.fires_again
+            self._wake_acknowledgement_waits()
+            if not events & HANGUP:
+                events &= ~ERROR
+        if events & _ENDING:
+            self._ending = True
+        if events & _MAY_READ:
+            self._readable = True
+            self._wake_reader()
+        if self._outgoing and events & _MAY_WRITE:
+            self._outgoing.on_writable()
 
     def _note_end(self) -> None:
         """An empty read: a clean end, unless the connection is known to be lost."""
@@ -234,7 +249,7 @@ class PortableWire:
         state = self._state
         if state.budget <= 0:
             await state.yield_turn()
-        if self._outgoing or self._eof_sent or self._timestamps:
+        if self._outgoing or self._eof_sent:
             return await self._send_in_turn(OutgoingBuffers((data,)))
         try:
             sent = self._send(data)
@@ -275,15 +290,18 @@ class PortableWire:
             raise SocketClosedError(
                 errno.EPIPE, "the stream was ended by send_eof()", operation="write", **self._ends()
             )
-        if self._timestamps:
-            delivery.discard_error_queue(self._sock)
         await self._queue().send(entry, "write")
         return entry.sent
 
     def _queue(self) -> OutgoingQueue:
         if self._outgoing is None:
-            self._outgoing = OutgoingQueue(self._sock, self._state, self._error)
+            self._outgoing = OutgoingQueue(self._sock, self._state, self._error, self._await_room)
         return self._outgoing
+
+    def _await_room(self) -> None:
+        if not self._watched:
+            self._watch()
+        self._state.reactor.arm_writes(self._fd)
 
     # Delivery -----------------------------------------------------------------------------------------
 
@@ -303,20 +321,20 @@ class PortableWire:
     async def wait_acknowledged(self) -> None:
         if self.unacknowledged == 0:
             return
-        if not self._timestamps:
+        if not self._watched:
+            self._watch()
+        if not self._timestamps and self._state.reactor.tells_errors:
             self._timestamps = delivery.enable_acknowledgement_events(self._sock)
-            self._queue().discards_errors = self._timestamps
         try:
             await self._queue().flush("wait_acknowledged")
-            with delivery.AcknowledgementEvents(self._loop, self._sock, events=self._timestamps) as events:
-                await self._until_acknowledged(events)
+            await self._until_acknowledged(delivery.AcknowledgementWait(self._loop))
         except ConnectionLostError as error:
             raise self._delivery_error("wait_acknowledged", error) from error
 
-    async def _until_acknowledged(self, events: delivery.AcknowledgementEvents) -> None:
+    async def _until_acknowledged(self, wait: delivery.AcknowledgementWait) -> None:
         if self._acknowledgement_waits is None:
             self._acknowledgement_waits = set()
-        self._acknowledgement_waits.add(events)
+        self._acknowledgement_waits.add(wait)
         try:
             while self.unacknowledged:
                 if self.lost is None and delivery.connection_is_gone(self._sock):
@@ -324,9 +342,9 @@ class PortableWire:
                     self.lost = OSError(number, os.strerror(number))
                 if self.lost is not None:
                     raise self._error("wait_acknowledged", self.lost) from self.lost
-                await events.wait()
+                await wait.wait()
         finally:
-            self._acknowledgement_waits.discard(events)
+            self._acknowledgement_waits.discard(wait)
 
     # Closing ------------------------------------------------------------------------------------------
 
@@ -336,7 +354,9 @@ class PortableWire:
                 await asyncio.shield(self._closing)
             return
         self._begin_closing()
-        if linger <= 0 or self.lost is not None:
+        if self.lost is not None:
+            self._close_now(reset=self._outgoing is not None and self._outgoing.broken)
+        elif linger <= 0:
             self._close_now(reset=True)
         elif not self._outgoing and (self._end_seen or settled(self._sock)):
             self._close_now()
@@ -385,15 +405,12 @@ class PortableWire:
         if self._fd == -1:
             return
         self._learn_local()
-        if not self._loop.is_closed():
-            if self._watching_reads:
-                self._loop.remove_reader(self._fd)
-            if self._outgoing is not None:
-                self._outgoing.unwatch()
-        if reset and self._sock.family != socket.AF_UNIX:
+        if self._watched:
+            self._state.reactor.forget(self._fd)
+        if reset:
             try:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            except OSError:  # the connection is gone already
+            except OSError:  # the connection is gone already, or knows no reset
                 pass
         self._fd = -1
         self._sock.close()
@@ -405,10 +422,16 @@ class PortableWire:
 
     def _wake_waiters(self) -> None:
         """Let whoever waits for input or acknowledgement look again, and find the socket closed."""
+        self._wake_reader()
+        self._wake_acknowledgement_waits()
+
+    def _wake_reader(self) -> None:
         if self._read_waiter is not None and not self._read_waiter.done():
             self._read_waiter.set_result(None)
-        for events in self._acknowledgement_waits or ():
-            events.wake()
+
+    def _wake_acknowledgement_waits(self) -> None:
+        for wait in self._acknowledgement_waits or ():
+            wait.wake()
 
     # Errors -------------------------------------------------------------------------------------------
 
@@ -459,10 +482,7 @@ def _refuse(_: object) -> NoReturn:
 
 
 def _as_address(raw: Any) -> SocketAddress | UnixAddress | None:
-    """Make an address of an end as the socket module gives it, unless it is one already."""
-    if isinstance(raw, tuple):
-        return SocketAddress.from_sockaddr(raw)
-    if isinstance(raw, (str, bytes)):
-        return UnixAddress.from_sockaddr(raw)
-    address: SocketAddress | UnixAddress | None = raw
-    return address
+    """Make an address of an end as the socket module gives it."""
+    if raw is None:
+        return None
+    return SocketAddress.from_sockaddr(raw) if isinstance(raw, tuple) else UnixAddress.from_sockaddr(raw)

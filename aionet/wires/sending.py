@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-A write that did not go at once stands in this queue as an `Outgoing`, and the loop's writer is registered
-until the queue is empty. The writer's callback, not the waiting task, hands the bytes to the kernel: a task
-that is cancelled meanwhile takes nothing with it. What was not begun is withdrawn with its task; what was
-begun goes on alone, and if it is lost then, `torn` remembers it until somebody is told.
+A write that did not go at once stands in this queue as an `Outgoing`. The reactor's event, not the waiting
+task, hands the bytes to the kernel: a task that is cancelled meanwhile takes nothing with it. What was not
+begun is withdrawn with its task; what was begun goes on alone, and if it is lost then, `torn` remembers it
+until somebody is told.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from .delivery import discard_error_queue
 from .event_loop import BUDGET, EventLoopState
 from .outgoing import Outgoing, OutgoingBuffers
 
@@ -27,19 +26,35 @@ _STEPS_PER_TURN = 16  # how often one event advances the queue before the loop g
 class OutgoingQueue:
     """Made by the first write of a socket that has to wait."""
 
-    __slots__ = ("_entries", "_sock", "_state", "_translate", "_watching", "discards_errors", "torn")
+    __slots__ = (
+        "_await_room",
+        "_entries",
+        "_sock",
+        "_state",
+        "_translate",
+        "broken",
+        "torn",
+    )
 
     def __init__(
-        self, sock: socket.socket, state: EventLoopState, translate: Callable[[str, OSError], Exception]
+        self,
+        sock: socket.socket,
+        state: EventLoopState,
+        translate: Callable[[str, OSError], Exception],
+        await_room: Callable[[], None],
     ) -> None:
-        """`translate(operation, error)` makes the error that a task is told of what the system raised."""
+        """How the wire serves its queue.
+
+        `translate(operation, error)` makes the error that a task is told of what the system raised;
+        `await_room()` has `on_writable` called at the next event.
+        """
         self._sock = sock
         self._state = state
         self._translate = translate
         self._entries: deque[Outgoing] = deque()
-        self._watching = False
-        self.discards_errors = False
-        """Whether acknowledgement events arrive on the socket's error queue."""
+        self._await_room = await_room
+        self.broken = False
+        """Whether a write was lost of which a part had been sent: the peer must see a reset, not an end."""
         self.torn = 0
         """Bytes of begun and then cancelled writes that were lost with the connection."""
 
@@ -53,12 +68,17 @@ class OutgoingQueue:
 
     async def send(self, entry: Outgoing, operation: str) -> None:
         """Send `entry` at once if it is its turn and it fits, else behind the others as room comes."""
-        if not self._entries and self._advance_at_once(entry, operation):
-            self._state.budget -= 1
-            return
+        first = not self._entries
+        blocked = False
+        if first:
+            finished, blocked = self._advance_at_once(entry, operation)
+            if finished:
+                self._state.budget -= 1
+                return
         entry.waiter = waiter = self._state.loop.create_future()
         self._entries.append(entry)
-        self._watch()
+        if first:
+            self._go_on_later(blocked)
         try:
             await waiter
         except asyncio.CancelledError:
@@ -75,33 +95,31 @@ class OutgoingQueue:
         """Nothing more will be sent: empty the queue and tell every waiting task."""
         while self._entries:
             entry = self._entries.popleft()
+            self.broken |= entry.begun
             if entry.begun and entry.waiter is None:
                 self.torn += max(entry.remaining, 1)
             error = make_error()
             error.__cause__ = cause
             _complete(entry, error)
 
-    def unwatch(self) -> None:
-        """Take the writer off the loop."""
-        if self._watching:
-            self._state.loop.remove_writer(self._sock.fileno())
-            self._watching = False
-
-    def _watch(self) -> None:
-        if self._entries and (not self._watching or self._state.drops_readers):
-            self._state.watch_writes(self._sock.fileno(), self._on_writable)
-            self._watching = True
-
-    def _advance_at_once(self, entry: Outgoing, operation: str) -> bool:
+    def _advance_at_once(self, entry: Outgoing, operation: str) -> tuple[bool, bool]:
+        """Return whether `entry` is finished, and whether it is blocked."""
         try:
             for _ in range(_STEPS_PER_TURN):
                 if entry.advance(self._sock):
-                    return True
+                    return True, False
         except (BlockingIOError, InterruptedError):
-            pass
+            return False, True
         except OSError as error:
             raise self._translate(operation, error) from error
-        return False
+        return False, False
+
+    def _go_on_later(self, blocked: bool) -> None:
+        """Arrange for `on_writable`: an event comes only to those whom the kernel has told to wait."""
+        if blocked:
+            self._await_room()
+        else:
+            self._state.loop.call_soon(self.on_writable)
 
     def _abandon(self, entry: Outgoing) -> None:
         """Its task was cancelled: withdraw it if nothing of it went out, else see it through."""
@@ -112,29 +130,24 @@ class OutgoingQueue:
             entry.keep()
             return
         self._entries.remove(entry)
-        if not self._entries:
-            self.unwatch()
 
-    def _on_writable(self) -> None:
-        if self.discards_errors:
-            discard_error_queue(self._sock)
+    def on_writable(self) -> None:
+        """There is room: hand over what fits, for as long as one turn of the loop may take."""
         entries = self._entries
+        blocked = False
         try:
             for _ in range(_STEPS_PER_TURN):
                 if entries and entries[0].advance(self._sock):
                     _complete(entries.popleft())
         except (BlockingIOError, InterruptedError):
-            pass
+            blocked = True
         except OSError as error:
             cause = error
             self.fail(lambda: self._translate("write", cause), cause)
         except Exception as error:  # a file object of the caller's failed before anything of it went out
             _complete(entries.popleft(), error)
-        if not entries:
-            self.unwatch()
-        elif self.discards_errors and self._state.drops_readers:
-            # The event may have been an acknowledgement, after which uvloop forgets the descriptor.
-            self._state.loop.call_soon(self._watch)
+        if entries:
+            self._go_on_later(blocked)
 
 
 def _complete(entry: Outgoing, error: Exception | None = None) -> None:

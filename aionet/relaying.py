@@ -1,0 +1,200 @@
+"""`relay`: a two-way copy between two connected sockets.
+
+Theory of operation
+-------------------
+Each way is a task of its own that reads a chunk, writes it, and only then reads the next. So backpressure
+travels, memory is one chunk each way, and a side that does not read holds up the way towards it, not the
+other one.
+
+*An end travels.* The end of one side's stream becomes `send_eof` on the other, and the way back goes on.
+When both ways have ended, both sockets are closed in good order.
+
+*A loss travels too, behind the last bytes.* A reset destroys what its receiver's system has not got yet. So
+when one side is lost, first everything that it had sent is delivered: read to the last byte, written, and
+acknowledged by the survivor's TCP. Then the survivor is reset. What it sends meanwhile is thrown away (the
+reset tells it so), because a peer that is busy sending may not read before it has finished. It has all the
+time that it needs as long as it gets on; a standstill ends the delivery, and the report tells what was lost.
+A Unix socket has no reset and needs no acknowledgement: what was written to it is in its peer's hands, and it
+is simply closed.
+
+*Cancelled*, or failing otherwise, it aborts both sides. A clean end would tell the peers that they have got
+everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from .errors import ConnectionLostError, DeliveryError
+from .stream_socket import AsyncStreamSocket
+from .tcp_socket import AsyncTcpSocket
+
+__all__ = ["RelayReport", "relay"]
+
+_CHUNK = 256 * 1024
+_STANDSTILL = 10.0  # seconds without progress after which the last bytes of a lost side are given up
+
+StreamSocket: TypeAlias = AsyncStreamSocket[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RelayReport:
+    """What went each way, and how it ended."""
+
+    a_to_b: int
+    """Bytes read from `a` and written to `b`."""
+    b_to_a: int
+    """Bytes read from `b` and written to `a`."""
+    lost: Literal["a", "b"] | None
+    """The side whose connection was lost, the first of them if both were; ``None``: both streams ended."""
+    error: ConnectionLostError | None
+    """How it was lost."""
+    undelivered: int
+    """Of the lost side's bytes, how many the surviving side's TCP had not acknowledged when it was reset."""
+
+
+async def relay(a: StreamSocket, b: StreamSocket) -> RelayReport:
+    """Copy between `a` and `b`, both ways, until both streams have ended or one side is lost; close both.
+
+    A connection that is lost is no exception here but an ending: the report tells of it.
+
+    Raises:
+        SocketClosedError: one of them is closed, or somebody else closes it meanwhile.
+        SocketBusyError: another task is reading from one of them.
+        ValueError: both are the same socket.
+
+    Cancel safety: cancelled, it aborts both; their peers see a reset and not the end of a stream that has
+    been cut short.
+    """
+    if a is b:
+        raise ValueError(f"relay() needs two sockets, and was given {a!r} twice")
+    try:
+        return await _Relaying(a, b).run()
+    finally:  # of no effect where both streams have ended: they are closed then
+        a.abort()
+        b.abort()
+
+
+class _Way:
+    """One of the two directions."""
+
+    def __init__(self, source: StreamSocket, sink: StreamSocket) -> None:
+        self.source = source
+        self.sink = sink
+        self.count = 0
+        self.lost: StreamSocket | None = None
+        self.error: ConnectionLostError | None = None
+        self.task = asyncio.create_task(self._copy())
+
+    async def _copy(self) -> None:
+        """Copy to the end of the stream, or until one of the two is lost, and remember which."""
+        end = self.source
+        try:
+            while True:
+                end = self.source
+                data = await self.source.read(_CHUNK)
+                end = self.sink
+                if not data:
+                    return await self.sink.send_eof()
+                await self.sink.write(data)
+                self.count += len(data)
+        except ConnectionLostError as error:
+            self.lost, self.error = end, error
+
+
+class _Relaying:
+    """One relay: two ways, and what to do when they end."""
+
+    def __init__(self, a: StreamSocket, b: StreamSocket) -> None:
+        self._a = a
+        self._b = b
+
+    async def run(self) -> RelayReport:
+        ways = _Way(self._a, self._b), _Way(self._b, self._a)
+        undelivered = 0
+        try:
+            broken = await _first_loss(ways)
+            if broken is None:
+                await self._a.aclose()
+                await self._b.aclose()
+            else:
+                out, back = ways if broken.lost is self._a else ways[::-1]
+                undelivered = await _deliver_the_rest(out, back)
+        finally:
+            await _cancel(*(way.task for way in ways))
+        return RelayReport(
+            a_to_b=ways[0].count,
+            b_to_a=ways[1].count,
+            lost=None if broken is None else "a" if broken.lost is self._a else "b",
+            error=None if broken is None else broken.error,
+            undelivered=undelivered,
+        )
+
+
+async def _first_loss(ways: Sequence[_Way]) -> _Way | None:
+    """Return the first way that meets a lost connection; ``None`` when both have reached their end."""
+    pending = {way.task for way in ways}
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        for way in ways:
+            if way.lost is not None:
+                return way
+    return None
+
+
+async def _deliver_the_rest(out: _Way, back: _Way) -> int:
+    """The source of `out` is lost: bring what it sent to the sink; return how many bytes did not arrive."""
+    survivor = out.sink
+    await _cancel(back.task)
+    delivery = asyncio.create_task(_delivered(out))
+    discarding = asyncio.create_task(_discard_input(survivor))
+    try:
+        before = None
+        while not delivery.done() and (now := (out.count, _unacknowledged(survivor))) != before:
+            before = now
+            await asyncio.wait({delivery}, timeout=_STANDSTILL)
+        return delivery.result() if delivery.done() else _unacknowledged(survivor)
+    finally:
+        await _cancel(delivery, discarding)
+
+
+async def _delivered(out: _Way) -> int:
+    await asyncio.wait({out.task})
+    out.task.result()
+    if not isinstance(out.sink, AsyncTcpSocket):
+        return 0
+    try:
+        await out.sink.wait_acknowledged()
+    except DeliveryError as error:
+        return error.unacknowledged
+    except NotImplementedError:  # not Linux: the last bytes matter more than the reset
+        await out.sink.aclose()
+    return 0
+
+
+async def _discard_input(socket: StreamSocket) -> None:
+    try:
+        while await socket.read(_CHUNK):
+            pass
+    except ConnectionLostError:  # `_delivered` will tell
+        pass
+
+
+def _unacknowledged(socket: StreamSocket) -> int:
+    if not isinstance(socket, AsyncTcpSocket) or socket.closed:
+        return 0
+    try:
+        return socket.unacknowledged
+    except NotImplementedError:
+        return 0
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
