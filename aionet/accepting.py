@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .accept_errors import AcceptFailure, Backoff, classify
+from .addresses import SocketAddress, UnixAddress
 from .errors import SocketClosedError
 from .wires import descriptors
 from .wires.event_loop import BUDGET, EventLoopState, running_state
@@ -59,10 +60,10 @@ class Acceptor:
     It belongs to the event loop of the first `accept`.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], name: str) -> None:
-        """`sockets` are listening and non-blocking; `name` is for the log."""
+    def __init__(self, sockets: Sequence[socket.socket], address: SocketAddress | UnixAddress) -> None:
+        """`sockets` are listening and non-blocking; `address` is for errors and the log."""
         self._listeners = deque(Listener(sock, self._wake_next) for sock in sockets)
-        self._name = name
+        self._address = address
         self._state: EventLoopState | None = None
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._backoff = Backoff()
@@ -77,9 +78,7 @@ class Acceptor:
         Cancel safety: no connection is lost.
         """
         state = self._state or self._bind_loop()
-        if state.budget <= 0:
-            await state.yield_turn()
-        if not self._waiters:
+        if state.budget > 0 and not self._waiters:
             accepted = self._accept_now(state)
             if accepted is not None:
                 state.budget -= 1
@@ -116,15 +115,15 @@ class Acceptor:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def filenos(self) -> list[int]:
-        """Return the descriptors that it listens on; empty once closed."""
-        return [listener.sock.fileno() for listener in self._listeners if not self.closed]
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The listening sockets; none once closed."""
+        return () if self.closed else tuple(listener.sock for listener in self._listeners)
 
     # Taking -------------------------------------------------------------------------------------------
 
     def _accept_now(self, state: EventLoopState) -> tuple[socket.socket, Any, EventLoopState] | None:
-        if self.closed:
-            raise SocketClosedError(operation="accept")
+        self._refuse_if_closed()
         if self._holders or self._retry is not None:
             return None  # what is ready stays so: `_look_again` comes
         listeners = self._listeners
@@ -135,7 +134,7 @@ class Acceptor:
                     break
                 try:
                     sock, peer = listener.sock.accept()
-                except (BlockingIOError, InterruptedError):
+                except BlockingIOError:
                     listener.ready = False
                 except OSError as error:
                     if not self._go_on_after(error, state):
@@ -157,7 +156,7 @@ class Acceptor:
             raise error
         pause = self._backoff.next_pause()
         if self._backoff.may_log(state.loop.time()):
-            _log.warning("%s cannot accept: %s; trying again in %.1f s", self._name, error.strerror, pause)
+            _log.warning("cannot accept on %s: %s; next try in %.1f s", self._address, error.strerror, pause)
         self._retry = state.loop.call_later(pause, self._end_pause)
         descriptors.waiting.add(self._on_release)
         return False
@@ -170,8 +169,7 @@ class Acceptor:
         waiters.append(waiter)
         try:
             while True:
-                if state.reactor.one_shot:
-                    self._arm(state)
+                self._expect_word(state)
                 await waiter
                 state.budget = BUDGET
                 accepted = self._accept_now(state)
@@ -182,6 +180,16 @@ class Acceptor:
             waiters.remove(waiter)
             if any(listener.ready for listener in self._listeners):
                 self._wake_next()
+
+    def _expect_word(self, state: EventLoopState) -> None:
+        """Make sure that the first waiter is woken: now if something is ready, else by the next event."""
+        if self._holders or self._retry is not None:
+            return
+        if any(listener.ready for listener in self._listeners):
+            state.loop.call_soon(self._wake_next)
+        elif state.reactor.one_shot:
+            for listener in self._listeners:
+                state.reactor.arm_reads(listener.sock.fileno())
 
     def _wake_next(self) -> None:
         if self._waiters and not self._waiters[0].done():
@@ -211,14 +219,14 @@ class Acceptor:
 
     # The loop -----------------------------------------------------------------------------------------
 
+    def _refuse_if_closed(self) -> None:
+        if self.closed:
+            raise SocketClosedError(operation="accept", local_address=self._address)
+
     def _bind_loop(self) -> EventLoopState:
+        self._refuse_if_closed()
         state = running_state()
         for listener in self._listeners:
             state.reactor.watch(listener.sock.fileno(), listener)
         self._state = state
         return state
-
-    def _arm(self, state: EventLoopState) -> None:
-        for listener in self._listeners:
-            if not listener.ready:
-                state.reactor.arm_reads(listener.sock.fileno())

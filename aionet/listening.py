@@ -188,11 +188,12 @@ def listen_unix(address: UnixAddress, *, backlog: int, options: UnixOptions) -> 
         options.apply_to_listener(sock)
         if address.is_abstract:
             sock.bind(address.sockaddr())
+            sock.listen(backlog)
         else:
             with _locked_directory(address):
                 _remove_if_stale(address)
                 sock.bind(address.sockaddr())
-        sock.listen(backlog)
+                sock.listen(backlog)  # a socket that is bound and does not listen looks stale
     except OSError as error:
         sock.close()
         raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +19,8 @@ from .unix_connection_server import AsyncUnixConnectionServer
 
 __all__ = ["listen", "serve"]
 
+_log = logging.getLogger("aionet.server")
+
 
 async def serve(
     handler: Handler[Any],
@@ -27,6 +30,7 @@ async def serve(
     on_error: OnError[Any] | None = None,
     drain_grace: float = 30.0,
     signals: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+    on_listening: Callable[[AsyncStreamConnectionServer[Any, Any]], object] | None = None,
 ) -> DrainReport:
     """Serve `handler` at `address` until one of `signals` arrives, then drain; return how that went.
 
@@ -36,6 +40,7 @@ async def serve(
         handler: a coroutine function that is given a socket; see `ConnectionSpawner`.
         drain_grace: seconds that handlers have to finish after the signal.
         signals: empty to install none, as a thread other than the main one must.
+        on_listening: called with the server once a signal would drain it; `server.address` tells where it is.
 
     Raises:
         ResolveError, OSError: the address cannot be bound.
@@ -53,9 +58,18 @@ async def serve(
 
         def on_signal() -> None:
             grace = 0.0 if drains else drain_grace
+            if not drains:
+                _log.info(
+                    "draining %d connections for up to %g s; a second signal ends the wait",
+                    len(spawner.connections),
+                    drain_grace,
+                )
             drains.append(asyncio.get_running_loop().create_task(spawner.drain(grace)))
 
         with _on_signals(signals, on_signal):
+            _log.info("listening on %s", server.address)
+            if on_listening is not None:
+                on_listening(server)
             await spawner.serve(server)
             if not drains:  # the server was closed by somebody else
                 return await spawner.drain(drain_grace)

@@ -26,7 +26,7 @@ from typing import Any, Generic, TypeVar
 
 from .connection import Connection
 from .draining import Drain, DrainReport
-from .errors import AionetError, ConnectionLostError, IncompleteReadError, SocketBusyError, SocketClosedError
+from .errors import ConnectionLostError, IncompleteReadError, SocketBusyError, SocketClosedError
 from .limits import ConnectionLimits
 from .stream_server import AsyncStreamConnectionServer
 from .stream_socket import AsyncStreamSocket
@@ -202,7 +202,7 @@ class ConnectionSpawner(Generic[SocketT]):
             await self._close(socket)
 
     def _handler_raised(self, socket: SocketT, error: Exception) -> None:
-        if isinstance(error, _PEER_LEFT) and _is_about(error, socket):
+        if _peer_left(error, socket):
             self._disconnected += 1
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("connection from %s ended: %s", socket.peer_address, error)
@@ -256,6 +256,12 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _is_about(error: AionetError, socket: AsyncStreamSocket[Any]) -> bool:
-    """Whether `error` tells of this very connection, and not of another one that the handler uses."""
-    return error.peer_address is socket.peer_address and error.local_address is socket.local_address
+def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any]) -> bool:
+    """Whether `error` says that this very connection ended, and not another one that the handler uses."""
+    if isinstance(error, BaseExceptionGroup):  # a handler with a task group: all of it has to say so
+        return all(_peer_left(member, socket) for member in error.exceptions)
+    return (
+        isinstance(error, _PEER_LEFT)
+        and error.peer_address is socket.peer_address
+        and error.local_address is socket.local_address
+    )

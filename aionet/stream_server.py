@@ -44,7 +44,7 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
 
     def _open(self, sockets: Sequence[socket.socket], options: StreamOptions) -> None:
         self._options = options
-        self._acceptor = Acceptor(sockets, f"{type(self).__name__} {self.address}")
+        self._acceptor = Acceptor(sockets, self.address)
         self._set_up_per_socket = not inherits_options(sockets[0].family)
         self._ledger = current_scope().ledger
         self._known_local = _common_local_address(sockets)
@@ -67,14 +67,21 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         Cancel safety: no connection is lost.
         Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
         """
-        if socket is not None:
-            self._check_passed_in(socket)
+        if socket is None:
+            accepted = self._socket_class(options=self._options)
+            await self._accept_into(accepted)
+            return accepted
+        if not isinstance(socket, self._socket_class):
+            raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
+        with socket._connecting("accept"):
+            await self._accept_into(socket)
+        return socket
+
+    async def _accept_into(self, accepted: SocketT) -> None:
         sock, peer, state = await self._acceptor.accept()
         if self._set_up_per_socket:
             self._options.apply_to_stream(sock, connected=True)
-        accepted = socket if socket is not None else self._socket_class(options=self._options)
         accepted._attach(stream_wire(sock, state, peer, self._known_local), self._ledger)
-        return accepted
 
     def pause(self) -> None:
         """Stop accepting; the kernel's queue holds new connections. Waiting `accept` calls go on waiting."""
@@ -107,9 +114,14 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         """
         self.close()
 
+    @property
+    def raw_sockets(self) -> tuple[socket.socket, ...]:
+        """The standard library's listening sockets, for options, not to accept from; none once closed."""
+        return self._acceptor.sockets
+
     def filenos(self) -> list[int]:
         """Return the descriptors of the listening sockets; empty once closed."""
-        return self._acceptor.filenos()
+        return [sock.fileno() for sock in self.raw_sockets]
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,11 +137,6 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
             return await self.accept()
         except SocketClosedError:
             raise StopAsyncIteration from None
-
-    def _check_passed_in(self, socket: SocketT) -> None:
-        if not isinstance(socket, self._socket_class):
-            raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
-        socket._refuse_if_used("accept")
 
 
 def _common_local_address(sockets: Sequence[socket.socket]) -> SocketAddress | UnixAddress | None:

@@ -18,7 +18,8 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any, Generic, Self, TypeVar, cast
 
 from .addresses import SocketAddress, UnixAddress
@@ -74,7 +75,7 @@ class AsyncStreamSocket(Generic[AddressT]):
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
         if self._received:
-            self._wire.check_reader()
+            await self._wire.reader_turn()
             return self._received.take(max_bytes)
         return await self._wire.receive(max_bytes)
 
@@ -90,13 +91,13 @@ class AsyncStreamSocket(Generic[AddressT]):
         """
         if n < 0:
             raise ValueError(f"n must not be negative, not {n!r}")
-        buffered = self._buffer()
+        buffered = await self._begin_buffered()
         while len(buffered) < n:
             data = await self._wire.receive(min(n - len(buffered), _LARGEST_CHUNK))
             if len(data) == n and not buffered:
                 return data
             if not data:
-                raise self._incomplete(f"{n} bytes")
+                raise self._incomplete(buffered, f"{n} bytes")
             buffered.feed(data)
         return buffered.take(n)
 
@@ -112,7 +113,7 @@ class AsyncStreamSocket(Generic[AddressT]):
         Cancel safety: no byte is lost; what has come stays in the socket's buffer.
         """
         wanted = _checked_separators(separators, max_bytes)
-        buffered = self._buffer()
+        buffered = await self._begin_buffered()
         while (found := buffered.take_until(wanted, max_bytes)) is None:
             if len(buffered) >= max_bytes:
                 raise LimitExceededError(
@@ -155,7 +156,7 @@ class AsyncStreamSocket(Generic[AddressT]):
         if not view.nbytes:
             raise ValueError("read_into() needs room for at least one byte")
         if self._received:
-            self._wire.check_reader()
+            await self._wire.reader_turn()
             return self._received.take_into(view)
         return await self._wire.receive_into(view)
 
@@ -170,7 +171,7 @@ class AsyncStreamSocket(Generic[AddressT]):
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n!r}")
-        buffered = self._buffer()
+        buffered = await self._begin_buffered()
         if not buffered:
             buffered.feed(await self._wire.receive(max(n, _CHUNK)))
         return buffered.peek(n)
@@ -257,9 +258,9 @@ class AsyncStreamSocket(Generic[AddressT]):
 
         Cancel safety: cancelled, it closes at once.
         """
-        if self._dialing is not None:
-            self._dialing.stop()
         try:
+            if self._dialing is not None:
+                await self._dialing.stop_and_wait()
             await self._wire.aclose(self._options.linger)
         finally:
             self._forget()
@@ -292,6 +293,14 @@ class AsyncStreamSocket(Generic[AddressT]):
         """The other end; ``None`` before connecting."""
         return cast("AddressT | None", self._wire.peer_address)
 
+    @property
+    def raw_socket(self) -> socket.socket:
+        """The standard library's socket, for options that have no name here; not to read from or write to.
+
+        Raises `SocketClosedError` when not connected or closed.
+        """
+        return self._wire.raw_socket
+
     def fileno(self) -> int:
         """Return the descriptor; -1 when not connected or closed."""
         return self._wire.fileno()
@@ -305,23 +314,29 @@ class AsyncStreamSocket(Generic[AddressT]):
     # For servers and subclasses -----------------------------------------------------------------------
 
     async def _connect(self, dial: Coroutine[Any, Any, socket.socket], address: AddressT) -> None:
-        """Take the socket that `dial` connects; closing this one meanwhile ends the dial."""
+        """Take the socket that `dial` connects."""
         try:
-            self._refuse_if_used("connect")
-        except BaseException:
-            dial.close()
-            raise
+            with self._connecting("connect", address):
+                sock = await dial
+        finally:
+            dial.close()  # where it was refused before it began
+        wire = stream_wire(sock, running_state(), _peer_of(sock, address))
+        self._attach(wire, current_scope().ledger)
+
+    @contextmanager
+    def _connecting(self, operation: str, peer: AddressT | None = None) -> Iterator[None]:
+        """Around what connects this socket: nobody else may meanwhile, and closing the socket ends it."""
+        self._refuse_if_used(operation)
         dialing = self._dialing = _Dialing()
         try:
-            sock = await dial
+            yield
         except asyncio.CancelledError:
             if dialing.was_stopped():
-                raise SocketClosedError(operation="connect", peer_address=address) from None
+                raise SocketClosedError(operation=operation, peer_address=peer) from None
             raise
         finally:
             self._dialing = None
-        wire = stream_wire(sock, running_state(), _peer_of(sock, address))
-        self._attach(wire, current_scope().ledger)
+            dialing.ended.set()
 
     def _attach(self, wire: Wire, ledger: set[Any] | None) -> None:
         self._wire = wire
@@ -350,31 +365,37 @@ class AsyncStreamSocket(Generic[AddressT]):
             "peer_address": self._wire.peer_address,
         }
 
-    def _buffer(self) -> ReceiveBuffer:
+    async def _begin_buffered(self) -> ReceiveBuffer:
+        """Return the buffer; what is in it may not be taken while another task waits, nor after closing."""
         if self._received is None:
             self._received = ReceiveBuffer()
-        elif self._received:  # what is buffered may not be taken while another task waits, nor after closing
-            self._wire.check_reader()
+        elif self._received:
+            await self._wire.reader_turn()
         return self._received
 
     async def _fill(self, buffered: ReceiveBuffer, wanted: str) -> None:
         data = await self._wire.receive(_CHUNK)
         if not data:
-            raise self._incomplete(wanted)
+            raise self._incomplete(buffered, wanted)
         buffered.feed(data)
 
-    def _incomplete(self, wanted: str) -> IncompleteReadError:
-        partial = self._buffer().take(len(self._buffer()))
+    def _incomplete(self, buffered: ReceiveBuffer, wanted: str) -> IncompleteReadError:
+        partial = buffered.take(len(buffered))
         message = f"the stream ended after {len(partial)} bytes, before {wanted}"
         return IncompleteReadError(message, partial=partial, **self._where("read"))
 
 
 class _Dialing:
-    """A connect in progress, in the task that called for it."""
+    """A connect or accept in progress, in the task that called for it."""
 
     def __init__(self) -> None:
         self._task = asyncio.current_task()
         self._stopped = False
+        self.ended = asyncio.Event()
+
+    async def stop_and_wait(self) -> None:
+        self.stop()
+        await self.ended.wait()
 
     def stop(self) -> None:
         if not self._stopped and self._task is not None:

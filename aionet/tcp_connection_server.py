@@ -80,12 +80,16 @@ class AsyncTcpConnectionServer(AsyncStreamConnectionServer[SocketAddress, AsyncT
 
         Raises:
             ValueError: `fd` is not a listening TCP socket; it stays open and the caller's.
-            OSError: `fd` is no socket or not open.
+            OSError: `fd` is no socket, not open, or does not take the options; it stays as it was.
         """
         server = cls.__new__(cls)
         chosen = _checked_options(options)
         sock = adopt_listener(fd, (socket.AF_INET, socket.AF_INET6))
-        chosen.apply_to_listener(sock)
+        try:
+            chosen.apply_to_listener(sock)
+        except BaseException:
+            sock.detach()
+            raise
         server._adopt([sock], chosen)
         return server
 

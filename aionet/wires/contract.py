@@ -40,8 +40,8 @@ class Wire(Protocol):
     def peer_address(self) -> SocketAddress | UnixAddress | None:
         """The other end; ``None`` where it has no name."""
 
-    def check_reader(self) -> None:
-        """Raise what `receive` would raise at once: `SocketBusyError` or `SocketClosedError`."""
+    async def reader_turn(self) -> None:
+        """For a read that is served from above: refuse it, or count and delay it, as `receive` would."""
 
     async def receive(self, max_bytes: int) -> bytes:
         """Return 1 to `max_bytes` bytes, or ``b""`` at a clean end."""

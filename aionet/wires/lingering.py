@@ -31,7 +31,7 @@ def settled(sock: socket.socket) -> bool:
         for _ in range(_ROUNDS):
             if not sock.recv(_DISCARD):
                 return True
-    except (BlockingIOError, InterruptedError):
+    except BlockingIOError:
         return _arrived(sock)
     except OSError:  # reset or gone: there is nothing left to protect
         return True

@@ -15,7 +15,6 @@ Nothing here knows of an event loop.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from asyncio import Future
@@ -25,7 +24,7 @@ from typing import IO, Protocol
 
 from .contract import Buffer
 
-__all__ = ["Outgoing", "OutgoingBuffers", "OutgoingEof", "OutgoingFile"]
+__all__ = ["Outgoing", "OutgoingBuffers", "OutgoingEof", "OutgoingFile", "SourceError"]
 
 _MAX_BUFFERS = min(os.sysconf("SC_IOV_MAX"), 1024) if hasattr(os, "sysconf") else 16
 _CHUNK = 256 * 1024
@@ -52,7 +51,11 @@ class Outgoing(Protocol):
         """Bytes known to be left; 0 where that is not known beforehand."""
 
     def advance(self, sock: socket.socket) -> bool:
-        """Hand some of it to the kernel; true when it is finished. `BlockingIOError` when it has to wait."""
+        """Hand some of it to the kernel; true when it is finished.
+
+        Raises `BlockingIOError` when it has to wait, another `OSError` when the connection is lost, and
+        `SourceError` when what is to be sent cannot be read.
+        """
 
     def keep(self) -> None:
         """Take over what the cancelled task owned."""
@@ -133,6 +136,14 @@ class OutgoingEof:
         pass
 
 
+class SourceError(Exception):
+    """The file that is being sent could not be read, for `reason`. The socket is not at fault."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class OutgoingFile:
     """A piece of a file, by sendfile(2) where the system can, else by reading and sending.
 
@@ -148,11 +159,9 @@ class OutgoingFile:
         self._count = count
         self._own_fd = -1
         self._chunk = memoryview(b"")
-        self._use_sendfile = _CAN_SENDFILE and _fileno_of(file) is not None
+        self._use_sendfile = _CAN_SENDFILE and _has_fileno(file)
         self.sent = 0
         self.waiter: Future[None] | None = None
-        if not self._use_sendfile:
-            file.seek(offset)
 
     @property
     def begun(self) -> bool:
@@ -178,24 +187,22 @@ class OutgoingFile:
             self._own_fd = -1
 
     def _advance_by_sendfile(self, sock: socket.socket) -> bool:
-        fd = self._own_fd if self._own_fd != -1 else self._file.fileno()
-        want = _SENDFILE_STEP if self._count is None else min(_SENDFILE_STEP, self._count - self.sent)
         try:
-            sent = os.sendfile(sock.fileno(), fd, self._offset + self.sent, want)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP) or self.sent:
-                raise
-            self._use_sendfile = False  # not a file that the kernel can send from, a pipe for instance
-            if self._file.seekable():
-                self._file.seek(self._offset)
+            fd = self._own_fd if self._own_fd != -1 else self._file.fileno()
+            sent = os.sendfile(sock.fileno(), fd, self._offset + self.sent, self._share(_SENDFILE_STEP))
+        except (BlockingIOError, ConnectionError):
+            raise
+        except (OSError, ValueError):
+            # The kernel cannot send from this kind of file, or one of the two is at fault: doing it by hand
+            # works, or tells which.
+            self._use_sendfile = False
             return self._advance_by_reading(sock)
         self.sent += sent
         return sent == 0 or self.sent == self._count
 
     def _advance_by_reading(self, sock: socket.socket) -> bool:
         if not self._chunk:
-            want = _CHUNK if self._count is None else min(_CHUNK, self._count - self.sent)
-            self._chunk = memoryview(self._read(want))
+            self._chunk = self._read(self._share(_CHUNK))
             if not self._chunk:
                 return True
         sent = sock.send(self._chunk)
@@ -203,14 +210,18 @@ class OutgoingFile:
         self._chunk = self._chunk[sent:]
         return self.sent == self._count
 
-    def _read(self, count: int) -> bytes:
+    def _share(self, most: int) -> int:
+        return most if self._count is None else min(most, self._count - self.sent)
+
+    def _read(self, count: int) -> memoryview:
         try:
-            return self._file.read(count) or b""
+            if self._own_fd != -1:
+                return memoryview(os.pread(self._own_fd, count, self._offset + self.sent))
+            if self._file.seekable():
+                self._file.seek(self._offset + self.sent)  # others may read from the same file
+            return memoryview(self._file.read(count) or b"")
         except Exception as error:
-            if not self.sent:
-                raise
-            # Half of it is out and the rest cannot follow: the stream is broken, and must not look whole.
-            raise OSError(errno.EIO, f"the file being sent could not be read on: {error}") from error
+            raise SourceError(error) from error
 
 
 def _as_bytes_view(data: Buffer) -> memoryview:
@@ -218,8 +229,8 @@ def _as_bytes_view(data: Buffer) -> memoryview:
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
 
 
-def _fileno_of(file: IO[bytes]) -> int | None:
+def _has_fileno(file: IO[bytes]) -> bool:
     try:
-        return file.fileno()
+        return file.fileno() >= 0
     except (OSError, AttributeError):  # io.UnsupportedOperation is an OSError
-        return None
+        return False

@@ -141,9 +141,13 @@ class PortableWire:
 
     # Receiving ----------------------------------------------------------------------------------------
 
-    def check_reader(self) -> None:
+    async def reader_turn(self) -> None:
         if self._reading or self.closed:
             raise self._busy_error()
+        if self._state.budget <= 0:
+            await self._yield_turn_reading()
+            self._refuse_if_closed("read")
+        self._state.budget -= 1
 
     async def receive(self, max_bytes: int) -> bytes:
         if self._reading:
@@ -155,7 +159,7 @@ class PortableWire:
             if self._readable:
                 try:
                     data = self._recv(max_bytes)
-                except (BlockingIOError, InterruptedError):
+                except BlockingIOError:
                     self._readable = False
                 except OSError as error:
                     raise self._error("read", error) from error
@@ -179,7 +183,7 @@ class PortableWire:
             if self._readable:
                 try:
                     count = self._recv_into(buffer)
-                except (BlockingIOError, InterruptedError):
+                except BlockingIOError:
                     self._readable = False
                 except OSError as error:
                     raise self._error("read", error) from error
@@ -246,31 +250,27 @@ class PortableWire:
     # Sending ------------------------------------------------------------------------------------------
 
     async def send(self, data: Buffer) -> int:
-        state = self._state
-        if state.budget <= 0:
-            await state.yield_turn()
-        if self._outgoing or self._eof_sent:
+        if self._outgoing or self._eof_sent or self.lost is not None:
             return await self._send_in_turn(OutgoingBuffers((data,)))
         try:
             sent = self._send(data)
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             sent = 0
         except OSError as error:
             raise self._error("write", error) from error
-        state.budget -= 1
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
         if sent == size:
+            state = self._state
+            state.budget -= 1
+            if state.budget < 0:  # afterwards, not before: writes go in the order of their calls
+                await state.yield_turn()
             return size
         return await self._send_in_turn(OutgoingBuffers((data,), sent))
 
     async def send_vectored(self, buffers: Sequence[Buffer]) -> int:
-        if self._state.budget <= 0:
-            await self._state.yield_turn()
         return await self._send_in_turn(OutgoingBuffers(buffers))
 
     async def send_file(self, file: IO[bytes], offset: int, count: int | None) -> int:
-        if self._state.budget <= 0:
-            await self._state.yield_turn()
         return await self._send_in_turn(OutgoingFile(file, offset, count))
 
     async def send_eof(self) -> None:
@@ -286,6 +286,8 @@ class PortableWire:
 
     async def _send_in_turn(self, entry: Outgoing) -> int:
         self._refuse_if_closed("write")
+        if self.lost is not None:
+            raise self._error("write", self.lost) from self.lost
         if self._eof_sent:
             raise SocketClosedError(
                 errno.EPIPE, "the stream was ended by send_eof()", operation="write", **self._ends()
@@ -313,7 +315,7 @@ class PortableWire:
     def _unacknowledged(self) -> int:
         count = 0
         if self._outgoing is not None:
-            count = self._outgoing.torn + self._outgoing.remaining
+            count = self._outgoing.failed + self._outgoing.remaining
         if self._fd != -1:
             count += delivery.unacknowledged_bytes(self._sock, fin_sent=self._eof_sent)
         return count
@@ -364,9 +366,8 @@ class PortableWire:
             await self._finish_then_close(linger)
         if self._outgoing is not None and self._outgoing.torn:
             cause = self.lost or OSError(errno.ETIMEDOUT, "not sent within the time that closing may take")
-            error = self._delivery_error("aclose", cause)
             self._outgoing.torn = 0  # told once
-            raise error from cause
+            raise self._delivery_error("aclose", cause) from cause
 
     def abort(self) -> None:
         self._begin_closing()

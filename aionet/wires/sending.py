@@ -11,12 +11,13 @@ until somebody is told.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections import deque
 from collections.abc import Callable
 
 from .event_loop import BUDGET, EventLoopState
-from .outgoing import Outgoing, OutgoingBuffers
+from .outgoing import Outgoing, OutgoingBuffers, SourceError
 
 __all__ = ["OutgoingQueue"]
 
@@ -33,6 +34,7 @@ class OutgoingQueue:
         "_state",
         "_translate",
         "broken",
+        "failed",
         "torn",
     )
 
@@ -55,8 +57,10 @@ class OutgoingQueue:
         self._await_room = await_room
         self.broken = False
         """Whether a write was lost of which a part had been sent: the peer must see a reset, not an end."""
+        self.failed = 0
+        """Bytes of begun writes that were never handed to the kernel, because the connection was lost."""
         self.torn = 0
-        """Bytes of begun and then cancelled writes that were lost with the connection."""
+        """How many of those belonged to writes whose task had been cancelled: nobody was told yet."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -74,6 +78,8 @@ class OutgoingQueue:
             finished, blocked = self._advance_at_once(entry, operation)
             if finished:
                 self._state.budget -= 1
+                if self._state.budget < 0:
+                    await self._state.yield_turn()
                 return
         entry.waiter = waiter = self._state.loop.create_future()
         self._entries.append(entry)
@@ -95,12 +101,24 @@ class OutgoingQueue:
         """Nothing more will be sent: empty the queue and tell every waiting task."""
         while self._entries:
             entry = self._entries.popleft()
-            self.broken |= entry.begun
-            if entry.begun and entry.waiter is None:
-                self.torn += max(entry.remaining, 1)
+            if entry.begun:
+                self._count_failed(entry)
             error = make_error()
             error.__cause__ = cause
             _complete(entry, error)
+
+    def _count_failed(self, entry: Outgoing) -> None:
+        self.broken = True
+        self.failed += max(entry.remaining, 1)  # of a file whose length nobody named, one at least
+        if entry.waiter is None:
+            self.torn += max(entry.remaining, 1)
+
+    def _break(self) -> None:
+        """A part of something went out and the rest cannot follow: no later write may make it look whole."""
+        self.broken = True
+        cause = OSError(errno.EIO, "a file that was being sent could not be read to its end")
+        self.fail(lambda: self._translate("write", cause), cause)
+        self._translate("write", cause)
 
     def _advance_at_once(self, entry: Outgoing, operation: str) -> tuple[bool, bool]:
         """Return whether `entry` is finished, and whether it is blocked."""
@@ -108,8 +126,12 @@ class OutgoingQueue:
             for _ in range(_STEPS_PER_TURN):
                 if entry.advance(self._sock):
                     return True, False
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             return False, True
+        except SourceError as error:
+            if entry.begun:
+                self._break()
+            raise error.reason from None
         except OSError as error:
             raise self._translate(operation, error) from error
         return False, False
@@ -139,13 +161,17 @@ class OutgoingQueue:
             for _ in range(_STEPS_PER_TURN):
                 if entries and entries[0].advance(self._sock):
                     _complete(entries.popleft())
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             blocked = True
+        except SourceError as error:
+            entry = entries.popleft()
+            if entry.begun:
+                self._count_failed(entry)
+                self._break()
+            _complete(entry, error.reason)
         except OSError as error:
             cause = error
             self.fail(lambda: self._translate("write", cause), cause)
-        except Exception as error:  # a file object of the caller's failed before anything of it went out
-            _complete(entries.popleft(), error)
         if entries:
             self._go_on_later(blocked)
 

@@ -53,7 +53,7 @@ class UnconnectedWire:
     def abort(self) -> None:
         pass
 
-    def check_reader(self) -> None:
+    async def reader_turn(self) -> None:
         self._refuse("read")
 
     def fileno(self) -> int:
