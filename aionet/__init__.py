@@ -24,6 +24,7 @@ from .errors import (
 from .limits import ConnectionLimits
 from .network_toolkit import NetworkToolkit
 from .options import KeepAlive, TcpOptions, UnixOptions
+from .relaying import RelayReport, relay
 from .resolving import Resolver
 from .serving import serve
 from .spawner import ConnectionSpawner, SpawnerStats
@@ -54,6 +55,7 @@ __all__ = [
     "LimitExceededError",
     "NetworkToolkit",
     "ProxyProtocolError",
+    "RelayReport",
     "ResolveError",
     "Resolver",
     "SocketAddress",
@@ -69,5 +71,6 @@ __all__ = [
     "UnixOptions",
     "__version__",
     "implementation",
+    "relay",
     "serve",
 ]

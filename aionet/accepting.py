@@ -129,23 +129,22 @@ class Acceptor:
         listeners = self._listeners
         for _ in range(len(listeners)):
             listener = listeners[0]
-            for _ in range(BUDGET):  # a storm of transient failures must not hold the loop
-                if not listener.ready:
-                    break
+            if len(listeners) > 1:
+                listeners.rotate(-1)  # the next one first, next time
+            failures = 0
+            while listener.ready:
                 try:
                     sock, peer = listener.sock.accept()
                 except BlockingIOError:
                     listener.ready = False
                 except OSError as error:
-                    if not self._go_on_after(error, state):
-                        return None
+                    failures += 1
+                    if failures == BUDGET or not self._go_on_after(error, state):
+                        return None  # a storm of transient failures must not hold the loop
                 else:
                     sock.setblocking(False)
                     self._backoff.succeeded()
-                    if len(listeners) > 1:
-                        listeners.rotate(-1)  # the next one first, next time
                     return sock, peer, state
-            listeners.rotate(-1)
         return None
 
     def _go_on_after(self, error: OSError, state: EventLoopState) -> bool:

@@ -10,6 +10,11 @@ whichever way it is asked, and every attempt is recorded with its time and its e
 *Cancelling* a connect leaves nothing behind: the reactor forgets the descriptor before it can be closed and
 given to somebody else, which `loop.sock_connect` does not promise.
 
+*A peer that resets at once.* A connection may be made, carry a few last words and be reset before this side
+has looked. The kernel then reports the reset where it would report a refusal, and only once. It is handed on
+with the socket (`Dialed.lost`), so that the words can still be read and the end is not taken for a clean
+one.
+
 *Self-connection.* A connect to a local port in the ephemeral range on which nobody listens can, by chance, be
 given that very port as its own, and then it is connected to itself. That is reported as what it is: refused.
 """
@@ -20,7 +25,7 @@ import asyncio
 import errno
 import os
 import socket
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from .addresses import SocketAddress, UnixAddress
 from .errors import ConnectError
@@ -29,10 +34,22 @@ from .resolving import Resolver, resolve
 from .wires.event_loop import EventLoopState, running_state
 from .wires.reactor import ERROR, HANGUP, WRITABLE
 
-__all__ = ["dial", "dial_unix"]
+__all__ = ["Dialed", "dial", "dial_unix"]
 
+_RESET_LATER = (
+    errno.ECONNRESET,
+    errno.EPIPE,
+)  # a refusal is ECONNREFUSED: these end a connection that was made
 _FULL_QUEUE_PAUSES = (0.001, 0.005, 0.02, 0.05)  # a full backlog of a Unix server: the last one repeats
 _IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR)
+
+
+class Dialed(NamedTuple):
+    """A socket that was connected."""
+
+    sock: socket.socket
+    lost: OSError | None = None
+    """Why the connection is already lost again, if it is."""
 
 
 async def dial(
@@ -42,7 +59,7 @@ async def dial(
     local_address: SocketAddress | None = None,
     happy_eyeballs_delay: float | None = 0.25,
     resolver: Resolver | None = None,
-) -> socket.socket:
+) -> Dialed:
     """Return a socket connected to `address`.
 
     With a `happy_eyeballs_delay` of ``None`` the addresses of a name are tried one after the other.
@@ -57,13 +74,15 @@ async def dial(
     candidates = await _candidates(address, resolver)
     try:
         if len(candidates) == 1:
-            return await attempts.connect_one(candidates[0])
-        return await _race(attempts, candidates, happy_eyeballs_delay)
+            sock = await attempts.connect_one(candidates[0])
+        else:
+            sock = await _race(attempts, candidates, happy_eyeballs_delay)
     except OSError as error:
         raise attempts.summary(error, address) from error
+    return Dialed(sock, attempts.lost.get(sock))
 
 
-async def dial_unix(address: UnixAddress, *, options: UnixOptions) -> socket.socket:
+async def dial_unix(address: UnixAddress, *, options: UnixOptions) -> Dialed:
     """Return a socket connected to the Unix server at `address`; waits while its queue is full.
 
     Raises `ConnectError`. Cancel safety: as `dial`.
@@ -81,7 +100,7 @@ async def dial_unix(address: UnixAddress, *, options: UnixOptions) -> socket.soc
     except BaseException:
         sock.close()
         raise
-    return sock
+    return Dialed(sock)
 
 
 async def _connect_unix(sock: socket.socket, address: UnixAddress) -> None:
@@ -130,6 +149,7 @@ class _Attempts:
         self._local = local_address
         self._state = running_state()
         self._loop = self._state.loop
+        self.lost: dict[socket.socket, OSError] = {}
         self._failed: list[tuple[float, SocketAddress, float, OSError]] = []
 
     async def connect_one(self, address: SocketAddress) -> socket.socket:
@@ -176,6 +196,9 @@ class _Attempts:
             if number in _IN_PROGRESS:
                 await _Connecting(self._state).wait(sock.fileno())
                 number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if number in _RESET_LATER:
+                self.lost[sock] = OSError(number, os.strerror(number))
+                return
             if number == 0 and sock.getsockname() == sockaddr:
                 number = errno.ECONNREFUSED
             if number:

@@ -38,6 +38,7 @@ __all__ = [
     "SocketClosedError",
     "TlsError",
     "TlsTruncatedError",
+    "Where",
 ]
 
 

@@ -35,6 +35,7 @@ except ImportError:  # not a Unix
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
+    "ListeningSocket",
     "adopt_listener",
     "both_families",
     "checked_backlog",

@@ -37,7 +37,7 @@ __all__ = ["RelayReport", "relay"]
 _CHUNK = 256 * 1024
 _STANDSTILL = 10.0  # seconds without progress after which the last bytes of a lost side are given up
 
-StreamSocket: TypeAlias = AsyncStreamSocket[Any]
+_StreamSocket: TypeAlias = AsyncStreamSocket[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class RelayReport:
     """Of the lost side's bytes, how many the surviving side's TCP had not acknowledged when it was reset."""
 
 
-async def relay(a: StreamSocket, b: StreamSocket) -> RelayReport:
+async def relay(a: _StreamSocket, b: _StreamSocket) -> RelayReport:
     """Copy between `a` and `b`, both ways, until both streams have ended or one side is lost; close both.
 
     A connection that is lost is no exception here but an ending: the report tells of it.
@@ -81,11 +81,11 @@ async def relay(a: StreamSocket, b: StreamSocket) -> RelayReport:
 class _Way:
     """One of the two directions."""
 
-    def __init__(self, source: StreamSocket, sink: StreamSocket) -> None:
+    def __init__(self, source: _StreamSocket, sink: _StreamSocket) -> None:
         self.source = source
         self.sink = sink
         self.count = 0
-        self.lost: StreamSocket | None = None
+        self.lost: _StreamSocket | None = None
         self.error: ConnectionLostError | None = None
         self.task = asyncio.create_task(self._copy())
 
@@ -108,7 +108,7 @@ class _Way:
 class _Relaying:
     """One relay: two ways, and what to do when they end."""
 
-    def __init__(self, a: StreamSocket, b: StreamSocket) -> None:
+    def __init__(self, a: _StreamSocket, b: _StreamSocket) -> None:
         self._a = a
         self._b = b
 
@@ -177,7 +177,7 @@ async def _delivered(out: _Way) -> int:
     return 0
 
 
-async def _discard_input(socket: StreamSocket) -> None:
+async def _discard_input(socket: _StreamSocket) -> None:
     try:
         while await socket.read(_CHUNK):
             pass
@@ -185,7 +185,7 @@ async def _discard_input(socket: StreamSocket) -> None:
         pass
 
 
-def _unacknowledged(socket: StreamSocket) -> int:
+def _unacknowledged(socket: _StreamSocket) -> int:
     if not isinstance(socket, AsyncTcpSocket) or socket.closed:
         return 0
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from .stream_server import AsyncStreamConnectionServer
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .unix_connection_server import AsyncUnixConnectionServer
 
-__all__ = ["listen", "serve"]
+__all__ = ["listen", "serve", "serve_until_signal"]
 
 _log = logging.getLogger("aionet.server")
 
@@ -53,27 +53,57 @@ async def serve(
         raise ValueError(f"drain_grace must be 0 or more seconds, not {drain_grace!r}")
     spawner: ConnectionSpawner[Any] = ConnectionSpawner(handler, limits=limits, on_error=on_error)
     server = address if isinstance(address, AsyncStreamConnectionServer) else await listen(address)
+
+    def announce() -> None:
+        _log.info("listening on %s", server.address)
+        if on_listening is not None:
+            on_listening(server)
+
+    def announce_drain(grace: float) -> None:
+        count = len(spawner.connections)
+        _log.info("draining %d connections for up to %g s; a second signal ends the wait", count, grace)
+
     async with server:
-        drains: list[asyncio.Task[DrainReport]] = []
+        return await serve_until_signal(
+            spawner,
+            (server,),
+            drain_grace=drain_grace,
+            signals=signals,
+            on_listening=announce,
+            on_draining=announce_drain,
+        )
 
-        def on_signal() -> None:
-            grace = 0.0 if drains else drain_grace
-            if not drains:
-                _log.info(
-                    "draining %d connections for up to %g s; a second signal ends the wait",
-                    len(spawner.connections),
-                    drain_grace,
-                )
-            drains.append(asyncio.get_running_loop().create_task(spawner.drain(grace)))
 
-        with _on_signals(signals, on_signal):
-            _log.info("listening on %s", server.address)
-            if on_listening is not None:
-                on_listening(server)
-            await spawner.serve(server)
-            if not drains:  # the server was closed by somebody else
-                return await spawner.drain(drain_grace)
-            return (await asyncio.gather(*drains))[0]
+async def serve_until_signal(
+    spawner: ConnectionSpawner[Any],
+    servers: Sequence[AsyncStreamConnectionServer[Any, Any]],
+    *,
+    drain_grace: float,
+    signals: Iterable[signal.Signals],
+    on_listening: Callable[[], object],
+    on_draining: Callable[[float], object],
+) -> DrainReport:
+    """Let `spawner` serve until one of `signals`, then drain it; a further signal ends the grace.
+
+    `on_listening` is called once the signals are handled, `on_draining` with the seconds of grace at each.
+
+    Raises what `ConnectionSpawner.serve` raises, and `RuntimeError` as `serve`. Cancel safety: as there.
+    """
+    drains: list[asyncio.Task[DrainReport]] = []
+
+    def on_signal() -> None:
+        grace = 0.0 if drains else drain_grace
+        for server in servers:  # now, and not a turn later: whoever is told of the drain must not get in
+            server.close()
+        on_draining(grace)
+        drains.append(asyncio.get_running_loop().create_task(spawner.drain(grace)))
+
+    with _on_signals(signals, on_signal):
+        on_listening()
+        await spawner.serve(*servers)
+        if not drains:  # the servers were closed by somebody else
+            return await spawner.drain(drain_grace)
+        return (await asyncio.gather(*drains))[0]
 
 
 async def listen(address: AddressLike) -> AsyncStreamConnectionServer[Any, Any]:

@@ -86,7 +86,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self._handler = handler
         self._on_error = on_error
         self._limits = limits or ConnectionLimits()
-        self._connections: dict[asyncio.Task[None], Connection[SocketT]] = {}
+        self._connections: set[Connection[SocketT]] = set()
         self._servers: list[AsyncStreamConnectionServer[Any, SocketT]] = []
         self._full = False
         self._drain: Drain | None = None
@@ -145,7 +145,7 @@ class ConnectionSpawner(Generic[SocketT]):
     @property
     def connections(self) -> tuple[Connection[SocketT], ...]:
         """The connections that are being served now."""
-        return tuple(self._connections.values())
+        return tuple(self._connections)
 
     @property
     def stats(self) -> SpawnerStats:
@@ -177,29 +177,49 @@ class ConnectionSpawner(Generic[SocketT]):
 
     def _spawn(self, socket: SocketT) -> None:
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self._run(socket))
+        connection = Connection(socket, loop.time())
         self._accepted += 1
-        self._connections[task] = Connection(socket, task, loop.time())
-        task.add_done_callback(self._ended)
+        self._connections.add(connection)
         if len(self._connections) == self._limits.max_connections:
             self._full = True
             for server in self._servers:
                 server._acceptor.hold(self)
+        task = loop.create_task(self._run(connection))
+        if not connection.begun:  # an eager task has begun already, and may even have ended
+            connection.task = task
+            task.add_done_callback(self._never_began)
 
-    async def _run(self, socket: SocketT) -> None:
+    async def _run(self, connection: Connection[SocketT]) -> None:
         """Serve one connection: the body of its task."""
+        connection.begin(self._never_began)
+        socket = connection.socket
         try:
             await self._handler(socket)
             self._completed += 1
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             self._handler_raised(socket, error)
+        except asyncio.CancelledError:
+            self._cancelled += 1
+            raise
         except BaseException:  # KeyboardInterrupt, SystemExit: the loop is going down
+            self._failed += 1
             socket.abort()
             raise
         finally:
-            await self._close(socket)
+            try:
+                await socket.aclose()
+            except OSError as error:
+                _log.debug("connection from %s did not close in good order: %s", socket.peer_address, error)
+            finally:
+                self._ended(connection)
+
+    def _never_began(self, task: asyncio.Task[None]) -> None:
+        """`task` was cancelled before its first step, so that none of its code ran."""
+        for connection in self.connections:
+            if connection.task is task:
+                self._cancelled += 1
+                connection.socket.abort()
+                self._ended(connection)
 
     def _handler_raised(self, socket: SocketT, error: Exception) -> None:
         if _peer_left(error, socket):
@@ -215,17 +235,8 @@ class ConnectionSpawner(Generic[SocketT]):
             except Exception:
                 _log.exception("on_error for %s failed", socket.peer_address)
 
-    async def _close(self, socket: SocketT) -> None:
-        try:
-            await socket.aclose()
-        except OSError as error:
-            _log.debug("connection from %s did not close in good order: %s", socket.peer_address, error)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        connection = self._connections.pop(task)
-        if task.cancelled():
-            self._cancelled += 1
-            connection.socket.abort()  # closed already, unless the task never began
+    def _ended(self, connection: Connection[SocketT]) -> None:
+        self._connections.remove(connection)
         if not self._connections:
             self._emptied.set()
         if self._full:

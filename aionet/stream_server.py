@@ -68,20 +68,18 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
         """
         if socket is None:
-            accepted = self._socket_class(options=self._options)
-            await self._accept_into(accepted)
-            return accepted
-        if not isinstance(socket, self._socket_class):
-            raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
-        with socket._connecting("accept"):
-            await self._accept_into(socket)
+            accepted = await self._acceptor.accept()
+            socket = self._socket_class(options=self._options)
+        else:
+            if not isinstance(socket, self._socket_class):
+                raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
+            with socket._connecting("accept"):
+                accepted = await self._acceptor.accept()
+        sock, peer, state = accepted
+        if self._set_up_per_socket or socket._options is not self._options:
+            socket._options.apply_to_stream(sock, connected=True)
+        socket._attach(stream_wire(sock, state, peer, self._known_local), self._ledger)
         return socket
-
-    async def _accept_into(self, accepted: SocketT) -> None:
-        sock, peer, state = await self._acceptor.accept()
-        if self._set_up_per_socket:
-            self._options.apply_to_stream(sock, connected=True)
-        accepted._attach(stream_wire(sock, state, peer, self._known_local), self._ledger)
 
     def pause(self) -> None:
         """Stop accepting; the kernel's queue holds new connections. Waiting `accept` calls go on waiting."""

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from typing import IO, Any, Generic, Self, TypeVar, cast
 
 from .addresses import SocketAddress, UnixAddress
+from .dialing import Dialed
 from .engine import stream_wire
 from .errors import IncompleteReadError, LimitExceededError, SocketBusyError, SocketClosedError
 from .options import StreamOptions
@@ -92,6 +93,8 @@ class AsyncStreamSocket(Generic[AddressT]):
         if n < 0:
             raise ValueError(f"n must not be negative, not {n!r}")
         buffered = await self._begin_buffered()
+        if n == 0 and not buffered:
+            await self._wire.reader_turn()
         while len(buffered) < n:
             data = await self._wire.receive(min(n - len(buffered), _LARGEST_CHUNK))
             if len(data) == n and not buffered:
@@ -313,14 +316,15 @@ class AsyncStreamSocket(Generic[AddressT]):
 
     # For servers and subclasses -----------------------------------------------------------------------
 
-    async def _connect(self, dial: Coroutine[Any, Any, socket.socket], address: AddressT) -> None:
+    async def _connect(self, dial: Coroutine[Any, Any, Dialed], address: AddressT) -> None:
         """Take the socket that `dial` connects."""
         try:
             with self._connecting("connect", address):
-                sock = await dial
+                sock, lost = await dial
         finally:
             dial.close()  # where it was refused before it began
         wire = stream_wire(sock, running_state(), _peer_of(sock, address))
+        wire.lost = lost
         self._attach(wire, current_scope().ledger)
 
     @contextmanager

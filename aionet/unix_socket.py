@@ -11,7 +11,7 @@ from .options import UnixOptions
 from .scope import current_scope
 from .stream_socket import AsyncStreamSocket
 
-__all__ = ["AsyncUnixSocket"]
+__all__ = ["AsyncUnixSocket", "as_unix_address"]
 
 
 class AsyncUnixSocket(AsyncStreamSocket[UnixAddress]):

@@ -27,20 +27,22 @@ _ROUNDS = 16  # of input thrown away in one look: a peer that floods must not ho
 def settled(sock: socket.socket) -> bool:
     """End this side, throw input away; true when closing can no longer destroy what was written."""
     try:
-        sock.shutdown(socket.SHUT_WR)
+        if sock.family == socket.AF_UNIX:
+            # What was written is with the peer already. Input that is refused cannot be left unread.
+            sock.shutdown(socket.SHUT_RDWR)
+        else:
+            sock.shutdown(socket.SHUT_WR)
         for _ in range(_ROUNDS):
             if not sock.recv(_DISCARD):
                 return True
     except BlockingIOError:
-        return _arrived(sock)
+        return _acknowledged(sock)
     except OSError:  # reset or gone: there is nothing left to protect
         return True
     return False
 
 
-def _arrived(sock: socket.socket) -> bool:
-    if sock.family == socket.AF_UNIX:  # what was sent is in the peer's hands already
-        return True
+def _acknowledged(sock: socket.socket) -> bool:
     try:
         return unacknowledged_bytes(sock, fin_sent=True) == 0
     except NotImplementedError:

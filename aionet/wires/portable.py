@@ -53,7 +53,7 @@ _ADDRESSES = (SocketAddress, UnixAddress)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socket(7))
 
 
-class Ends(TypedDict):
+class _Ends(TypedDict):
     """Both addresses, as errors take them."""
 
     local_address: SocketAddress | UnixAddress | None
@@ -68,6 +68,7 @@ class PortableWire:
         "_closing",
         "_end_seen",
         "_ending",
+        "_eof_asked",
         "_eof_sent",
         "_fd",
         "_local",
@@ -107,6 +108,7 @@ class PortableWire:
         self._watched = False
         self._ending = False
         self._outgoing: OutgoingQueue | None = None  # made by the first write that has to wait
+        self._eof_asked = False
         self._eof_sent = False
         self._end_seen = False
         self._timestamps = False
@@ -119,8 +121,8 @@ class PortableWire:
 
     @property
     def local_address(self) -> SocketAddress | UnixAddress | None:
-        self._learn_local()
         if not isinstance(self._local, _ADDRESSES):
+            self._learn_local()
             self._local = _as_address(self._local)
         return cast("SocketAddress | UnixAddress | None", self._local)
 
@@ -250,7 +252,7 @@ class PortableWire:
     # Sending ------------------------------------------------------------------------------------------
 
     async def send(self, data: Buffer) -> int:
-        if self._outgoing or self._eof_sent or self.lost is not None:
+        if self._outgoing or self._eof_asked or self.lost is not None:
             return await self._send_in_turn(OutgoingBuffers((data,)))
         try:
             sent = self._send(data)
@@ -275,20 +277,20 @@ class PortableWire:
 
     async def send_eof(self) -> None:
         self._refuse_if_closed("send_eof")
-        if self._eof_sent:
+        if self._eof_asked:
             return
-        self._eof_sent = True
+        self._eof_asked = True
         entry = OutgoingEof()
         try:
             await self._queue().send(entry, "send_eof")
         finally:
-            self._eof_sent = entry.begun
+            self._eof_asked = self._eof_sent = entry.begun
 
     async def _send_in_turn(self, entry: Outgoing) -> int:
         self._refuse_if_closed("write")
         if self.lost is not None:
             raise self._error("write", self.lost) from self.lost
-        if self._eof_sent:
+        if self._eof_asked:
             raise SocketClosedError(
                 errno.EPIPE, "the stream was ended by send_eof()", operation="write", **self._ends()
             )
@@ -377,7 +379,8 @@ class PortableWire:
         self.closed = True
         self._recv = self._recv_into = self._send = _refuse
         self._readable = True
-        self._wake_waiters()
+        if self._read_waiter is not None or self._acknowledgement_waits:
+            self._wake_waiters()
 
     async def _finish_then_close(self, linger: float) -> None:
         self._closing = self._loop.create_future()
@@ -417,7 +420,8 @@ class PortableWire:
         self._sock.close()
         if descriptors.waiting:
             descriptors.released()
-        self._wake_waiters()
+        if self._read_waiter is not None or self._acknowledgement_waits:
+            self._wake_waiters()
         if self._outgoing is not None:
             self._outgoing.fail(lambda: self._closed_error("write"))
 
@@ -443,7 +447,13 @@ class PortableWire:
         if self.lost is None:
             # A copy: the original's traceback would keep its frames alive.
             self.lost = OSError(error.errno, error.strerror)
-        return ConnectionLostError(error.errno, error.strerror, operation=operation, **self._ends())
+        return ConnectionLostError(
+            error.errno,
+            error.strerror,
+            operation=operation,
+            local_address=self.local_address,
+            peer_address=self.peer_address,
+        )
 
     def _delivery_error(self, operation: str, cause: OSError) -> DeliveryError:
         count = self._unacknowledged()
@@ -467,7 +477,7 @@ class PortableWire:
         if self.closed:
             raise self._closed_error(operation)
 
-    def _ends(self) -> Ends:
+    def _ends(self) -> _Ends:
         return {"local_address": self.local_address, "peer_address": self.peer_address}
 
     def _learn_local(self) -> None:

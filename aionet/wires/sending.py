@@ -145,8 +145,11 @@ class OutgoingQueue:
 
     def _abandon(self, entry: Outgoing) -> None:
         """Its task was cancelled: withdraw it if nothing of it went out, else see it through."""
-        entry.waiter = None
+        waiter, entry.waiter = entry.waiter, None
         if entry not in self._entries:  # it was finished or failed in the same turn
+            failed = waiter is not None and not waiter.cancelled() and waiter.exception() is not None
+            if failed and entry.begun:
+                self.torn += max(entry.remaining, 1)
             return
         if entry.begun:
             entry.keep()

@@ -1,0 +1,139 @@
+"""A child process that speaks in lines of JSON, and that is always ended and waited for.
+
+Theory of operation
+-------------------
+A child's standard output is a pipe that is read with a deadline; its standard error goes to a file, so that
+it can never block on it, and is quoted when the child fails. It gets a session of its own: Ctrl-C on the
+terminal reaches only the parent, which then ends its children in order. Standard input is a pipe that is held
+open and closed to say "end": a child that watches it cannot outlive a parent that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+__all__ = ["BenchError", "Child"]
+
+_PATIENCE = 2.0  # seconds between asking to end, telling to, and killing
+_QUOTED = 4000  # characters of a child's standard error
+
+
+class BenchError(Exception):
+    """A measurement could not be made: one of its processes failed, or took too long."""
+
+
+class Child:
+    """One process running a module of this package. Leaving the context ends it, whatever happened."""
+
+    def __init__(self, name: str, module: str, arguments: Sequence[str]) -> None:
+        self.name = name
+        self._unread = b""
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process runs
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=_environment(),
+                start_new_session=True,
+            )
+        except BaseException:
+            self._errors.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def next_record(self, timeout: float) -> Mapping[str, object] | None:
+        """The next line of JSON; None if none came in time. Raises `BenchError` if the child ended."""
+        assert self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._unread:
+            if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return None
+            data = os.read(fd, 65536)
+            if not data:
+                raise self.failure()
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise BenchError(f"the {self.name} process wrote something other than a record: {line[:200]!r}")
+        return record
+
+    def failure(self) -> BenchError:
+        """The error that tells how this process ended, with what it wrote to its standard error."""
+        try:
+            status: int | None = self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            status = None
+        if status is None:
+            how = "closed its output"
+        elif status < 0:
+            how = f"was killed by signal {-status}"
+        else:
+            how = f"ended with status {status}"
+        messages = self.messages()
+        return BenchError(f"the {self.name} process {how}" + (f":\n{messages}" if messages else ""))
+
+    def messages(self) -> str:
+        """The end of what the process wrote to its standard error so far."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip()[-_QUOTED:]
+
+    def end(self) -> int:
+        """Close its standard input, then terminate, then kill it; its exit status."""
+        process = self._process
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+        for more_than_asking in (process.terminate, process.kill):
+            try:
+                return process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                more_than_asking()
+        return process.wait()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is not None:
+                self._process.terminate()
+            self.end()
+        finally:
+            self._process.kill()  # does nothing to a process that was waited for
+            self._process.wait()
+            self._errors.close()
+
+
+def _environment() -> dict[str, str]:
+    """This one, with the aionet that is running found first."""
+    root = str(Path(__file__).resolve().parents[2])
+    others = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": root + (os.pathsep + others if others else "")}

@@ -1,0 +1,106 @@
+"""``aionet connect``: standard input to a socket, the socket to standard output, like ``nc -N``.
+
+Theory of operation
+-------------------
+Two tasks, each of which reads a chunk, writes it, and only then reads the next. The end of standard input
+becomes a half-close, and what the peer still sends is printed.
+
+*It ends when the peer has ended* and everything from it was written, though standard input may still be open.
+What standard input has ready at that moment is sent nevertheless, because a peer that ends its stream may
+still be reading; but nothing is waited for any longer.
+
+*Ctrl-C* cancels the one task that owns all the others. It goes through the loop's own signal handling: that
+of `asyncio.Runner` does not wake a loop that is just about to wait, and the signal is then seen at the next
+event only.
+
+*A lost connection* is told after the last bytes before it were written: the sending task, which may notice
+first, leaves it to the receiving one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+from typing import Any
+
+from ..errors import ConnectError, ConnectionLostError, ResolveError
+from ..stream_socket import AsyncStreamSocket
+from .arguments import Address, add_loop_argument, fill_in, loop_factory, seconds, target_address
+from .dialing import dial
+from .failing import CommandError, explain
+from .standard_streams import StandardInput, StandardOutput
+
+__all__ = ["add_arguments", "run"]
+
+_CHUNK = 256 * 1024
+
+_EXAMPLES = """\
+  aionet connect 127.0.0.1:3000               talk to it; Ctrl-D ends your side
+  printf 'GET / HTTP/1.0\\r\\n\\r\\n' | aionet connect example.org:80
+  aionet connect '[::1]:3000' < file > reply
+  aionet connect unix:/run/app.sock --timeout 2
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill in the parser of ``connect``."""
+    fill_in(parser, "Send standard input to a socket, write what comes to standard output.", _EXAMPLES)
+    parser.add_argument("address", type=target_address, metavar="ADDRESS", help="HOST:PORT or unix:PATH")
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="how long connecting may take (default: as long as the system tries)",
+    )
+    add_loop_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Connect, and copy until the peer has ended."""
+    try:
+        with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
+            runner.run(_connect(args.address, args.timeout))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except (ConnectError, ResolveError, ConnectionLostError) as error:
+        raise CommandError(explain(error)) from error
+    return 0
+
+
+async def _connect(address: Address, timeout: float | None) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+    async with await dial(address, timeout) as socket:
+        with StandardInput() as standard_input, StandardOutput() as standard_output:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    sending = tasks.create_task(_send(socket, standard_input))
+                    tasks.create_task(_receive(socket, standard_output, standard_input))
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from None
+        lost = sending.result()
+        if lost is not None:
+            raise lost
+
+
+async def _send(socket: AsyncStreamSocket[Any], standard_input: StandardInput) -> ConnectionLostError | None:
+    """Send standard input to its end; return how the connection was lost, if it was."""
+    try:
+        while data := await standard_input.read():
+            await socket.write(data)
+        if data is not None:
+            await socket.send_eof()
+    except ConnectionLostError as error:
+        return error
+    return None
+
+
+async def _receive(
+    socket: AsyncStreamSocket[Any], standard_output: StandardOutput, standard_input: StandardInput
+) -> None:
+    """Write what comes until the peer has ended."""
+    while data := await socket.read(_CHUNK):
+        await standard_output.write(data)
+    standard_input.stop_waiting()

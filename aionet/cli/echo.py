@@ -1,0 +1,38 @@
+"""``aionet echo``: sends back whatever comes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..stream_socket import AsyncStreamSocket
+from .arguments import add_server_arguments, bound_addresses, fill_in
+from .serving import run_server
+
+__all__ = ["add_arguments", "echo", "run"]
+
+_EXAMPLES = """\
+  aionet echo                                 on 127.0.0.1:3000
+  aionet echo --bind :7 --bind '[::1]:7777'   on every interface, and on one more
+  aionet echo --bind unix:/tmp/echo.sock
+  aionet echo --bind 127.0.0.1:0 --json       prints the port that it got
+
+try it with: printf hello | nc -N 127.0.0.1 3000
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill in the parser of ``echo``."""
+    fill_in(parser, "Send back whatever comes, connection by connection.", _EXAMPLES)
+    add_server_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal."""
+    return run_server(echo, bound_addresses(args), args)
+
+
+async def echo(socket: AsyncStreamSocket[Any]) -> None:
+    """Send back what comes until the stream ends."""
+    async for chunk in socket:
+        await socket.write(chunk)

@@ -1,0 +1,38 @@
+"""Errors of the user's making: one line on standard error, and an exit code.
+
+A traceback is for bugs, ours or those in a module that the user asked for. Everything else that can go wrong
+is said in one line that names what was tried.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import ConnectError, ConnectionLostError
+
+__all__ = ["CommandError", "complain", "explain", "say"]
+
+
+class CommandError(Exception):
+    """Ends the command with exit code 1; the message is what the user reads."""
+
+
+def explain(error: OSError) -> str:
+    """Return `error` as a person would say it, without errno and class."""
+    what = error.strerror or str(error)
+    if isinstance(error, ConnectError):
+        return f"cannot connect to {error.peer_address}: {what}"
+    if isinstance(error, ConnectionLostError):
+        return f"the connection to {error.peer_address} was lost: {what}"
+    return what
+
+
+def complain(message: str) -> None:
+    """Write one line to standard error: something is wrong."""
+    say(f"aionet: {message}")
+
+
+def say(message: str) -> None:
+    """Write one line to standard error, if there is one."""
+    if sys.stderr is not None:  # print() would take None for standard output
+        print(message, file=sys.stderr, flush=True)

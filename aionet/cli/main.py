@@ -1,0 +1,100 @@
+"""The entry point: finds the command, runs it, and turns how it ended into an exit code.
+
+Theory of operation
+-------------------
+The first argument that is no option names the command; only that command's module is imported and asked for
+its arguments, so that ``aionet connect`` does not pay for ``aionet bench``.
+
+Exit codes: 0, 1 for what went wrong, 2 for bad usage, 130 for Ctrl-C. A reader that closes our standard
+output (``aionet info | head -1``) is no error worth a message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ..version import __version__
+from .failing import CommandError, complain
+from .standard_streams import flush_standard_output, occupy_standard_streams, silence_standard_output
+
+__all__ = ["main"]
+
+# The module of each command, and its line in the overview.
+_COMMANDS = {
+    "serve": ("aionet.cli.serve", "serve a handler of yours: module:handler"),
+    "echo": ("aionet.cli.echo", "send back whatever comes"),
+    "connect": ("aionet.cli.connect", "standard input to a socket, the socket to standard output"),
+    "relay": ("aionet.cli.relay", "pass connections on to another address"),
+    "bench": ("aionet.bench.command", "measure how fast this machine accepts and echoes"),
+    "info": ("aionet.cli.info", "version, engine, loops, Python, kernel, limits"),
+}
+
+_EXAMPLES = """\
+examples:
+  aionet serve app:handler --bind :3000       async def handler(socket) of ./app.py, on every interface
+  aionet echo --bind unix:/tmp/echo.sock      an echo server on a Unix socket
+  aionet connect 127.0.0.1:3000 < request     like nc -N
+  aionet relay :8080 127.0.0.1:80             port 8080 here leads to port 80
+  aionet bench --quick                        how fast is this machine?
+  aionet info --json                          facts for a bug report
+
+`aionet COMMAND --help` has more. Addresses are HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH.
+"""
+
+_CONTROL_C = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (by default, this process's) and return the exit code."""
+    occupy_standard_streams()
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except CommandError as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return _CONTROL_C
+    except BrokenPipeError:
+        silence_standard_output()
+        return 1
+
+
+def _run(argv: list[str]) -> int:
+    command = next((argument for argument in argv if not argument.startswith("-")), None)
+    parser, run = _parser(command)
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as ended:  # --help, --version, or bad usage
+        flush_standard_output()
+        return ended.code if isinstance(ended.code, int) else 2
+    if run is None:
+        parser.print_help()
+        flush_standard_output()
+        return 2
+    code: int = run(args)
+    flush_standard_output()
+    return code
+
+
+def _parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
+    """Return the parser, in which only `command` is filled in, and the function that runs it."""
+    parser = argparse.ArgumentParser(
+        prog="aionet",
+        description="An asyncio-native networking toolkit.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"aionet {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", title="commands")
+    run = None
+    for name, (module_name, text) in _COMMANDS.items():
+        subparser = commands.add_parser(name, help=text)
+        if name == command:
+            module = importlib.import_module(module_name)
+            module.add_arguments(subparser)
+            run = module.run
+    return parser, run

@@ -1,0 +1,87 @@
+"""``aionet relay LISTEN TARGET``: passes connections on to another address."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import logging
+from typing import Any, TypeAlias
+
+from ..errors import ConnectError, ResolveError
+from ..relaying import RelayReport, relay
+from ..stream_socket import AsyncStreamSocket
+from .arguments import Address, add_server_arguments, fill_in, listen_address, seconds, target_address
+from .dialing import dial
+from .failing import explain
+from .serving import Announcer, run_server
+
+__all__ = ["add_arguments", "run"]
+
+_log = logging.getLogger("aionet.relay")
+
+_StreamSocket: TypeAlias = AsyncStreamSocket[Any]
+
+_DEFAULT_TIMEOUT = 10.0
+
+_EXAMPLES = """\
+  aionet relay :8080 127.0.0.1:80             port 8080 of every interface leads to port 80
+  aionet relay unix:/tmp/db.sock db.example:5432
+  aionet relay 127.0.0.1:0 unix:/run/app.sock --json
+                                              prints the port that it got, and a line per connection
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill in the parser of ``relay``."""
+    fill_in(parser, "Accept connections and pass each on to TARGET, both ways.", _EXAMPLES)
+    parser.add_argument(
+        "listen", type=listen_address, metavar="LISTEN", help="HOST:PORT, :PORT or unix:PATH to listen on"
+    )
+    parser.add_argument(
+        "target", type=target_address, metavar="TARGET", help="HOST:PORT or unix:PATH to connect to"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=_DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help=f"how long connecting to TARGET may take (default: {_DEFAULT_TIMEOUT:g})",
+    )
+    add_server_arguments(parser, bind=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Relay until a signal."""
+    handler = functools.partial(
+        _relay_to, target=args.target, timeout=args.timeout, announcer=Announcer(as_json=args.json)
+    )
+    return run_server(handler, [args.listen], args)
+
+
+async def _relay_to(client: _StreamSocket, target: Address, timeout: float, announcer: Announcer) -> None:
+    """Serve one client."""
+    started = asyncio.get_running_loop().time()
+    name = str(client.peer_address)
+    try:
+        server = await dial(target, timeout)
+    except (ConnectError, ResolveError) as error:
+        _log.warning("%s: %s", name, explain(error))
+        client.abort()
+        report = RelayReport(a_to_b=0, b_to_a=0, lost="b", error=None, undelivered=0)
+        problem: str | None = explain(error)
+    else:
+        report = await relay(client, server)
+        problem = explain(report.error) if report.error else None
+        _log.debug("%s: %s", name, report)
+    announcer.event(
+        "closed",
+        client=name,
+        target=str(target),
+        client_to_target=report.a_to_b,
+        target_to_client=report.b_to_a,
+        seconds=round(asyncio.get_running_loop().time() - started, 6),
+        lost={None: None, "a": "client", "b": "target"}[report.lost],
+        error=problem,
+        undelivered=report.undelivered,
+    )

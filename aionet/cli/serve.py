@@ -1,0 +1,127 @@
+"""``aionet serve module:handler``: a server for a coroutine function of the user's.
+
+Theory of operation
+-------------------
+The current directory comes first on `sys.path`, as ``python -m`` has it, so ``app:handler`` is found in
+``./app.py``. Loading happens before anything is bound. Whatever is wrong with the name is one line; an
+exception in the user's own module is theirs to see, with the traceback, less our frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from types import ModuleType, TracebackType
+from typing import Any
+
+from ..spawner import Handler
+from .arguments import add_server_arguments, bound_addresses, fill_in
+from .failing import CommandError
+from .serving import run_server
+
+__all__ = ["add_arguments", "run"]
+
+_EXAMPLES = """\
+  aionet serve app:handler                    ./app.py has: async def handler(socket)
+  aionet serve app:handler --bind :3000       on every interface
+  aionet serve package.module:object.method --bind unix:/tmp/app.sock
+  aionet serve app:handler --bind 127.0.0.1:0 --json
+                                              prints the port that it got
+  aionet serve app:handler --drain-grace 5 --max-connections 1000
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill in the parser of ``serve``."""
+    fill_in(parser, "Run an async handler in a task of its own for every connection.", _EXAMPLES)
+    parser.add_argument(
+        "handler",
+        type=_handler_name,
+        metavar="module:handler",
+        help="a coroutine function that is given a connected socket; the current directory is importable",
+    )
+    add_server_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the handler, and serve it until a signal."""
+    module_name, path = args.handler
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError:
+        raise CommandError("the current directory is gone") from None
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    module = _import(module_name)
+    if module is None:
+        return 1
+    return run_server(_find_handler(module, path), bound_addresses(args), args)
+
+
+def _handler_name(text: str) -> tuple[str, str]:
+    """An argparse type: ``module:handler``, both parts possibly dotted."""
+    module, _, path = text.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected module:handler, as in 'app:handler'")
+    return module, path
+
+
+def _import(name: str) -> ModuleType | None:
+    """Return the module; ``None`` if it raised, and its traceback was shown."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and _is_or_contains(error.name, name):
+            raise CommandError(f"there is no module {error.name!r} (looked in {os.getcwd()} too)") from None
+        traceback.print_exception(type(error), error, _frames_of_the_module(error.__traceback__))
+        return None
+
+
+def _is_or_contains(missing: str | None, name: str) -> bool:
+    """Whether what is missing is `name` itself or a package on the way to it, not what it imports."""
+    return missing is not None and f"{name}.".startswith(f"{missing}.")
+
+
+def _frames_of_the_module(frames: TracebackType | None) -> TracebackType | None:
+    """Leave out our own frame and those of the import system; a syntax error has no others."""
+    ours = (__file__, importlib.__file__)
+    while frames is not None:
+        file = frames.tb_frame.f_code.co_filename
+        if file not in ours and not file.startswith("<frozen importlib"):
+            break
+        frames = frames.tb_next
+    return frames
+
+
+def _find_handler(module: ModuleType, path: str) -> Handler[Any]:
+    found: Any = module
+    for name in path.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            what = f"module {module.__name__!r}" if found is module else f"{found!r}"
+            raise CommandError(f"{module.__name__}:{path}: {what} has no attribute {name!r}") from None
+    problem = _problem_with(found)
+    if problem:
+        raise CommandError(f"{module.__name__}:{path} {problem}: expected `async def handler(socket)`")
+    handler: Handler[Any] = found
+    return handler
+
+
+def _problem_with(handler: Any) -> str | None:
+    if not callable(handler):
+        return f"is not callable, but {handler!r}"
+    by_instance = not inspect.isclass(handler) and inspect.iscoroutinefunction(type(handler).__call__)
+    if not (by_instance or inspect.iscoroutinefunction(handler)):
+        return "is not a coroutine function"
+    try:
+        inspect.signature(handler).bind(None)
+    except TypeError as error:
+        return f"does not take one argument ({error})"
+    except ValueError:  # it has no signature to look at
+        pass
+    return None
