@@ -40,23 +40,28 @@ class DrainReport:
 
 
 class Drain:
-    """One drain of a set of connections; `done` from the moment that nobody waits for them any longer."""
+    """One drain of a set of connections: `grace` seconds, cancel, `hard` seconds, abort."""
 
-    def __init__(self, connections: Iterable[Connection[Any]]) -> None:
+    def __init__(self, connections: Iterable[Connection[Any]], grace: float, hard: float) -> None:
         self._connections = {connection.task: connection for connection in connections}
         self._loop = asyncio.get_running_loop()
-        self._timeout: asyncio.Timeout | None = None
+        self._grace_ends = self._loop.time() + grace
+        self._hard = hard
+        self._grace: asyncio.Timeout | None = None  # while it lasts
         self.done = False
+        """Whether nobody waits for these connections any longer."""
 
-    async def run(self, grace: float, hard: float) -> DrainReport:
-        """Wait `grace` seconds, cancel, wait `hard` seconds, abort; return as soon as all have ended."""
+    async def run(self) -> DrainReport:
+        """Go through the steps; return as soon as all have ended. Cancel safety: it stops where it is."""
         started = self._loop.time()
-        total = len(self._connections)
-        pending = await self._wait(set(self._connections), grace)
-        finished = total - len(pending)
+        pending = set(self._connections)
+        self._grace = asyncio.timeout_at(self._grace_ends)
+        pending = await _wait(pending, self._grace)
+        self._grace = None
+        finished = len(self._connections) - len(pending)
         for task in pending:
             task.cancel("the server is draining")
-        stragglers = await self._wait(pending, hard)
+        stragglers = await _wait(pending, asyncio.timeout(self._hard))
         for task in stragglers:
             self._connections[task].socket.abort()
         self.done = True
@@ -68,18 +73,20 @@ class Drain:
         )
 
     def hurry(self, grace: float) -> None:
-        """Let the step that is under way end in `grace` seconds, if that is sooner."""
-        deadline = self._loop.time() + grace
-        if self._timeout is not None and deadline < (self._timeout.when() or deadline):
-            self._timeout.reschedule(deadline)
+        """Let the time of grace end in `grace` seconds, if that is sooner."""
+        ends = self._loop.time() + grace
+        if ends < self._grace_ends:
+            self._grace_ends = ends
+            if self._grace is not None:
+                self._grace.reschedule(ends)
 
-    async def _wait(self, tasks: set[asyncio.Task[None]], seconds: float) -> set[asyncio.Task[None]]:
-        """Wait for all of `tasks`; return those that are left after `seconds`."""
-        if not tasks:
-            return tasks
-        try:
-            async with asyncio.timeout(seconds) as self._timeout:
+
+async def _wait(tasks: set[asyncio.Task[None]], timeout: asyncio.Timeout) -> set[asyncio.Task[None]]:
+    """Wait for all of `tasks`; return those that are left after the time-out."""
+    try:
+        async with timeout:
+            if tasks:
                 await asyncio.wait(tasks)
-        except TimeoutError:
-            pass
-        return {task for task in tasks if not task.done()}
+    except TimeoutError:
+        pass
+    return {task for task in tasks if not task.done()}

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from typing import Any, Self
 
+from .cleaning_up import see_through
 from .engine import implementation
 from .options import TcpOptions, UnixOptions
 from .resolving import Resolver
@@ -86,8 +87,23 @@ class NetworkToolkit:
         names = [repr(item) for item in left]
         if names:
             _log.warning("the toolkit closed %d that were left open: %s", len(names), ", ".join(names))
-        results = await asyncio.gather(*(item.aclose() for item in left), return_exceptions=True)
-        for name, result in zip(names, results, strict=True):
-            if isinstance(result, Exception):
-                _log.warning("%s did not close in good order: %s", name, result)
+        closing = [asyncio.create_task(item.aclose()) for item in left]
+        try:
+            if closing:
+                await asyncio.wait(closing)
+        except asyncio.CancelledError:
+            await see_through(_cancel(closing))
+            raise
+        for task, name in zip(closing, names, strict=True):
+            error = task.exception()
+            if error is not None:
+                _log.warning("%s did not close in good order: %s", name, error)
         return names
+
+
+async def _cancel(closing: list[asyncio.Task[None]]) -> None:
+    """Cut closings short, once they have begun: a task cancelled before its first step closes nothing."""
+    await asyncio.sleep(0)
+    for task in closing:
+        task.cancel()
+    await asyncio.gather(*closing, return_exceptions=True)

@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from .cleaning_up import see_through
 from .connection import Connection
 from .draining import Drain, DrainReport
 from .errors import ConnectionLostError, IncompleteReadError, SocketBusyError, SocketClosedError
@@ -92,7 +93,8 @@ class ConnectionSpawner(Generic[SocketT]):
         self._drain: Drain | None = None
         self._draining: asyncio.Task[DrainReport] | None = None
         self._emptied = asyncio.Event()
-        self._accepted = self._completed = self._failed = self._disconnected = self._cancelled = 0
+        self._accepted = 0
+        self._outcomes = dict.fromkeys(("completed", "failed", "disconnected", "cancelled"), 0)
 
     async def serve(self, *servers: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         """Accept from `servers` and run the handlers, until `drain`, or until all servers are closed.
@@ -115,8 +117,7 @@ class ConnectionSpawner(Generic[SocketT]):
             await self._until_empty()
         except BaseException:
             self._close_servers()
-            await _cancel(acceptors)
-            await Drain(self.connections).run(grace=0.0, hard=_HARD)
+            await see_through(self._cancel_all(acceptors))
             raise
         finally:
             self._close_servers()
@@ -135,8 +136,8 @@ class ConnectionSpawner(Generic[SocketT]):
                 raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
         self._close_servers()
         if self._drain is None or self._draining is None:
-            self._drain = Drain(self.connections)
-            self._draining = asyncio.create_task(self._drain.run(grace, hard))
+            self._drain = Drain(self.connections, grace, hard)
+            self._draining = asyncio.create_task(self._drain.run())
             self._draining.add_done_callback(lambda _: self._emptied.set())
         else:
             self._drain.hurry(grace)
@@ -150,14 +151,7 @@ class ConnectionSpawner(Generic[SocketT]):
     @property
     def stats(self) -> SpawnerStats:
         """The counts at this moment."""
-        return SpawnerStats(
-            accepted=self._accepted,
-            active=len(self._connections),
-            completed=self._completed,
-            failed=self._failed,
-            disconnected=self._disconnected,
-            cancelled=self._cancelled,
-        )
+        return SpawnerStats(accepted=self._accepted, active=len(self._connections), **self._outcomes)
 
     # Accepting ----------------------------------------------------------------------------------------
 
@@ -193,16 +187,16 @@ class ConnectionSpawner(Generic[SocketT]):
         """Serve one connection: the body of its task."""
         connection.begin(self._never_began)
         socket = connection.socket
+        outcome = "failed"
         try:
             await self._handler(socket)
-            self._completed += 1
+            outcome = "completed"
         except Exception as error:
-            self._handler_raised(socket, error)
+            outcome = self._handler_raised(socket, error)
         except asyncio.CancelledError:
-            self._cancelled += 1
+            outcome = "cancelled"
             raise
         except BaseException:  # KeyboardInterrupt, SystemExit: the loop is going down
-            self._failed += 1
             socket.abort()
             raise
         finally:
@@ -211,32 +205,32 @@ class ConnectionSpawner(Generic[SocketT]):
             except OSError as error:
                 _log.debug("connection from %s did not close in good order: %s", socket.peer_address, error)
             finally:
-                self._ended(connection)
+                self._ended(connection, outcome)
 
     def _never_began(self, task: asyncio.Task[None]) -> None:
         """`task` was cancelled before its first step, so that none of its code ran."""
         for connection in self.connections:
             if connection.task is task:
-                self._cancelled += 1
                 connection.socket.abort()
-                self._ended(connection)
+                self._ended(connection, "cancelled")
 
-    def _handler_raised(self, socket: SocketT, error: Exception) -> None:
+    def _handler_raised(self, socket: SocketT, error: Exception) -> str:
+        """Report `error`; return what it counts as."""
         if _peer_left(error, socket):
-            self._disconnected += 1
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("connection from %s ended: %s", socket.peer_address, error)
-            return
-        self._failed += 1
+            return "disconnected"
         _log.error("handler for %s failed", socket.peer_address, exc_info=error)
         if self._on_error is not None:
             try:
                 self._on_error(socket, error)
             except Exception:
                 _log.exception("on_error for %s failed", socket.peer_address)
+        return "failed"
 
-    def _ended(self, connection: Connection[SocketT]) -> None:
+    def _ended(self, connection: Connection[SocketT], outcome: str) -> None:
         self._connections.remove(connection)
+        self._outcomes[outcome] += 1
         if not self._connections:
             self._emptied.set()
         if self._full:
@@ -250,6 +244,12 @@ class ConnectionSpawner(Generic[SocketT]):
             self._emptied.clear()
             await self._emptied.wait()
 
+    async def _cancel_all(self, acceptors: list[asyncio.Task[None]]) -> None:
+        for acceptor in acceptors:
+            acceptor.cancel()
+        await asyncio.gather(*acceptors, return_exceptions=True)
+        await Drain(self.connections, 0.0, _HARD).run()
+
     def _close_servers(self) -> None:
         for server in self._servers:
             server.close()
@@ -259,12 +259,6 @@ async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     for task in done:
         task.result()
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any]) -> bool:

@@ -87,24 +87,34 @@ class EpollReactor:
 
     def watch(self, fd: int, watcher: Watcher) -> None:
         if not self._watchers:
-            self._epoll = select.epoll()
-            self._loop.add_reader(self._epoll.fileno(), self._turn)
-        self._watchers[fd] = watcher
-        self._epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET)
+            self._open()
+        try:
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET)
+            self._watchers[fd] = watcher
+        finally:
+            if not self._watchers:
+                self._close()
 
     def forget(self, fd: int) -> None:
         del self._watchers[fd]
         self._epoll.unregister(fd)
         if not self._watchers:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
+            self._close()
 
     def arm_reads(self, fd: int) -> None:
         pass
 
     def arm_writes(self, fd: int) -> None:
         pass
+
+    def _open(self) -> None:
+        self._epoll = select.epoll()
+        self._loop.add_reader(self._epoll.fileno(), self._turn)
+
+    def _close(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
 
     def _turn(self) -> None:
         watchers = self._watchers

@@ -1,0 +1,126 @@
+"""One turn: a server on one core, the C generator on another, and the figures of that turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from servers import SERVERS
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE / "build"
+REFERENCE = "c-epoll"
+WARM_UP = 0.7  # seconds
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the generator does."""
+
+    mode: str
+    connections: int
+    size: int
+
+
+WORKLOADS = {
+    "echo-64x1KiB": Workload("echo", 64, 1024),
+    "echo-1x64B": Workload("echo", 1, 64),
+    "echo-4x64KiB": Workload("echo", 4, 65536),
+    "echo-4000x64B": Workload("echo", 4000, 64),
+    "accept": Workload("accept", 64, 1),
+}
+
+
+class TurnError(Exception):
+    """A server or the generator failed; the message holds what it wrote."""
+
+
+def compile_tools() -> None:
+    """Compile the two C programs if they are older than their source."""
+    BUILD.mkdir(exist_ok=True)
+    for name in ("epoll_reference", "load_generator"):
+        source, program = HERE / f"{name}.c", BUILD / name
+        if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+            subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
+
+
+def two_cpus() -> tuple[int, int]:
+    """The server's and the generator's."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        raise SystemExit("two cpus are needed: one for the server, one for the generator")
+    return cpus[0], cpus[-1]
+
+
+def take_turn(name: str, workload: Workload, seconds: float, *, cold_malloc: bool = False) -> dict[str, Any]:
+    """Start the server, put the load on it, end it; what the generator measured and what the server said."""
+    server_cpu, load_cpu = two_cpus()
+    with _server(name, server_cpu, cold_malloc=cold_malloc) as (process, ready):
+        arguments = [
+            BUILD / "load_generator",
+            workload.mode,
+            *(ready["port"], workload.connections, workload.size, seconds, WARM_UP, process.pid),
+        ]
+        done = subprocess.run(
+            [str(argument) for argument in arguments],
+            capture_output=True,
+            text=True,
+            timeout=seconds + 60,
+            preexec_fn=lambda: os.sched_setaffinity(0, {load_cpu}),
+        )
+        if done.returncode or not done.stdout:
+            raise TurnError(f"the generator ended with status {done.returncode}: {done.stderr[-1000:]}")
+        if process.poll() is not None:
+            raise TurnError(f"the server ended with status {process.returncode}")
+    figures = json.loads(done.stdout)
+    if not figures["server_cpu_seconds"]:
+        raise TurnError("the server used no cpu time that could be measured")
+    figures["requests_per_cpu_second"] = figures["completed"] / figures["server_cpu_seconds"]
+    figures["rate"] = figures["completed"] / figures["seconds"]
+    return figures | {key: value for key, value in ready.items() if key != "port"}
+
+
+@contextmanager
+def _server(
+    name: str, cpu: int, *, cold_malloc: bool
+) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+    command = (
+        [str(BUILD / "epoll_reference")]
+        if name == REFERENCE
+        else [sys.executable, str(HERE / "servers.py"), name]
+    )
+    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    if name != REFERENCE:
+        environment |= SERVERS[name].environment | {"COLD_MALLOC": "1" if cold_malloc else ""}
+    with tempfile.TemporaryFile() as messages:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            env=environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                process.wait(5)
+                raise TurnError(f"{name} did not start")
+            yield process, json.loads(line)
+        except (TurnError, subprocess.SubprocessError) as error:
+            messages.seek(0)
+            said = messages.read().decode(errors="replace")[-2000:]
+            raise TurnError(f"{name}: {error}\n{said}") from error
+        finally:
+            process.kill()
+            process.communicate()

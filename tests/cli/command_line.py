@@ -1,0 +1,159 @@
+"""Running the command line as its users do: as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+__all__ = [
+    "PATIENCE",
+    "AionetServer",
+    "aionet",
+    "command",
+    "connect_raw",
+    "environment",
+    "receive_exactly",
+    "receive_to_end",
+]
+
+PATIENCE = 15.0
+"""Seconds after which a process is given up and the test fails."""
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+def command(*arguments: object) -> list[str]:
+    """The words of a command."""
+    return [sys.executable, "-m", "aionet", *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's, with the aionet of this tree found first, warnings as errors, and a plain output."""
+    path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH", "")]))
+    return os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "error", "COLUMNS": "100"} | more
+
+
+def aionet(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a command to its end, with nothing on its standard input unless the options say so."""
+    if "input" not in options:
+        options.setdefault("stdin", subprocess.DEVNULL)
+    environ = environment(**options.pop("env", {}))
+    return subprocess.run(
+        command(*arguments), capture_output=True, timeout=PATIENCE, env=environ, check=False, **options
+    )
+
+
+class AionetServer:
+    """A command that serves, from its "listening" line on; killed when the context is left."""
+
+    def __init__(
+        self,
+        *arguments: object,
+        cwd: Path | None = None,
+        stdout: int = subprocess.PIPE,
+        as_json: bool = True,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self._as_json = as_json
+        self.process = subprocess.Popen(
+            [*prefix, *command(*arguments, *(["--json"] if as_json else []))],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=environment(),
+        )
+        self.addresses: list[str] = []
+
+    def __enter__(self) -> Self:
+        try:
+            if self._as_json:
+                event = self.next_event()
+                assert event["event"] == "listening", event
+                self.addresses = event["addresses"]
+            else:
+                line = self.next_error_line()
+                assert line.startswith("listening on "), line
+                self.addresses = line.removeprefix("listening on ").split(", ")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+    @property
+    def address(self) -> str:
+        """The first address, as text."""
+        return self.addresses[0]
+
+    @property
+    def port(self) -> int:
+        """The port of the first address."""
+        return int(self.address.rpartition(":")[2])
+
+    def next_event(self) -> dict[str, Any]:
+        """The next line of JSON."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"it ended: {self.process.stderr.read().decode() if self.process.stderr else ''}"
+        event: dict[str, Any] = json.loads(line)
+        return event
+
+    def next_error_line(self) -> str:
+        """The next line on standard error."""
+        assert self.process.stderr is not None
+        return self.process.stderr.readline().decode().rstrip("\n")
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def ended(self) -> tuple[int, str, str]:
+        """Wait for its end; the exit code, and what was left on standard output and standard error."""
+        out, err = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, (out or b"").decode(), err.decode()
+
+
+def connect_raw(address: str) -> socket.socket:
+    """A plain blocking socket, connected to what a command printed."""
+    if address.startswith("unix:"):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(PATIENCE)
+        sock.connect(address.removeprefix("unix:"))
+        return sock
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE)
+
+
+def receive_exactly(sock: socket.socket, n: int) -> bytes:
+    """Receive `n` bytes."""
+    received = bytearray()
+    while len(received) < n:
+        data = sock.recv(n - len(received))
+        assert data, f"the stream ended after {len(received)} of {n} bytes"
+        received += data
+    return bytes(received)
+
+
+def receive_to_end(sock: socket.socket) -> bytes:
+    """Receive until the stream ends."""
+    received = bytearray()
+    while data := sock.recv(1 << 20):
+        received += data
+    return bytes(received)

@@ -1,0 +1,345 @@
+"""``aionet relay`` between the programs that people use."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import hashlib
+import http.server
+import random
+import signal
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import PATIENCE, AionetServer, aionet, connect_raw, receive_exactly, receive_to_end
+from helpers import require_program
+
+LOCAL = "127.0.0.1:0"
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture
+def target() -> Iterator[socket.socket]:
+    """A listening socket for the relay to connect to."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        yield listener
+
+
+def name_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()
+    return f"{host}:{port}"
+
+
+def accept(listener: socket.socket) -> socket.socket:
+    sock, _ = listener.accept()
+    sock.settimeout(PATIENCE)
+    return sock
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@pytest.fixture(scope="module")
+def big_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """100 MiB that do not repeat, and their SHA-256."""
+    path = tmp_path_factory.mktemp("big") / "file"
+    digest = hashlib.sha256()
+    numbers = random.Random(100)
+    with path.open("wb") as file:
+        for _ in range(100):
+            block = numbers.randbytes(MEBIBYTE)
+            digest.update(block)
+            file.write(block)
+    return path, digest.hexdigest()
+
+
+def digest_of_stream(sock: socket.socket) -> str:
+    digest = hashlib.sha256()
+    while data := sock.recv(MEBIBYTE):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+# Programs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_nc_through_relay_to_echo(loop: str) -> None:
+    nc = require_program("nc")
+    data = random.Random(1).randbytes(300_000)
+    with (
+        AionetServer("echo", "--bind", LOCAL, "--loop", loop) as echo,
+        AionetServer("relay", LOCAL, echo.address, "--loop", loop) as relay,
+    ):
+        done = subprocess.run(
+            [nc, "-N", "127.0.0.1", str(relay.port)], input=data, capture_output=True, timeout=PATIENCE
+        )
+        assert (done.returncode, done.stdout) == (0, data)
+        event = relay.next_event()
+        assert event["event"] == "closed"
+        assert event["client_to_target"] == event["target_to_client"] == len(data)
+        assert event["lost"] is event["error"] is None
+        assert event["target"] == echo.address
+
+
+def test_socat_through_relay_to_echo_over_unix_sockets(tmp_path: Path) -> None:
+    socat = require_program("socat")
+    data = random.Random(2).randbytes(300_000)
+    with (
+        AionetServer("echo", "--bind", f"unix:{tmp_path}/echo") as echo,
+        AionetServer("relay", f"unix:{tmp_path}/relay", echo.address) as relay,
+    ):
+        assert echo.address == f"unix:{tmp_path}/echo"
+        done = subprocess.run(
+            [socat, "-t10", "-", f"UNIX-CONNECT:{tmp_path}/relay"],
+            input=data,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+        assert (done.returncode, done.stdout) == (0, data)
+        relay.signal()
+        assert relay.ended()[0] == 0
+        assert not (tmp_path / "relay").exists()
+
+
+def test_curl_through_relay_to_a_web_server(tmp_path: Path) -> None:
+    curl = require_program("curl")
+    data = random.Random(3).randbytes(2 * MEBIBYTE)
+    (tmp_path / "file.bin").write_bytes(data)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))
+    ) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            with AionetServer("relay", LOCAL, f"127.0.0.1:{server.server_port}") as relay:
+                url = f"http://{relay.address}/"
+                done = subprocess.run(
+                    [curl, "-sSf", "--noproxy", "*", url + "file.bin", url + "file.bin"],
+                    capture_output=True,
+                    timeout=PATIENCE,
+                )
+                assert done.stderr == b""
+                assert done.stdout == 2 * data
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_100_mebibytes_arrive_bit_for_bit(
+    target: socket.socket, big_file: tuple[Path, str], loop: str
+) -> None:
+    nc = require_program("nc")
+    path, digest = big_file
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as threads,
+        AionetServer("relay", LOCAL, name_of(target), "--loop", loop) as relay,
+        path.open("rb") as file,
+    ):
+        sending = subprocess.Popen(
+            [nc, "-N", "127.0.0.1", str(relay.port)], stdin=file, stdout=subprocess.DEVNULL
+        )
+        with sending, accept(target) as receiver:
+            assert threads.submit(digest_of_stream, receiver).result() == digest
+        assert sending.returncode == 0
+        assert relay.next_event()["client_to_target"] == path.stat().st_size
+
+
+def test_100_mebibytes_downloaded_from_a_socat_server_over_unix(
+    tmp_path: Path, big_file: tuple[Path, str]
+) -> None:
+    socat = require_program("socat")
+    path, digest = big_file
+    server = subprocess.Popen(
+        # -d -d: it says when it listens
+        [socat, "-d", "-d", "-U", f"UNIX-LISTEN:{tmp_path}/from", f"OPEN:{path},rdonly"],
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert server.stderr is not None
+        assert b"listening" in server.stderr.readline()
+        with (
+            AionetServer("relay", f"unix:{tmp_path}/to", f"unix:{tmp_path}/from") as relay,
+            connect_raw(relay.address) as client,
+        ):
+            assert digest_of_stream(client) == digest
+    finally:
+        server.kill()
+        server.communicate()
+
+
+# What travels -------------------------------------------------------------------------------------------
+
+
+def test_a_half_close_travels(target: socket.socket) -> None:
+    with (
+        AionetServer("relay", LOCAL, name_of(target)) as relay,
+        connect_raw(relay.address) as client,
+        accept(target) as server,
+    ):
+        client.sendall(b"question")
+        client.shutdown(socket.SHUT_WR)
+        assert receive_to_end(server) == b"question"
+        server.sendall(b"answer")
+        server.close()
+        assert receive_to_end(client) == b"answer"
+
+
+def test_the_last_bytes_before_a_reset_arrive_and_then_the_reset(target: socket.socket) -> None:
+    data = random.Random(4).randbytes(50_000)
+    with AionetServer("relay", LOCAL, name_of(target)) as relay:
+        with connect_raw(relay.address) as client, accept(target) as server:
+            server.sendall(data)
+            assert receive_exactly(client, 1) == data[:1]  # all of it has left the server's system
+            reset(server)
+            assert receive_exactly(client, len(data) - 1) == data[1:]
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        event = relay.next_event()
+        assert event["lost"] == "target"
+        assert event["target_to_client"] == len(data)
+        assert event["undelivered"] == 0
+        assert "Connection reset" in event["error"]
+
+
+def test_a_side_that_does_not_read_does_not_stall_the_other(target: socket.socket) -> None:
+    flood = bytes(32 * MEBIBYTE)
+    with (
+        AionetServer("relay", LOCAL, name_of(target)) as relay,
+        concurrent.futures.ThreadPoolExecutor(1) as threads,
+        connect_raw(relay.address) as client,
+        accept(target) as server,
+    ):
+        flooding = threads.submit(server.sendall, flood)
+        for number in range(100):
+            client.sendall(b"%4d" % number)
+            assert receive_exactly(server, 4) == b"%4d" % number
+        assert not flooding.done()
+        assert receive_exactly(client, len(flood)) == flood
+
+
+# When the target is not there ---------------------------------------------------------------------------
+
+
+def test_a_target_that_refuses_is_one_line_and_a_reset() -> None:
+    with AionetServer("relay", LOCAL, "127.0.0.1:1") as relay:
+        with pytest.raises(ConnectionResetError), connect_raw(relay.address) as client:
+            client.recv(1)
+        event = relay.next_event()
+        assert (event["lost"], event["client_to_target"], event["target_to_client"]) == ("target", 0, 0)
+        assert event["error"] == "cannot connect to 127.0.0.1:1: Connection refused"
+        relay.signal()
+        code, _, errors = relay.ended()
+    assert code == 0
+    assert len(errors.splitlines()) == 1
+    assert "cannot connect to 127.0.0.1:1: Connection refused" in errors
+
+
+def test_a_target_that_is_no_socket(tmp_path: Path) -> None:
+    with AionetServer("relay", f"unix:{tmp_path}/relay", f"unix:{tmp_path}/nothing") as relay:
+        with connect_raw(relay.address) as client:
+            assert client.recv(1) == b""
+        assert relay.next_event()["error"].startswith(f"cannot connect to unix:{tmp_path}/nothing: No such")
+
+
+# Ending -------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_lets_connections_finish(target: socket.socket) -> None:
+    with AionetServer("relay", LOCAL, name_of(target)) as relay:
+        with connect_raw(relay.address) as client, accept(target) as server:
+            client.sendall(b"before")
+            assert receive_exactly(server, 6) == b"before"
+            relay.signal()
+            assert relay.next_event()["event"] == "draining"
+            with pytest.raises(ConnectionRefusedError):
+                connect_raw(relay.address)
+            server.sendall(b"after")
+            assert receive_exactly(client, 5) == b"after"
+            client.close()
+            assert receive_to_end(server) == b""
+            server.close()
+            assert relay.next_event()["event"] == "closed"
+            drained = relay.next_event()
+        assert (drained["event"], drained["finished"], drained["cancelled"]) == ("drained", 1, 0)
+        assert relay.ended() == (0, "", "")
+
+
+def test_a_second_signal_ends_the_grace(target: socket.socket) -> None:
+    with AionetServer("relay", LOCAL, name_of(target), "--drain-grace", 60) as relay:
+        with connect_raw(relay.address) as client, accept(target) as server:
+            client.sendall(b"x")
+            assert receive_exactly(server, 1) == b"x"
+            relay.signal(signal.SIGINT)
+            assert relay.next_event() == {"event": "draining", "connections": 1, "grace": 60.0}
+            relay.signal(signal.SIGINT)
+            assert relay.next_event()["grace"] == 0
+            drained = relay.next_event()
+            assert (drained["event"], drained["finished"], drained["cancelled"]) == ("drained", 0, 1)
+            with pytest.raises(ConnectionResetError):  # cut short, and told so
+                client.recv(1)
+        assert relay.ended()[0] == 0
+
+
+def test_max_connections_leaves_others_waiting(target: socket.socket) -> None:
+    with (
+        AionetServer("relay", LOCAL, name_of(target), "--max-connections", 1) as relay,
+        connect_raw(relay.address) as first,
+        accept(target) as first_server,
+        connect_raw(relay.address) as second,
+    ):
+        second.sendall(b"second")
+        first.sendall(b"first")
+        assert receive_exactly(first_server, 5) == b"first"
+        target.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            target.accept()
+        target.settimeout(PATIENCE)
+        first.close()
+        first_server.close()
+        with accept(target) as second_server:
+            assert receive_exactly(second_server, 6) == b"second"
+
+
+def test_without_json_standard_output_stays_empty(target: socket.socket) -> None:
+    with AionetServer("relay", LOCAL, name_of(target), as_json=False) as relay:
+        with connect_raw(relay.address) as client, accept(target) as server:
+            client.close()
+            server.close()
+        relay.signal()
+        code, output, errors = relay.ended()
+    assert (code, output) == (0, "")
+    assert "drained: " in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "LISTEN, TARGET"),
+        ([":1"], "TARGET"),
+        (["nonsense", ":1"], "argument LISTEN: 'nonsense' lacks a port"),
+        ([LOCAL, "127.0.0.1:0"], "argument TARGET: '127.0.0.1:0': expected a port in 1..65535"),
+        ([LOCAL, "unix:"], "argument TARGET: 'unix:' lacks a path"),
+        ([LOCAL, ":1", "--timeout", "0"], "argument --timeout: '0': expected more than 0 seconds"),
+        ([LOCAL, ":1", "--bind", ":2"], "unrecognized arguments: --bind"),
+    ],
+)
+def test_bad_usage(arguments: list[str], message: str) -> None:
+    done = aionet("relay", *arguments)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert message in done.stderr.decode()
+    assert b"Traceback" not in done.stderr

@@ -1,0 +1,281 @@
+"""Reads that look for something: exactly, until, lines, peeking, into a buffer."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+
+import pytest
+from helpers import begin, give_turns
+
+from aionet import IncompleteReadError, LimitExceededError
+
+pytestmark = pytest.mark.asyncio
+
+
+async def send_in_pieces(peer, *pieces):
+    for piece in pieces:
+        peer.send_now(piece)
+        await give_turns()
+
+
+# Exactly ----------------------------------------------------------------------------------------------------
+
+
+async def test_exactly_waits_for_all_of_it(sock, peer):
+    reading = await begin(sock.read_exactly(6))
+    await send_in_pieces(peer, b"ab", b"cd")
+    assert not reading.done()
+    await send_in_pieces(peer, b"efgh")
+    assert await reading == b"abcdef"
+    assert await sock.read() == b"gh"
+
+
+async def test_exactly_of_a_lot(sock, peer):
+    data = bytes(range(256)) * 4096
+    sending = asyncio.create_task(peer.send(data + b"rest"))
+    assert await sock.read_exactly(len(data)) == data
+    await sending
+    assert await sock.read_exactly(4) == b"rest"
+
+
+async def test_exactly_nothing(sock, peer):
+    assert await sock.read_exactly(0) == b""
+
+
+async def test_exactly_of_a_stream_that_ends_too_early(sock, peer):
+    peer.send_now(b"half")
+    peer.half_close()
+    with pytest.raises(IncompleteReadError) as caught:
+        await sock.read_exactly(10)
+    assert caught.value.partial == b"half"
+    assert caught.value.peer_address == sock.peer_address
+    assert await sock.read() == b""
+
+
+async def test_exactly_at_a_clean_end(sock, peer):
+    peer.half_close()
+    with pytest.raises(IncompleteReadError) as caught:
+        await sock.read_exactly(1)
+    assert caught.value.partial == b""
+
+
+async def test_exactly_refuses_a_negative_count(sock, peer):
+    with pytest.raises(ValueError, match="negative"):
+        await sock.read_exactly(-1)
+
+
+# Until ------------------------------------------------------------------------------------------------------
+
+
+async def test_until_returns_separator_and_leaves_the_rest(sock, peer):
+    peer.send_now(b"head\r\n\r\nbody")
+    assert await sock.read_until(b"\r\n\r\n") == b"head\r\n\r\n"
+    assert await sock.read() == b"body"
+
+
+async def test_until_finds_a_separator_that_arrives_in_pieces(sock, peer):
+    reading = await begin(sock.read_until(b"<end>"))
+    await send_in_pieces(peer, b"a<e", b"nd", b">b")
+    assert await reading == b"a<end>"
+    assert await sock.read() == b"b"
+
+
+@pytest.mark.parametrize("separators", [(b"\r\n", b"\n"), (b"\n", b"\r\n")])
+async def test_until_takes_the_separator_that_ends_first(sock, peer, separators):
+    peer.send_now(b"one\ntwo\r\nthree\n")
+    assert await sock.read_until(*separators) == b"one\n"
+    assert await sock.read_until(*separators) == b"two\r\n"
+    assert await sock.read_until(*separators) == b"three\n"
+
+
+async def test_until_with_one_separator_inside_another(sock, peer):
+    peer.send_now(b"xabcdy")
+    assert await sock.read_until(b"abcd", b"bc") == b"xabc"
+    assert await sock.read() == b"dy"
+
+
+async def test_until_with_other_separators_than_before(sock, peer):
+    reading = await begin(sock.read_until(b";"))
+    await send_in_pieces(peer, b"a,b")
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert await sock.read_until(b",") == b"a,"
+    await send_in_pieces(peer, b";")
+    assert await sock.read_until(b";") == b"b;"
+
+
+async def test_until_the_limit_keeps_the_data(sock, peer):
+    peer.send_now(b"0123456789\n")
+    for _ in range(2):
+        with pytest.raises(LimitExceededError) as caught:
+            await sock.read_until(b"\n", max_bytes=10)
+        assert caught.value.peer_address == sock.peer_address
+    assert await sock.read_until(b"\n", max_bytes=11) == b"0123456789\n"
+
+
+async def test_until_the_limit_does_not_wait_for_more(sock, peer):
+    peer.send_now(b"0123456789")
+    with pytest.raises(LimitExceededError):
+        async with asyncio.timeout(1):
+            await sock.read_until(b"\n", max_bytes=10)
+    assert await sock.read_exactly(10) == b"0123456789"
+
+
+async def test_until_of_a_stream_that_ends_too_early(sock, peer):
+    peer.send_now(b"no separator")
+    peer.half_close()
+    with pytest.raises(IncompleteReadError) as caught:
+        await sock.read_until(b"\n")
+    assert caught.value.partial == b"no separator"
+    assert await sock.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("separators", "max_bytes", "error"),
+    [
+        ((), 10, TypeError),
+        ((b"",), 10, ValueError),
+        ((b"\n", b""), 10, ValueError),
+        (("\n",), 10, TypeError),
+        ((b"long",), 3, ValueError),
+    ],
+)
+async def test_until_refuses_bad_separators_before_any_io(sock, peer, separators, max_bytes, error):
+    peer.send_now(b"kept")
+    with pytest.raises(error):
+        await sock.read_until(*separators, max_bytes=max_bytes)
+    assert await sock.read() == b"kept"
+
+
+# Lines ------------------------------------------------------------------------------------------------------
+
+
+async def test_lines(sock, peer):
+    peer.send_now(b"one\n\ntwo\r\nthree\n")
+    peer.half_close()
+    lines = []
+    while line := await sock.read_line():
+        lines.append(line)
+    assert lines == [b"one\n", b"\n", b"two\r\n", b"three\n"]
+    assert await sock.read_line() == b""
+
+
+async def test_a_line_that_is_cut_short(sock, peer):
+    peer.send_now(b"whole\ncut")
+    peer.half_close()
+    assert await sock.read_line() == b"whole\n"
+    with pytest.raises(IncompleteReadError) as caught:
+        await sock.read_line()
+    assert caught.value.partial == b"cut"
+    assert await sock.read_line() == b""
+
+
+async def test_a_line_longer_than_the_limit(sock, peer):
+    peer.send_now(b"much too long\n")
+    with pytest.raises(LimitExceededError):
+        await sock.read_line(max_bytes=5)
+    assert await sock.read_line() == b"much too long\n"
+
+
+# Peeking ----------------------------------------------------------------------------------------------------
+
+
+async def test_peek_leaves_the_data(sock, peer):
+    peer.send_now(b"GET /")
+    assert await sock.peek() == b"G"
+    assert await sock.peek(3) == b"GET"
+    assert await sock.peek(100) == b"GET /"
+    assert await sock.read() == b"GET /"
+
+
+async def test_peek_waits_for_the_first_byte(sock, peer):
+    peeking = await begin(sock.peek(4))
+    assert not peeking.done()
+    peer.send_now(b"x")
+    assert await peeking == b"x"
+
+
+async def test_peek_at_a_clean_end(sock, peer):
+    peer.half_close()
+    assert await sock.peek() == b""
+    assert await sock.read() == b""
+
+
+@pytest.mark.parametrize("count", [0, -1])
+async def test_peek_refuses_a_count_below_one(sock, peer, count):
+    with pytest.raises(ValueError, match="at least 1"):
+        await sock.peek(count)
+
+
+# Into a buffer ----------------------------------------------------------------------------------------------
+
+
+async def test_into_a_buffer(sock, peer):
+    buffer = bytearray(b"........")
+    peer.send_now(b"abc")
+    assert await sock.read_into(buffer) == 3
+    assert buffer == b"abc....."
+
+
+async def test_into_a_part_of_a_buffer(sock, peer):
+    buffer = bytearray(b"........")
+    peer.send_now(b"abcdef")
+    assert await sock.read_into(memoryview(buffer)[2:6]) == 4
+    assert buffer == b"..abcd.."
+    assert await sock.read() == b"ef"
+
+
+async def test_into_a_buffer_of_numbers(sock, peer):
+    numbers = array.array("i", [0, 0])
+    peer.send_now(array.array("i", [17, 4]).tobytes())
+    assert await sock.read_into(numbers) == 2 * numbers.itemsize
+    assert numbers.tolist() == [17, 4]
+
+
+async def test_into_a_buffer_from_what_was_buffered(sock, peer):
+    peer.send_now(b"line\nrest")
+    assert await sock.read_line() == b"line\n"
+    buffer = bytearray(2)
+    assert await sock.read_into(buffer) == 2
+    assert buffer == b"re"
+    assert await sock.read_into(buffer) == 2
+    assert buffer == b"st"
+
+
+async def test_into_a_buffer_at_a_clean_end(sock, peer):
+    reading = await begin(sock.read_into(bytearray(10)))
+    peer.half_close()
+    assert await reading == 0
+    assert await sock.read_into(bytearray(10)) == 0
+
+
+@pytest.mark.parametrize(
+    ("buffer", "error"),
+    [
+        (bytearray(), ValueError),
+        (b"constant", TypeError),
+        (memoryview(bytearray(8))[::2], TypeError),
+        ("text", TypeError),
+    ],
+)
+async def test_into_a_buffer_that_cannot_be_filled(sock, peer, buffer, error):
+    peer.send_now(b"kept")
+    with pytest.raises(error):
+        await sock.read_into(buffer)
+    assert await sock.read() == b"kept"
+
+
+async def test_mixing_all_of_them(sock, peer):
+    peer.send_now(b"\x05hello;line\n12345678tail")
+    peer.half_close()
+    size = (await sock.read_exactly(1))[0]
+    assert await sock.read_exactly(size) == b"hello"
+    assert await sock.read_until(b";", b",") == b";"
+    assert await sock.peek(4) == b"line"
+    assert await sock.read_line() == b"line\n"
+    buffer = bytearray(4)
+    assert await sock.read_into(buffer) == 4
+    assert buffer == b"1234"
+    assert await sock.read(4) == b"5678"
+    assert b"".join([chunk async for chunk in sock]) == b"tail"

@@ -1,0 +1,208 @@
+"""Connections that the world breaks: loss is told, what came before it is not lost with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from helpers import begin, give_turns
+
+from aionet import ConnectionLostError, IncompleteReadError
+
+pytestmark = pytest.mark.asyncio
+
+BIG = 3 << 19
+
+
+async def read_to_loss(sock):
+    """Read until the loss is told; return what came before, and the error."""
+    received = bytearray()
+    while True:
+        try:
+            data = await sock.read(1000)
+        except ConnectionLostError as error:
+            return bytes(received), error
+        assert data, "a loss must not look like a clean end"
+        received += data
+
+
+async def write_to_loss(sock):
+    """Write until the loss is told."""
+    with pytest.raises(ConnectionLostError):
+        await asyncio.wait_for(_write_on(sock), 5)
+
+
+async def _write_on(sock):
+    while True:
+        await sock.write(b"x")
+        await give_turns()
+
+
+async def test_a_reader_that_waits_is_told(transport, pair):
+    reading = await begin(pair.socket.read())
+    await transport.lose(pair)
+    with pytest.raises(ConnectionLostError) as caught:
+        await reading
+    assert caught.value.operation == "read"
+    assert caught.value.errno
+    assert caught.value.local_address == pair.socket.local_address
+    assert caught.value.peer_address == pair.socket.peer_address
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_a_loss_stays_a_loss(transport, pair):
+    await transport.lose(pair)
+    for _ in range(3):
+        with pytest.raises(ConnectionLostError):
+            await pair.socket.read()
+
+
+async def test_a_loss_is_told_to_writers_too(transport, pair):
+    await transport.lose(pair)
+    with pytest.raises(ConnectionLostError):
+        await pair.socket.read()
+    with pytest.raises(ConnectionLostError) as caught:
+        await pair.socket.write(b"x")
+    assert caught.value.operation == "write"
+    with pytest.raises(ConnectionLostError):
+        await pair.socket.write(b"x")
+
+
+async def test_a_loss_that_a_write_met_first_is_no_clean_end_for_a_read(transport, pair):
+    await transport.lose(pair)
+    await write_to_loss(pair.socket)
+    for _ in range(2):
+        with pytest.raises(ConnectionLostError):
+            await pair.socket.read()
+
+
+async def test_what_came_before_a_loss_is_still_read(transport, pair):
+    pair.peer.send_now(b"x" * 5000)
+    await transport.lose(pair)
+    received, _ = await read_to_loss(pair.socket)
+    assert received == b"x" * 5000
+
+
+async def test_what_came_before_a_loss_is_still_read_after_a_write_has_met_it(transport, pair):
+    pair.peer.send_now(b"x" * 5000)
+    await transport.lose(pair)
+    await write_to_loss(pair.socket)
+    received, _ = await read_to_loss(pair.socket)
+    assert received == b"x" * 5000
+
+
+async def test_data_and_loss_arrive_together_while_a_reader_waits(transport, pair):
+    await pair.socket.write(b"unread")
+    reading = await begin(pair.socket.read(1000))
+    pair.peer.send_now(b"x" * 5000)
+    await transport.lose(pair)  # no turn of the loop in between, but for Unix, which writes at once
+    async with asyncio.timeout(5):
+        first = await reading
+        received, _ = await read_to_loss(pair.socket)
+    assert first + received == b"x" * 5000
+
+
+async def test_data_and_loss_arrive_one_after_the_other_while_a_reader_waits(transport, pair):
+    await pair.socket.write(b"unread")
+    reading = asyncio.create_task(read_to_loss(pair.socket))
+    await give_turns()
+    pair.peer.send_now(b"x" * 500)
+    await give_turns()
+    pair.peer.send_now(b"x" * 500)
+    await transport.lose(pair)
+    async with asyncio.timeout(5):
+        received, _ = await reading
+    assert received == b"x" * 1000
+
+
+async def test_a_buffered_read_that_is_cut_off_by_a_loss_keeps_what_came(transport, pair):
+    pair.peer.send_now(b"half a line")
+    await transport.lose(pair)
+    with pytest.raises(ConnectionLostError):
+        await pair.socket.read_line()
+    assert await pair.socket.read() == b"half a line"
+    with pytest.raises(ConnectionLostError):
+        await pair.socket.read_line()
+
+
+async def test_iterating_ends_with_the_error(transport, pair):
+    pair.peer.send_now(b"data")
+    await transport.lose(pair)
+    received = []
+
+    async def iterate():
+        async for chunk in pair.socket:
+            received.append(chunk)  # noqa: PERF401 - what came before the error counts too
+
+    with pytest.raises(ConnectionLostError):
+        await iterate()
+    assert received == [b"data"]
+
+
+async def test_all_writers_that_wait_are_told(transport, pair):
+    writing = [await begin(pair.socket.write(bytes(BIG))) for _ in range(3)]
+    ending = await begin(pair.socket.send_eof())
+    pair.peer.reset() if transport.resets else pair.peer.close()
+    for error in await asyncio.gather(*writing, ending, return_exceptions=True):
+        assert isinstance(error, ConnectionLostError)
+        assert error.peer_address == pair.socket.peer_address
+    with pytest.raises(ConnectionLostError):
+        await pair.socket.write(b"x")
+    with pytest.raises(ConnectionLostError):
+        await pair.socket.read()
+
+
+async def test_a_reader_and_a_writer_that_wait_are_both_told(transport, pair):
+    writing = await begin(pair.socket.write(bytes(BIG)))
+    reading = await begin(pair.socket.read())
+    pair.peer.reset() if transport.resets else pair.peer.close()
+    for error in await asyncio.gather(reading, writing, return_exceptions=True):
+        assert isinstance(error, ConnectionLostError)
+
+
+async def test_the_first_call_after_a_cancelled_write_was_lost_is_told(transport, pair):
+    writing = await begin(pair.socket.write(bytes(BIG)))
+    writing.cancel()
+    await asyncio.wait([writing])
+    pair.peer.reset() if transport.resets else pair.peer.close()
+    with pytest.raises(ConnectionLostError):
+        await pair.socket.read()
+
+
+async def test_a_write_that_fails_as_its_task_is_cancelled_is_not_logged(transport, pair):
+    writing = await begin(pair.socket.write(bytes(BIG)))
+    waiting = writing._fut_waiter
+    pair.peer.reset() if transport.resets else pair.peer.close()
+    waiting.add_done_callback(lambda _: writing.cancel())  # in the very turn in which the write fails
+    await asyncio.wait([writing])
+    assert writing.cancelled() or isinstance(writing.exception(), ConnectionLostError)
+
+
+async def test_closing_after_a_loss_is_quiet_and_at_once(transport, pair):
+    await transport.lose(pair)
+    with pytest.raises(ConnectionLostError):
+        await pair.socket.read()
+    async with asyncio.timeout(1):
+        await pair.socket.aclose()
+    assert pair.socket.fileno() == -1
+
+
+async def test_a_loss_does_not_keep_the_loop_busy(transport, pair):
+    """An event for a dead descriptor that nobody waits for must not come again and again."""
+    reading = await begin(pair.socket.read())
+    pair.peer.send_now(b"data")
+    await transport.lose(pair)
+    assert await reading == b"data"
+    before = time.thread_time()
+    await asyncio.sleep(0.05)  # not to wait for something, but to see what this thread does meanwhile
+    assert time.thread_time() - before < 0.03
+    with pytest.raises(ConnectionLostError):
+        await pair.socket.read()
+
+
+async def test_a_clean_end_is_not_a_loss(pair):
+    pair.peer.send_now(b"cut")
+    pair.peer.half_close()
+    with pytest.raises(IncompleteReadError):
+        await pair.socket.read_line()

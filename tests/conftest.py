@@ -1,0 +1,104 @@
+"""The ground that every test stands on: the loop matrix and the leak ledger.
+
+Theory of operation
+-------------------
+*The matrix.* Each ``@pytest.mark.asyncio`` test runs once per loop: the stock one, the stock one with eager
+tasks (Python 3.12 and up) and uvloop. A test that is about one of them says
+``@pytest.mark.asyncio(loop_factories=["uvloop"])``.
+
+*The ledger.* After every test no descriptor and no task may be left, and the loop may not have complained of
+anything. Descriptors are counted outside of the loop, which has come and gone in between, so the loop's own
+do not count. Forgotten sockets and coroutines never awaited become errors through ``filterwarnings``: the
+collector runs here, inside of the test's own report. A test that expects the loop to complain takes them off
+the `loop_complaints` fixture.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+import hypothesis  # noqa: F401 - before gc.freeze(), which its look at who refers to whom does not survive
+import pytest
+from helpers import open_descriptors
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def _new_asyncio_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.SelectorEventLoop()
+
+
+def _new_eager_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.SelectorEventLoop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
+def _loop_factories() -> dict[str, LoopFactory]:
+    factories: dict[str, LoopFactory] = {"asyncio": _new_asyncio_loop}
+    if sys.version_info >= (3, 12):
+        factories["eager"] = _new_eager_loop
+    try:
+        import uvloop
+    except ImportError:
+        if "CI" in os.environ:
+            raise
+    else:
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
+LOOP_FACTORIES = _loop_factories()
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
+    return LOOP_FACTORIES
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    for make_loop in LOOP_FACTORIES.values():  # what a loop opens once per process is nobody's leak
+        make_loop().close()
+    gc.collect()
+    gc.freeze()  # what is imported by now stays: collecting after each test then costs little
+
+
+@pytest.fixture
+def loop_complaints() -> list[str]:
+    """What the loop's exception handler was told; what is left in it at the end fails the test."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def ledger(loop_complaints: list[str]) -> Iterator[None]:
+    """Fail a test that leaves a descriptor open, or something that its loop complains of."""
+    before = open_descriptors()
+    yield
+    gc.collect()
+    gc.freeze()  # what survives is pytest's
+    after = open_descriptors()
+    left = {number: what for number, what in after.items() if before.get(number) != what}
+    if left:
+        pytest.fail(f"descriptors left open: {left}", pytrace=False)
+    if loop_complaints:
+        pytest.fail(f"the loop complained: {loop_complaints}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def task_ledger(request: pytest.FixtureRequest, ledger: None, loop_complaints: list[str]) -> Iterator[None]:
+    """Fail an asyncio test that leaves a task behind."""
+    marker = request.node.get_closest_marker("asyncio")
+    if marker is None or marker.kwargs.get("loop_scope", "function") != "function":
+        yield
+        return
+    loop = request.getfixturevalue("_function_scoped_runner").get_loop()
+    loop.set_exception_handler(
+        lambda _, context: loop_complaints.append(f"{context['message']}: {context.get('exception')!r}")
+    )
+    yield
+    left = [repr(task) for task in asyncio.all_tasks(loop)]
+    if left:
+        pytest.fail(f"tasks left running: {left}", pytrace=False)

@@ -1,0 +1,339 @@
+"""Connecting over TCP: numeric addresses, names, several addresses, failures that tell what was tried."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+
+import pytest
+from helpers import begin, needs_ipv6, open_sockets
+from peers import RawListener
+
+from aionet import AsyncTcpSocket, ConnectError, ResolveError, SocketAddress, TcpOptions
+from aionet.scope import Scope, set_scope
+
+pytestmark = pytest.mark.asyncio
+
+
+@contextlib.contextmanager
+def resolving(*addresses, error=None):
+    """Have this loop's names resolve to `addresses`; yield the list of the names that were asked for."""
+    asked = []
+
+    async def resolver(host, port):
+        asked.append((host, port))
+        if error is not None:
+            raise error
+        return [SocketAddress(*address) for address in addresses]
+
+    loop = asyncio.get_running_loop()
+    previous = set_scope(loop, Scope(resolver=resolver))
+    try:
+        yield asked
+    finally:
+        set_scope(loop, previous)
+
+
+@pytest.fixture
+def listener():
+    with RawListener() as listener:
+        yield listener
+
+
+@pytest.fixture
+def deaf():
+    """The address of a listener whose queue is full: it never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.2", 0))
+        listening.listen(0)
+        address = listening.getsockname()
+        with contextlib.ExitStack() as waiting:
+            for _ in range(4):
+                sock = waiting.enter_context(socket.socket())
+                sock.setblocking(False)
+                sock.connect_ex(address)
+            yield address
+
+
+@pytest.fixture
+def refused():
+    """An address at which nobody listens."""
+    with socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        yield placeholder.getsockname()
+
+
+async def talk(sock, listener):
+    with await listener.accept() as peer:
+        await sock.write(b"hello")
+        assert await peer.receive_exactly(5) == b"hello"
+        assert sock.peer_address == SocketAddress.from_sockaddr(peer.sock.getsockname())
+        assert sock.local_address == SocketAddress.from_sockaddr(peer.sock.getpeername())
+        sock.abort()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda host, port: (host, port),
+        lambda host, port: f"{host}:{port}",
+        lambda host, port: SocketAddress(host, port),
+    ],
+    ids=["tuple", "text", "address"],
+)
+async def test_a_numeric_address_is_not_looked_up(listener, form):
+    with resolving(error=OSError("asked for a number")) as asked:
+        sock = await AsyncTcpSocket().connect_to(form(*listener.address))
+        await talk(sock, listener)
+    assert asked == []
+
+
+async def test_a_numeric_address_takes_no_thread(listener, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked for a number"))
+    await talk(await AsyncTcpSocket().connect_to(listener.address), listener)
+
+
+@needs_ipv6
+async def test_ipv6():
+    with RawListener(("::1", 0), socket.AF_INET6) as listener:
+        await talk(await AsyncTcpSocket().connect_to(f"[::1]:{listener.port}"), listener)
+
+
+async def test_a_port_alone_is_this_host(listener):
+    await talk(await AsyncTcpSocket().connect_to(listener.port), listener)
+
+
+async def test_a_name_is_asked_of_the_resolver(listener):
+    with resolving(listener.address) as asked:
+        sock = await AsyncTcpSocket().connect_to(("service.example", 80))
+        await talk(sock, listener)
+    assert asked == [("service.example", 80)]
+
+
+async def test_a_name_of_the_system(listener):
+    await talk(await AsyncTcpSocket().connect_to(("localhost", listener.port)), listener)
+
+
+# Several addresses ------------------------------------------------------------------------------------------
+
+
+async def test_the_second_address_is_tried_when_the_first_refuses(listener, refused):
+    with resolving(refused, listener.address):
+        started = asyncio.get_running_loop().time()
+        sock = await AsyncTcpSocket().connect_to(("name.example", 1), happy_eyeballs_delay=10)
+        assert asyncio.get_running_loop().time() - started < 1, "a refusal starts the next one at once"
+        await talk(sock, listener)
+
+
+async def test_the_second_address_is_tried_while_the_first_is_silent(listener, deaf):
+    before = open_sockets()
+    with resolving(deaf, listener.address):
+        sock = await AsyncTcpSocket().connect_to(("name.example", 1), happy_eyeballs_delay=0.02)
+        assert len(open_sockets()) == len(before) + 1, "the loser is closed"
+        await talk(sock, listener)
+
+
+async def test_one_after_the_other(listener, refused):
+    with resolving(refused, listener.address):
+        sock = await AsyncTcpSocket().connect_to(("name.example", 1), happy_eyeballs_delay=None)
+        await talk(sock, listener)
+
+
+async def test_the_first_address_is_preferred(listener):
+    with RawListener(("127.0.0.1", 0)) as other, resolving(listener.address, other.address):
+        await talk(await AsyncTcpSocket().connect_to(("name.example", 1)), listener)
+
+
+@pytest.mark.parametrize("delay", [0.01, 0, None])
+async def test_when_none_answers_every_attempt_is_listed(refused, delay):
+    before = open_sockets()
+    others = [("127.0.0.3", refused[1]), ("127.0.0.4", refused[1])]
+    with resolving(refused, *others), pytest.raises(ConnectError) as caught:
+        await AsyncTcpSocket().connect_to(("name.example", 7), happy_eyeballs_delay=delay)
+    error = caught.value
+    assert [address for address, _, _ in error.attempts] == [SocketAddress(*a) for a in (refused, *others)]
+    for address, seconds, why in error.attempts:
+        assert 0 <= seconds < 5
+        assert isinstance(why, OSError)
+        assert why.errno == errno.ECONNREFUSED
+        assert str(address) in str(error)
+    assert error.errno == errno.ECONNREFUSED
+    assert error.operation == "connect"
+    assert error.peer_address == SocketAddress("name.example", 7)
+    assert error.__cause__ is not None
+    assert open_sockets() == before
+
+
+async def test_a_refusal(refused):
+    sock = AsyncTcpSocket()
+    with pytest.raises(ConnectError) as caught:
+        await sock.connect_to(refused)
+    assert caught.value.errno == errno.ECONNREFUSED
+    ((address, _, why),) = caught.value.attempts
+    assert address == caught.value.peer_address == SocketAddress(*refused)
+    assert why.errno == errno.ECONNREFUSED
+    assert sock.fileno() == -1
+    assert not sock.closed
+
+
+# From where -------------------------------------------------------------------------------------------------
+
+
+async def test_from_a_local_address(listener):
+    sock = await AsyncTcpSocket().connect_to(listener.address, local_address=("127.0.0.9", 0))
+    assert sock.local_address.host == "127.0.0.9"
+    await talk(sock, listener)
+
+
+async def test_from_a_local_port(listener, refused):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    sock = await AsyncTcpSocket().connect_to(listener.address, local_address=port)
+    assert sock.local_address.port == port
+    await talk(sock, listener)
+
+
+async def test_from_an_address_that_is_not_here(listener):
+    with pytest.raises(ConnectError) as caught:
+        await AsyncTcpSocket().connect_to(listener.address, local_address=("192.0.2.1", 0))
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    assert len(caught.value.attempts) == 1
+
+
+@needs_ipv6
+async def test_from_an_address_of_one_family_to_a_name_of_both(listener):
+    with resolving(("::1", listener.port), listener.address):
+        sock = await AsyncTcpSocket().connect_to(("name.example", 1), local_address=("127.0.0.1", 0))
+        await talk(sock, listener)
+
+
+async def test_a_connection_to_itself_is_a_refusal():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ConnectError) as caught:
+        await AsyncTcpSocket().connect_to(("127.0.0.1", port), local_address=("127.0.0.1", port))
+    assert caught.value.errno == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"address": ("127.0.0.1", 0)},
+        {"address": "127.0.0.1:80", "local_address": ("name.example", 0)},
+        {"address": "127.0.0.1:80", "happy_eyeballs_delay": -1},
+        {"address": "127.0.0.1:80", "happy_eyeballs_delay": float("nan")},
+        {"address": "unix:/tmp/x"},
+        {"address": ("127.0.0.1", 65536)},
+        {"address": None},
+    ],
+)
+async def test_bad_arguments_are_refused_before_any_io(arguments):
+    before = open_sockets()
+    with pytest.raises((TypeError, ValueError)):
+        await AsyncTcpSocket().connect_to(**arguments)
+    assert open_sockets() == before
+
+
+# Names that do not resolve ----------------------------------------------------------------------------------
+
+
+async def test_a_name_without_an_address():
+    with resolving(), pytest.raises(ResolveError, match=r"name\.example"):
+        await AsyncTcpSocket().connect_to(("name.example", 1))
+
+
+async def test_a_resolver_that_fails():
+    cause = socket.gaierror(socket.EAI_NONAME, "no such name")
+    with resolving(error=cause), pytest.raises(ResolveError) as caught:
+        await AsyncTcpSocket().connect_to(("name.example", 1))
+    assert caught.value.__cause__ is cause
+    assert caught.value.errno == socket.EAI_NONAME
+    assert caught.value.operation == "resolve"
+
+
+async def test_a_name_that_the_system_does_not_know():
+    with pytest.raises(ResolveError):
+        await AsyncTcpSocket().connect_to(("does-not-exist.invalid", 1))
+
+
+async def test_a_resolver_that_answers_with_a_name():
+    with resolving(("another.example", 1)), pytest.raises(TypeError, match="numeric"):
+        await AsyncTcpSocket().connect_to(("name.example", 1))
+
+
+# Cancelling -------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_connect_leaves_no_descriptor(deaf):
+    before = open_sockets()
+    connecting = await begin(AsyncTcpSocket().connect_to(deaf))
+    assert not connecting.done()
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    assert open_sockets() == before
+
+
+async def test_a_cancelled_race_leaves_no_descriptor(deaf):
+    before = open_sockets()
+    with resolving(deaf, deaf, deaf), pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await AsyncTcpSocket().connect_to(("name.example", 1), happy_eyeballs_delay=0.01)
+    assert open_sockets() == before
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connect_cancelled_after_some_turns_leaves_no_descriptor(listener, turns):
+    before = open_sockets()
+    sock = AsyncTcpSocket()
+    connecting = asyncio.create_task(sock.connect_to(listener.address))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    connecting.cancel()
+    await asyncio.wait([connecting])
+    if not connecting.cancelled():
+        sock.abort()
+    assert open_sockets() == before
+
+
+async def test_a_connect_cancelled_while_a_name_is_looked_up():
+    asked = asyncio.Event()
+
+    async def resolver(host, port):
+        asked.set()
+        await asyncio.Event().wait()
+
+    loop = asyncio.get_running_loop()
+    set_scope(loop, Scope(resolver=resolver))
+    connecting = asyncio.create_task(AsyncTcpSocket().connect_to(("name.example", 1)))
+    await asked.wait()
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    set_scope(loop, None)
+
+
+# Options ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_dialed_socket_carries_the_options(listener):
+    sock = await AsyncTcpSocket(options=TcpOptions(nodelay=False, keepalive=True)).connect_to(
+        listener.address
+    )
+    with await listener.accept():
+        with socket.socket(fileno=sock.fileno()) as view:
+            assert view.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert not view.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            view.detach()
+        sock.abort()
+
+
+async def test_an_option_that_cannot_be_set_is_told(listener):
+    before = open_sockets()
+    with pytest.raises(OSError, match="none-such"):
+        await AsyncTcpSocket(options=TcpOptions(device="none-such")).connect_to(listener.address)
+    assert open_sockets() == before

@@ -1,0 +1,93 @@
+"""Small things that tests share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+__all__ = [
+    "begin",
+    "give_turns",
+    "has_ipv6",
+    "needs_ipv6",
+    "open_descriptors",
+    "open_sockets",
+    "require_program",
+    "until",
+]
+
+T = TypeVar("T")
+
+
+def require_program(name: str) -> str:
+    """Return the path of program `name`; where it is missing, skip, or fail where ``CI`` is set."""
+    path = shutil.which(name)
+    if path is None:
+        reason = f"the program {name!r} is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason}, and CI must have it", pytrace=False)
+        pytest.skip(reason)
+    return path
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Return as soon as `condition()` is true; fail after `seconds`.
+
+    The one place where tests wait by looking: for what the kernel or a thread does and no event tells.
+    """
+    deadline = time.monotonic() + seconds
+    looks = 0
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {condition}")
+        looks += 1
+        await asyncio.sleep(0 if looks < 20 else 0.001)
+
+
+async def give_turns(turns: int = 6) -> None:
+    """Let every other task run until it waits for something."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def begin(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Return a task for `coroutine` that has run until it waits."""
+    task = asyncio.create_task(coroutine)
+    await give_turns()
+    return task
+
+
+def has_ipv6() -> bool:
+    """Whether this host has an IPv6 loopback."""
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6 loopback")
+
+
+def open_descriptors() -> dict[int, str]:
+    """Return this process's open descriptors and what each one is."""
+    found = {}
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # the descriptor of the listing itself
+            pass
+    return found
+
+
+def open_sockets() -> dict[int, str]:
+    """Return this process's open sockets."""
+    return {number: what for number, what in open_descriptors().items() if what.startswith("socket:")}

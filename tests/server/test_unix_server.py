@@ -1,0 +1,255 @@
+"""`AsyncUnixConnectionServer`: its path, which must neither be stolen nor left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from helpers import open_sockets
+from peers import RawPeer
+
+from aionet import AsyncUnixConnectionServer, SocketAddress, UnixAddress, UnixOptions
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "socket")
+
+
+async def answer_one(server, path):
+    with await RawPeer.connect(path, socket.AF_UNIX) as peer:
+        peer.send_now(b"x")
+        while True:
+            accepted = await server.accept()
+            received = await accepted.read()
+            accepted.abort()
+            if received:  # it is not somebody who only asked whether the server is alive
+                break
+        assert received == b"x"
+
+
+def make_stale(path):
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+        dead.listen()
+
+
+@pytest.mark.parametrize(
+    "form", [str, UnixAddress, lambda path: f"unix:{path}"], ids=["text", "address", "unix:"]
+)
+async def test_every_kind_of_address(path, form):
+    async with AsyncUnixConnectionServer(form(path)) as server:
+        assert server.address == UnixAddress(path)
+        assert path in repr(server)
+        await answer_one(server, path)
+    assert not os.path.exists(path)
+
+
+async def test_an_abstract_name():
+    name = f"@aionet-test-{os.getpid()}"
+    async with AsyncUnixConnectionServer(f"unix:{name}") as server:
+        await answer_one(server, "\0" + name[1:])
+        with pytest.raises(OSError) as caught:
+            AsyncUnixConnectionServer(f"unix:{name}")
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+@pytest.mark.parametrize("address", ["", b"", 5, SocketAddress(80), None, "/tmp/" + "x" * 200])
+async def test_bad_addresses_are_refused(address):
+    before = open_sockets()
+    with pytest.raises((TypeError, ValueError)):
+        AsyncUnixConnectionServer(address)
+    assert open_sockets() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [({"backlog": 0}, ValueError), ({"backlog": "1"}, TypeError), ({"options": 1}, TypeError)],
+)
+async def test_bad_arguments_are_refused_before_any_io(path, arguments, error):
+    with pytest.raises(error):
+        AsyncUnixConnectionServer(path, **arguments)
+    assert not os.path.exists(path)
+
+
+async def test_a_stale_path_is_replaced(path):
+    make_stale(path)
+    async with AsyncUnixConnectionServer(path) as server:
+        await answer_one(server, path)
+    assert not os.path.exists(path)
+
+
+async def test_a_live_servers_path_is_never_taken(path):
+    before = open_sockets()
+    async with AsyncUnixConnectionServer(path) as server:
+        with pytest.raises(OSError, match="socket") as caught:
+            AsyncUnixConnectionServer(path)
+        assert caught.value.errno == errno.EADDRINUSE
+        await answer_one(server, path)
+    assert open_sockets() == before
+
+
+async def test_a_live_servers_path_is_not_taken_when_its_queue_is_full(path):
+    async with AsyncUnixConnectionServer(path, backlog=1) as server:
+        waiting = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+        for sock in waiting:
+            sock.setblocking(False)
+            sock.connect_ex(path)
+        with pytest.raises(OSError) as caught:
+            AsyncUnixConnectionServer(path)
+        assert caught.value.errno == errno.EADDRINUSE
+        for sock in waiting:
+            sock.close()
+        assert os.path.exists(server.address.path)
+
+
+@pytest.mark.parametrize("make", [lambda path: open(path, "x").close(), os.mkdir], ids=["file", "directory"])
+async def test_something_else_than_a_socket_is_left_alone(path, make):
+    make(path)
+    with pytest.raises(OSError) as caught:
+        AsyncUnixConnectionServer(path)
+    assert caught.value.errno == errno.EADDRINUSE
+    assert os.path.exists(path)
+
+
+async def test_a_symbolic_link_is_left_alone(path, tmp_path):
+    os.symlink(tmp_path / "elsewhere", path)
+    with pytest.raises(OSError):
+        AsyncUnixConnectionServer(path)
+    assert os.path.islink(path)
+
+
+async def test_a_missing_directory_is_an_error(path):
+    with pytest.raises(OSError) as caught:
+        AsyncUnixConnectionServer(path + "/deeper")
+    assert caught.value.errno == errno.ENOENT
+
+
+async def test_a_path_that_somebody_else_has_taken_meanwhile_is_left_at_closing(path):
+    server = AsyncUnixConnectionServer(path)
+    os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as usurper:
+        usurper.bind(path)
+        usurper.listen()
+        await server.aclose()
+        assert os.path.exists(path)
+
+
+async def test_a_path_that_was_removed_meanwhile_is_no_error_at_closing(path):
+    server = AsyncUnixConnectionServer(path)
+    os.unlink(path)
+    await server.aclose()
+
+
+async def test_a_successor_keeps_its_path_when_its_predecessor_closes_late(path, tmp_path):
+    first = AsyncUnixConnectionServer(path)
+    os.rename(path, tmp_path / "moved")
+    async with AsyncUnixConnectionServer(path) as second:
+        await first.aclose()
+        await answer_one(second, path)
+
+
+async def test_adopting_a_descriptor_leaves_the_path_to_its_owner(path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        fd = os.dup(listening.fileno())
+    async with AsyncUnixConnectionServer.from_fd(fd) as server:
+        assert server.address == UnixAddress(path)
+        await answer_one(server, path)
+    assert os.path.exists(path)
+
+
+async def test_what_cannot_be_adopted_stays_open():
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unbound:
+        for sock in (tcp, unbound):
+            with pytest.raises(ValueError):
+                AsyncUnixConnectionServer.from_fd(sock.fileno())
+            assert sock.getsockname() is not None
+
+
+async def test_accepted_sockets_carry_the_options(path):
+    async with AsyncUnixConnectionServer(path, options=UnixOptions(send_buffer=50_000)) as server:
+        with await RawPeer.connect(path, socket.AF_UNIX):
+            accepted = await server.accept()
+            with socket.socket(fileno=os.dup(accepted.fileno())) as view:
+                assert view.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 100_000
+            assert accepted.local_address == UnixAddress(path)
+            accepted.abort()
+
+
+async def test_a_server_that_is_just_starting_is_not_taken_for_a_dead_one(path, monkeypatch):
+    """Between bind(2) and listen(2) a socket refuses connections, as a stale one does."""
+    real_listen, outcomes = socket.socket.listen, []
+
+    def listen(self, *args):
+        monkeypatch.setattr(socket.socket, "listen", real_listen)
+        try:
+            outcomes.append(AsyncUnixConnectionServer(path))
+        except OSError as error:
+            outcomes.append(error)
+        return real_listen(self, *args)
+
+    monkeypatch.setattr(socket.socket, "listen", listen)
+    first = AsyncUnixConnectionServer(path)
+    (second,) = outcomes
+    if not isinstance(second, OSError):
+        await second.aclose()
+    try:
+        assert isinstance(second, OSError), "two servers believe that the path is theirs"
+    finally:
+        await first.aclose()
+
+
+RACER = """
+import sys, asyncio
+from aionet import AsyncUnixConnectionServer
+
+async def main():
+    sys.stdin.readline()
+    try:
+        server = AsyncUnixConnectionServer(sys.argv[1])
+    except OSError as error:
+        print("lost", flush=True)
+        sys.stdin.readline()
+    else:
+        print("won", flush=True)
+        while True:
+            async with await server.accept() as accepted:
+                if await accepted.read():  # and not one of the losers, who asked whether it is alive
+                    await accepted.write(b"hello")
+                    break
+        sys.stdin.readline()
+        await server.aclose()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_of_several_servers_that_race_for_a_stale_path_one_wins(path):
+    racers = [
+        subprocess.Popen([sys.executable, "-c", RACER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    make_stale(path)
+    try:
+        for racer in racers:
+            racer.stdin.write(b"go\n")
+            racer.stdin.flush()
+        outcomes = await asyncio.to_thread(lambda: [racer.stdout.readline() for racer in racers])
+        assert sorted(outcomes) == [b"lost\n", b"lost\n", b"won\n"]
+        with await RawPeer.connect(path, socket.AF_UNIX) as peer:
+            peer.send_now(b"?")
+            assert await peer.receive_to_end() == b"hello"
+    finally:
+        for racer in racers:
+            await asyncio.to_thread(racer.communicate, b"end\n", 10)
+    assert not os.path.exists(path)

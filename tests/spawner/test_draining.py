@@ -1,0 +1,226 @@
+"""Draining: in good order while there is time, for certain when there is none left, and a report of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from helpers import begin, give_turns, until
+
+import aionet
+
+from .conftest import Stage
+
+FOREVER = 3600.0  # a grace that no test waits for
+
+
+class Handlers:
+    """One handler that does what its client's first byte says."""
+
+    def __init__(self) -> None:
+        self.may_finish = asyncio.Event()
+        self.may_really_end = asyncio.Event()
+        self.swallowed = 0
+
+    async def __call__(self, sock: Any) -> None:
+        order = await sock.read(1)
+        if order == b"f":  # finishes by itself
+            await self.may_finish.wait()
+            await sock.write(b"bye")
+        elif order == b"c":  # has to be cancelled
+            await asyncio.Event().wait()
+        elif order == b"s":  # swallows every cancellation
+            while not self.may_really_end.is_set():
+                try:
+                    await self.may_really_end.wait()
+                except asyncio.CancelledError:
+                    self.swallowed += 1
+
+
+async def started(stage: Stage, orders: bytes, kind: str = "tcp") -> tuple[Any, ...]:
+    handlers = Handlers()
+    spawner = aionet.ConnectionSpawner(handlers)
+    server = stage.server(kind)
+    serving = await stage.serve(spawner, server)
+    clients = []
+    for order in orders:
+        client = stage.client(server)
+        client.send_now(bytes([order]))
+        clients.append(client)
+    await until(lambda: spawner.stats.active == len(orders))
+    await give_turns(10)
+    return handlers, spawner, server, serving, clients
+
+
+def counts(report: aionet.DrainReport) -> tuple[int, int, int]:
+    return report.finished, report.cancelled, report.aborted
+
+
+@pytest.mark.asyncio
+async def test_handlers_that_finish_within_the_grace_are_left_alone(stage: Stage, kind: str) -> None:
+    handlers, spawner, server, serving, clients = await started(stage, b"ff", kind)
+    drain = await begin(spawner.drain(FOREVER))
+    assert server.closed  # nobody new
+    assert not drain.done()
+    handlers.may_finish.set()
+    assert counts(await drain) == (2, 0, 0)
+    await serving
+    for client in clients:
+        assert await client.receive_to_end() == b"bye"
+
+
+@pytest.mark.asyncio
+async def test_handlers_that_do_not_are_cancelled_and_their_sockets_closed(stage: Stage, kind: str) -> None:
+    handlers, spawner, _, serving, clients = await started(stage, b"fcc", kind)
+    handlers.may_finish.set()
+    report = await spawner.drain(0.05)
+    assert counts(report) == (1, 2, 0)
+    assert report.seconds > 0.04
+    assert str(report).startswith("1 finished, 2 cancelled, 0 aborted in ")
+    await serving
+    assert [await client.receive_to_end() for client in clients] == [b"bye", b"", b""]
+    assert spawner.stats.cancelled == 2
+
+
+@pytest.mark.asyncio
+async def test_a_handler_that_swallows_its_cancellation_loses_its_connection(stage: Stage) -> None:
+    handlers, spawner, _, serving, clients = await started(stage, b"fcs")
+    handlers.may_finish.set()
+    report = await spawner.drain(0, hard=0.05)
+    assert report.aborted == 1
+    assert sum(counts(report)) == 3
+    assert handlers.swallowed >= 1
+    with pytest.raises(ConnectionResetError):
+        await clients[2].receive_to_end()
+    await serving  # which does not wait for it any longer either
+    assert spawner.stats.active == 1
+    handlers.may_really_end.set()
+    await until(lambda: not spawner.connections)
+
+
+@pytest.mark.asyncio
+async def test_a_second_drain_gets_the_same_report(stage: Stage) -> None:
+    handlers, spawner, _, serving, _ = await started(stage, b"ff")
+    first = await begin(spawner.drain(FOREVER))
+    second = await begin(spawner.drain(FOREVER))
+    handlers.may_finish.set()
+    assert await first is await second
+    await serving
+
+
+@pytest.mark.asyncio
+async def test_a_second_drain_with_a_shorter_grace_hurries(stage: Stage) -> None:
+    _, spawner, _, serving, _ = await started(stage, b"ccc")
+    first = await begin(spawner.drain(FOREVER))
+    second = await begin(spawner.drain(0))
+    assert counts(await first) == (0, 3, 0)
+    assert await second is await first
+    await serving
+
+
+@pytest.mark.asyncio
+async def test_a_second_drain_with_a_longer_grace_does_not_delay(stage: Stage) -> None:
+    _, spawner, _, serving, _ = await started(stage, b"c")
+    first = await begin(spawner.drain(0.05))
+    await spawner.drain(FOREVER)
+    assert counts(await first) == (0, 1, 0)
+    await serving
+
+
+@pytest.mark.asyncio
+async def test_two_drains_in_one_turn_take_the_shorter_grace(stage: Stage) -> None:
+    """As with two signals that arrive together."""
+    _, spawner, _, serving, _ = await started(stage, b"c")
+    async with asyncio.timeout(0.5):
+        reports = await asyncio.gather(spawner.drain(FOREVER), spawner.drain(0))
+    assert counts(reports[0]) == (0, 1, 0)
+    await serving
+
+
+@pytest.mark.asyncio
+async def test_a_drain_after_the_drain_gets_the_report_again(stage: Stage) -> None:
+    handlers, spawner, _, serving, _ = await started(stage, b"f")
+    handlers.may_finish.set()
+    report = await spawner.drain(FOREVER)
+    await serving
+    assert await spawner.drain(FOREVER) is report
+    assert await spawner.drain(0) is report
+
+
+@pytest.mark.asyncio
+async def test_a_drain_before_serving(stage: Stage) -> None:
+    spawner = aionet.ConnectionSpawner(Handlers())
+    assert counts(await spawner.drain(FOREVER)) == (0, 0, 0)
+    async with stage.tcp_server() as server:
+        with pytest.raises(aionet.SocketBusyError, match="drained"):
+            await spawner.serve(server)
+
+
+@pytest.mark.asyncio
+async def test_a_cancelled_drain_goes_on(stage: Stage) -> None:
+    handlers, spawner, server, serving, clients = await started(stage, b"f")
+    drain = await begin(spawner.drain(FOREVER))
+    drain.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await drain
+    assert server.closed
+    assert not serving.done()
+    handlers.may_finish.set()
+    await serving
+    assert await clients[0].receive_to_end() == b"bye"
+
+
+@pytest.mark.asyncio
+async def test_a_spawner_without_room_can_be_drained(stage: Stage) -> None:
+    handlers = Handlers()
+    spawner = aionet.ConnectionSpawner(handlers, limits=aionet.ConnectionLimits(max_connections=1))
+    server = stage.tcp_server()
+    serving = await stage.serve(spawner, server)
+    served, queueing = stage.client(server), stage.client(server)
+    served.send_now(b"f")
+    await until(lambda: spawner.stats.active == 1)
+    drain = await begin(spawner.drain(FOREVER))
+    handlers.may_finish.set()
+    assert counts(await drain) == (1, 0, 0)
+    await serving
+    assert await served.receive_to_end() == b"bye"
+    with pytest.raises(ConnectionResetError):  # it waited in a queue that is gone: refused, not served
+        await queueing.receive_to_end()
+    assert spawner.stats.accepted == 1
+
+
+@pytest.mark.asyncio
+async def test_serve_cancelled_twice_leaves_no_handler_behind(stage: Stage) -> None:
+    _, spawner, _, serving, _ = await started(stage, b"cc")
+    serving.cancel()
+    await asyncio.sleep(0)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await give_turns(20)
+    left = spawner.connections
+    for connection in left:
+        connection.task.cancel()
+    await asyncio.gather(*(connection.task for connection in left), return_exceptions=True)
+    assert left == ()
+
+
+@pytest.mark.asyncio
+async def test_a_reply_under_way_is_not_cut_by_the_drain(stage: Stage) -> None:
+    size = 4 << 20
+
+    async def handler(sock: Any) -> None:
+        await sock.read(1)
+        await sock.write(bytes(size))
+
+    spawner = aionet.ConnectionSpawner(handler)
+    server = stage.tcp_server()
+    serving = await stage.serve(spawner, server)
+    client = stage.client(server)
+    client.send_now(b"x")
+    await until(lambda: spawner.stats.active == 1)
+    receiving = asyncio.ensure_future(client.receive_to_end())
+    assert counts(await spawner.drain(FOREVER)) == (1, 0, 0)
+    await serving
+    assert len(await receiving) == size

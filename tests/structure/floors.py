@@ -1,0 +1,33 @@
+"""Which floor each module stands on: imports run within a floor or downward. ARCHITECTURE.md shows it too."""
+
+from __future__ import annotations
+
+__all__ = ["FLOORS", "floor_of"]
+
+FLOORS: dict[int, tuple[str, ...]] = {
+    0: ("errors", "addresses", "options", "tcp_info", "receive_buffer", "version", "accept_errors"),
+    1: ("wires", "engine"),
+    2: ("resolving", "dialing", "listening", "accepting", "scope"),
+    3: (
+        "stream_socket",
+        "tcp_socket",
+        "unix_socket",
+        "stream_server",
+        "tcp_connection_server",
+        "unix_connection_server",
+        "network_toolkit",
+    ),
+    4: ("connection", "limits", "spawner", "draining", "serving", "workers"),
+    5: ("adapters", "relaying", "observing", "testing", ""),  # "" is aionet itself, which re-exports
+    6: ("cli", "bench", "__main__"),
+}
+"""Floor -> modules, or packages with all that is in them, below `aionet`."""
+
+
+def floor_of(module: str) -> int:
+    """Return the floor of `module`, a dotted name that starts with ``aionet``; `KeyError` if it has none."""
+    room = module.removeprefix("aionet").lstrip(".").partition(".")[0]
+    for floor, rooms in FLOORS.items():
+        if room in rooms:
+            return floor
+    raise KeyError(f"{module} is on no floor: enter it in tests/structure/floors.py and in ARCHITECTURE.md")
