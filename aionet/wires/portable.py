@@ -12,9 +12,8 @@ cancelled read cannot lose any.
 *Writing.* `send` hands the buffer to the kernel at once. What does not fit waits in an `OutgoingQueue`
 (`sending.py`).
 
-*Refusing.* Once closing has begun, `_recv`, `_recv_into` and `_send` are replaced by a function that raises
-EBADF: the hot path needs no check of its own, and it cannot touch a descriptor that the system may already
-have given to somebody else.
+*Refusing.* Once closing has begun, `_recv` and `_send` are replaced by a function that raises EBADF: the hot
+path needs no check of its own, and nobody reads what closing throws away.
 
 *Loss.* The kernel reports an error once, to whichever call comes next; after that a dead connection reads
 like a clean end. So the first error is kept (`lost`), and an end of stream after it is not believed.
@@ -79,7 +78,6 @@ class PortableWire:
         "_readable",
         "_reading",
         "_recv",
-        "_recv_into",
         "_send",
         "_sock",
         "_state",
@@ -98,7 +96,6 @@ class PortableWire:
         self._loop = state.loop
         self._fd = sock.fileno()
         self._recv: Callable[[int], bytes] = sock.recv
-        self._recv_into: Callable[[memoryview], int] = sock.recv_into
         self._send: Callable[[Buffer], int] = sock.send
         self._peer = peer
         self._local = local
@@ -182,9 +179,10 @@ class PortableWire:
         if state.budget <= 0:
             await self._yield_turn_reading()
         while True:
+            self._refuse_if_closed("read")
             if self._readable:
                 try:
-                    count = self._recv_into(buffer)
+                    count = self._sock.recv_into(buffer)
                 except BlockingIOError:
                     self._readable = False
                 except OSError as error:
@@ -377,7 +375,7 @@ class PortableWire:
 
     def _begin_closing(self) -> None:
         self.closed = True
-        self._recv = self._recv_into = self._send = _refuse
+        self._recv = self._send = _refuse
         self._readable = True
         if self._read_waiter is not None or self._acknowledgement_waits:
             self._wake_waiters()

@@ -5,7 +5,16 @@ from __future__ import annotations
 __all__ = ["FLOORS", "floor_of"]
 
 FLOORS: dict[int, tuple[str, ...]] = {
-    0: ("errors", "addresses", "options", "tcp_info", "receive_buffer", "version", "accept_errors"),
+    0: (
+        "errors",
+        "addresses",
+        "options",
+        "tcp_info",
+        "receive_buffer",
+        "version",
+        "accept_errors",
+        "cleaning_up",
+    ),
     1: ("wires", "engine"),
     2: ("resolving", "dialing", "listening", "accepting", "scope"),
     3: (
