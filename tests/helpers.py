@@ -21,6 +21,7 @@ __all__ = [
     "open_sockets",
     "require_program",
     "until",
+    "until_listening",
 ]
 
 T = TypeVar("T")
@@ -91,3 +92,16 @@ def open_descriptors() -> dict[int, str]:
 def open_sockets() -> dict[int, str]:
     """Return this process's open sockets."""
     return {number: what for number, what in open_descriptors().items() if what.startswith("socket:")}
+
+
+def until_listening(port: int, seconds: float = 10.0) -> None:
+    """Return when somebody accepts on `port` of 127.0.0.1; for processes that say nothing themselves."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, f"nobody listens on port {port}"
+            time.sleep(0.01)
+        else:
+            return
