@@ -16,25 +16,34 @@ SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
 class Connection(Generic[SocketT]):
     """A connection that is being served."""
 
-    __slots__ = ("begun", "socket", "started", "task")
-
-    task: asyncio.Task[None]
-    """The task that runs the handler."""
+    __slots__ = ("_task", "socket", "started")
 
     def __init__(self, socket: SocketT, started: float) -> None:
         self.socket = socket
         self.started = started
         """When it was accepted, by the loop's clock, in seconds."""
-        self.begun = False
-        """Whether its task has run at all."""
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """The task that runs the handler."""
+        assert self._task is not None
+        return self._task
+
+    def belongs_to(
+        self, task: asyncio.Task[None], never_began: Callable[[asyncio.Task[None]], object]
+    ) -> None:
+        """Called by whoever made the task. `never_began` is called if it ends before its first step."""
+        if self._task is None:  # an eager task has begun already, and may even have ended
+            self._task = task
+            task.add_done_callback(never_began)
 
     def begin(self, never_began: Callable[[asyncio.Task[None]], object]) -> None:
         """Called by its task first of all; from now on the task itself sees to the end of the connection."""
-        self.begun = True
-        task = asyncio.current_task()
-        assert task is not None
-        task.remove_done_callback(never_began)
-        self.task = task
+        if self._task is None:
+            self._task = asyncio.current_task()
+        else:
+            self._task.remove_done_callback(never_began)
 
     def __repr__(self) -> str:
         return f"<Connection {self.socket!r}>"

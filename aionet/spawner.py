@@ -163,14 +163,14 @@ class ConnectionSpawner(Generic[SocketT]):
         self._servers.extend(servers)
 
     async def _accept_from(self, server: AsyncStreamConnectionServer[Any, SocketT]) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while True:
-                self._spawn(await server.accept())
+                self._spawn(await server.accept(), loop)
         except SocketClosedError:
             pass
 
-    def _spawn(self, socket: SocketT) -> None:
-        loop = asyncio.get_running_loop()
+    def _spawn(self, socket: SocketT, loop: asyncio.AbstractEventLoop) -> None:
         connection = Connection(socket, loop.time())
         self._accepted += 1
         self._connections.add(connection)
@@ -178,10 +178,7 @@ class ConnectionSpawner(Generic[SocketT]):
             self._full = True
             for server in self._servers:
                 server._acceptor.hold(self)
-        task = loop.create_task(self._run(connection))
-        if not connection.begun:  # an eager task has begun already, and may even have ended
-            connection.task = task
-            task.add_done_callback(self._never_began)
+        connection.belongs_to(loop.create_task(self._run(connection)), self._never_began)
 
     async def _run(self, connection: Connection[SocketT]) -> None:
         """Serve one connection: the body of its task."""
