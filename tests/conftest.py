@@ -6,6 +6,8 @@ Theory of operation
 tasks (Python 3.12 and up) and uvloop. A test that is about one of them says
 ``@pytest.mark.asyncio(loop_factories=["uvloop"])``.
 
+``--callback-reactor`` runs all of it on the reactor of systems without epoll.
+
 *The ledger.* After every test no descriptor and no task may be left, and the loop may not have complained of
 anything. Descriptors are counted outside of the loop, which has come and gone in between, so the loop's own
 do not count. Forgotten sockets and coroutines never awaited become errors through ``filterwarnings``: the
@@ -24,6 +26,9 @@ from collections.abc import Callable, Iterator, Mapping
 import hypothesis  # noqa: F401 - before gc.freeze(), which its look at who refers to whom does not survive
 import pytest
 from helpers import open_descriptors
+
+from aionet.wires import event_loop
+from aionet.wires.reactor import CallbackReactor
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -57,6 +62,19 @@ LOOP_FACTORIES = _loop_factories()
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
     return LOOP_FACTORIES
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--callback-reactor",
+        action="store_true",
+        help="run on the reactor that systems without epoll get",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--callback-reactor"):
+        event_loop.make_reactor = CallbackReactor
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
