@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import errno
 import socket
+import struct
 
 import pytest
 from helpers import begin, needs_ipv6, open_sockets
 from peers import RawListener
 
-from aionet import AsyncTcpSocket, ConnectError, ResolveError, SocketAddress, TcpOptions
+from aionet import AsyncTcpSocket, ConnectError, ConnectionLostError, ResolveError, SocketAddress, TcpOptions
 from aionet.scope import Scope, set_scope
 
 pytestmark = pytest.mark.asyncio
@@ -337,3 +338,24 @@ async def test_an_option_that_cannot_be_set_is_told(listener):
     with pytest.raises(OSError, match="none-such"):
         await AsyncTcpSocket(options=TcpOptions(device="none-such")).connect_to(listener.address)
     assert open_sockets() == before
+
+
+async def test_a_peer_that_resets_right_after_accepting_is_read_to_its_last_byte(listener):
+    """The reset may come before this side has looked at its connect: it is no refusal, and no clean end."""
+    reset_on_close = struct.pack("ii", 1, 0)
+
+    def say_last_words(tries):
+        for _ in range(tries):
+            sock, _ = listener.sock.accept()
+            sock.sendall(b"last words")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_on_close)
+            sock.close()
+
+    listener.sock.settimeout(10)
+    saying = asyncio.create_task(asyncio.to_thread(say_last_words, 100))
+    for _ in range(100):
+        async with await AsyncTcpSocket().connect_to(listener.address) as sock:
+            assert await sock.read_exactly(10) == b"last words"
+            with pytest.raises(ConnectionLostError):
+                await sock.read()
+    await saying

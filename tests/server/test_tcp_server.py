@@ -275,3 +275,11 @@ async def test_a_socket_passed_in_carries_its_own_linger():
             await mine.aclose()
             with pytest.raises(ConnectionResetError):
                 await peer.receive()
+
+
+async def test_a_socket_passed_in_keeps_its_own_options():
+    async with AsyncTcpConnectionServer("127.0.0.1:0", options=TcpOptions(nodelay=True)) as server:
+        own = AsyncTcpSocket(options=TcpOptions(nodelay=False))
+        with await RawPeer.connect(server.address.sockaddr()):
+            async with await server.accept(own):
+                assert own.raw_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0

@@ -391,3 +391,48 @@ async def test_a_spawner_serves_once_at_a_time_and_refuses_bad_arguments(stage: 
     client = stage.client(server)  # none of that did any harm
     client.send_now(b"well")
     assert await client.receive() == b"well"
+
+
+@pytest.mark.asyncio
+async def test_a_peer_that_leaves_a_handler_with_a_task_group_is_no_crash(
+    stage: Stage, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Exception] = []
+
+    async def handler(sock: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(100))
+            group.create_task(sock.read_exactly(10))
+
+    spawner = aionet.ConnectionSpawner(handler, on_error=lambda _, error: told.append(error))
+    server = stage.server(kind)
+    await stage.serve(spawner, server)
+    client = stage.client(server)
+    await until(lambda: spawner.stats.active)
+    client.close()
+    await until(lambda: not spawner.stats.active)
+    assert (spawner.stats.disconnected, spawner.stats.failed) == (1, 0)
+    assert (told, errors_in(caplog)) == ([], [])
+
+
+@pytest.mark.asyncio
+async def test_a_task_group_in_which_something_else_failed_too_is_a_crash(stage: Stage, kind: str) -> None:
+    async def handler(sock: Any) -> None:
+        async def fail() -> None:
+            try:
+                await asyncio.sleep(100)
+            finally:
+                raise RuntimeError("on the way out")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+            group.create_task(sock.read_exactly(10))
+
+    spawner = aionet.ConnectionSpawner(handler)
+    server = stage.server(kind)
+    await stage.serve(spawner, server)
+    client = stage.client(server)
+    await until(lambda: spawner.stats.active)
+    client.close()
+    await until(lambda: not spawner.stats.active)
+    assert (spawner.stats.disconnected, spawner.stats.failed) == (0, 1)
