@@ -8,7 +8,8 @@ serves, and a cap on connections is exact.
 
 *Batches* follow from that: a task that loops over `accept` goes on without a turn of the loop for as long as
 connections are ready, until the loop's budget for operations that complete at once is used up
-(`wires/event_loop.py`).
+(`wires/event_loop.py`). An accept takes more of it than a read: each makes work for others, who should have
+their turn before the next batch.
 
 *Several acceptors* are served first in, first out. When connections arrive the first waiter is woken; it
 stays at the head until its step has run, and then wakes the next one if more may be ready. A woken waiter
@@ -36,6 +37,8 @@ from .wires.event_loop import BUDGET, EventLoopState, running_state
 __all__ = ["Acceptor", "Listener"]
 
 _log = logging.getLogger("aionet.server")
+
+_COST = 8  # of the loop's budget of 64: eight connections to a turn, so that they are served while still warm
 
 
 class Listener:
@@ -81,7 +84,7 @@ class Acceptor:
         if state.budget > 0 and not self._waiters:
             accepted = self._accept_now(state)
             if accepted is not None:
-                state.budget -= 1
+                state.budget -= _COST
                 return accepted
         return await self._accept_later(state)
 
