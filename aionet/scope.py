@@ -11,21 +11,14 @@ look it up when they are made or connected. Outside a toolkit a loop has the `BA
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from .options import TcpOptions, UnixOptions
 from .resolving import Resolver
 
-__all__ = ["BARE", "Closable", "Scope", "current_scope", "set_scope"]
-
-
-class Closable(Protocol):
-    """What a ledger holds: sockets and servers."""
-
-    aclose: Callable[[], Coroutine[Any, Any, None]]
+__all__ = ["BARE", "Scope", "current_scope", "set_scope"]
 
 
 @dataclass(frozen=True)
