@@ -70,15 +70,19 @@ class Backoff:
 
     def __init__(self) -> None:
         self._pause = self.FIRST
+        self.pausing = False
+        """Whether the last attempt failed."""
         self._logged_at = float("-inf")
 
     def next_pause(self) -> float:
         """Return the seconds to wait before the next attempt."""
+        self.pausing = True
         pause, self._pause = self._pause, min(self._pause * 2, self.LONGEST)
         return pause
 
     def succeeded(self) -> None:
         """An accept went through: the next shortage starts with a short pause again."""
+        self.pausing = False
         self._pause = self.FIRST
 
     def may_log(self, now: float) -> bool:

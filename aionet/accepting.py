@@ -26,7 +26,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from .accept_errors import AcceptFailure, Backoff, classify
 from .addresses import SocketAddress, UnixAddress
@@ -34,9 +34,12 @@ from .errors import SocketClosedError
 from .wires import descriptors
 from .wires.event_loop import BUDGET, EventLoopState, running_state
 
-__all__ = ["Acceptor", "Listener"]
+__all__ = ["Accepted", "Acceptor", "Listener"]
 
 _log = logging.getLogger("aionet.server")
+
+Accepted: TypeAlias = tuple[socket.socket, Any, EventLoopState]
+"""A connection, its peer as the socket module gives it, and the loop's state."""
 
 _COST = 8  # of the loop's budget of 64: eight connections to a turn, so that they are served while still warm
 
@@ -74,19 +77,18 @@ class Acceptor:
         self._holders: set[object] = set()
         self.closed = False
 
-    async def accept(self) -> tuple[socket.socket, Any, EventLoopState]:
-        """Return the next connection, its peer, and the loop's state.
+    def take(self) -> Accepted | None:
+        """Return the next connection if one is ready and it is the caller's turn; ``None``: `wait` for it.
 
         Raises `SocketClosedError` once closed, and `OSError` where the listener has become unusable.
-        Cancel safety: no connection is lost.
         """
         state = self._state or self._bind_loop()
-        if state.budget > 0 and not self._waiters:
-            accepted = self._accept_now(state)
-            if accepted is not None:
-                state.budget -= _COST
-                return accepted
-        return await self._accept_later(state)
+        if state.budget <= 0 or self._waiters:
+            return None
+        accepted = self._accept_now(state)
+        if accepted is not None:
+            state.budget -= _COST
+        return accepted
 
     def hold(self, holder: object) -> None:
         """Leave new connections in the kernel's queue until this and every other `holder` releases."""
@@ -125,8 +127,9 @@ class Acceptor:
 
     # Taking -------------------------------------------------------------------------------------------
 
-    def _accept_now(self, state: EventLoopState) -> tuple[socket.socket, Any, EventLoopState] | None:
-        self._refuse_if_closed()
+    def _accept_now(self, state: EventLoopState) -> Accepted | None:
+        if self.closed:
+            raise self._closed_error()
         if self._holders or self._retry is not None:
             return None  # what is ready stays so: `_look_again` comes
         listeners = self._listeners
@@ -146,7 +149,8 @@ class Acceptor:
                         return None  # a storm of transient failures must not hold the loop
                 else:
                     sock.setblocking(False)
-                    self._backoff.succeeded()
+                    if self._backoff.pausing:
+                        self._backoff.succeeded()
                     return sock, peer, state
         return None
 
@@ -165,7 +169,12 @@ class Acceptor:
 
     # Waiting ------------------------------------------------------------------------------------------
 
-    async def _accept_later(self, state: EventLoopState) -> tuple[socket.socket, Any, EventLoopState]:
+    async def wait(self) -> Accepted:
+        """Return the next connection, after those who wait already, when `take` did not return one.
+
+        Raises as `take`. Cancel safety: no connection is lost.
+        """
+        state = self._state or self._bind_loop()
         waiters = self._waiters
         waiter = state.loop.create_future()
         waiters.append(waiter)
@@ -221,12 +230,12 @@ class Acceptor:
 
     # The loop -----------------------------------------------------------------------------------------
 
-    def _refuse_if_closed(self) -> None:
-        if self.closed:
-            raise SocketClosedError(operation="accept", local_address=self._address)
+    def _closed_error(self) -> SocketClosedError:
+        return SocketClosedError(operation="accept", local_address=self._address)
 
     def _bind_loop(self) -> EventLoopState:
-        self._refuse_if_closed()
+        if self.closed:
+            raise self._closed_error()
         state = running_state()
         for listener in self._listeners:
             state.reactor.watch(listener.sock.fileno(), listener)

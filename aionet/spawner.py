@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -166,7 +166,7 @@ class ConnectionSpawner(Generic[SocketT]):
         loop = asyncio.get_running_loop()
         try:
             while True:
-                self._spawn(await server.accept(), loop)
+                self._spawn(server._take() or await server.accept(), loop)
         except SocketClosedError:
             pass
 
@@ -183,26 +183,19 @@ class ConnectionSpawner(Generic[SocketT]):
     async def _run(self, connection: Connection[SocketT]) -> None:
         """Serve one connection: the body of its task."""
         connection.begin(self._never_began)
-        socket = connection.socket
-        outcome = "failed"
         try:
-            await self._handler(socket)
-            outcome = "completed"
+            await self._handler(connection.socket)
         except Exception as error:
-            outcome = self._handler_raised(socket, error)
-        except asyncio.CancelledError:
-            outcome = "cancelled"
+            closing = self._handler_ended(connection, error)
+        except BaseException as error:
+            closing = self._handler_ended(connection, error)
+            if closing is not None:
+                await closing
             raise
-        except BaseException:  # KeyboardInterrupt, SystemExit: the loop is going down
-            socket.abort()
-            raise
-        finally:
-            try:
-                await socket.aclose()
-            except OSError as error:
-                _log.debug("connection from %s did not close in good order: %s", socket.peer_address, error)
-            finally:
-                self._ended(connection, outcome)
+        else:
+            closing = self._handler_ended(connection, None)
+        if closing is not None:
+            await closing
 
     def _never_began(self, task: asyncio.Task[None]) -> None:
         """`task` was cancelled before its first step, so that none of its code ran."""
@@ -211,8 +204,38 @@ class ConnectionSpawner(Generic[SocketT]):
                 connection.socket.abort()
                 self._ended(connection, "cancelled")
 
-    def _handler_raised(self, socket: SocketT, error: Exception) -> str:
-        """Report `error`; return what it counts as."""
+    def _handler_ended(
+        self, connection: Connection[SocketT], error: BaseException | None
+    ) -> Coroutine[Any, Any, None] | None:
+        """Report `error`, close the connection; return what of that is left to await, if anything is."""
+        outcome = "completed" if error is None else self._judge(connection.socket, error)
+        try:
+            closing = connection.socket._begin_close()
+        except OSError as reason:
+            _log_bad_close(connection.socket, reason)
+            closing = None
+        if closing is not None:
+            return self._close_to_end(connection, closing, outcome)
+        self._ended(connection, outcome)
+        return None
+
+    async def _close_to_end(
+        self, connection: Connection[SocketT], closing: Coroutine[Any, Any, None], outcome: str
+    ) -> None:
+        try:
+            await closing
+        except OSError as reason:
+            _log_bad_close(connection.socket, reason)
+        finally:
+            self._ended(connection, outcome)
+
+    def _judge(self, socket: SocketT, error: BaseException) -> str:
+        """Report what a handler raised; return what it counts as."""
+        if not isinstance(error, Exception):
+            if isinstance(error, asyncio.CancelledError):
+                return "cancelled"
+            socket.abort()  # KeyboardInterrupt, SystemExit: the loop is going down
+            return "failed"
         if _peer_left(error, socket):
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("connection from %s ended: %s", socket.peer_address, error)
@@ -256,6 +279,10 @@ async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     for task in done:
         task.result()
+
+
+def _log_bad_close(socket: AsyncStreamSocket[Any], reason: OSError) -> None:
+    _log.debug("connection from %s did not close in good order: %s", socket.peer_address, reason)
 
 
 def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any]) -> bool:

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any, Generic, Self, TypeVar
 
-from .accepting import Acceptor
+from .accepting import Accepted, Acceptor
 from .addresses import SocketAddress, UnixAddress
 from .engine import stream_wire
 from .errors import SocketClosedError
@@ -68,18 +68,30 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
         """
         if socket is None:
-            accepted = await self._acceptor.accept()
-            socket = self._socket_class(options=self._options)
-        else:
-            if not isinstance(socket, self._socket_class):
-                raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
-            with socket._connecting("accept"):
-                accepted = await self._acceptor.accept()
+            accepted = self._acceptor.take() or await self._acceptor.wait()
+            return self._made_of(accepted)
+        if not isinstance(socket, self._socket_class):
+            raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
+        with socket._connecting("accept"):
+            accepted = self._acceptor.take() or await self._acceptor.wait()
+        self._give(socket, accepted)
+        return socket
+
+    def _take(self) -> SocketT | None:
+        """Accept, if that takes no waiting: for whoever accepts very many."""
+        accepted = self._acceptor.take()
+        return None if accepted is None else self._made_of(accepted)
+
+    def _made_of(self, accepted: Accepted) -> SocketT:
+        socket = self._socket_class(options=self._options)
+        self._give(socket, accepted)
+        return socket
+
+    def _give(self, socket: SocketT, accepted: Accepted) -> None:
         sock, peer, state = accepted
         if self._set_up_per_socket or socket._options is not self._options:
             socket._options.apply_to_stream(sock, connected=True)
         socket._attach(stream_wire(sock, state, peer, self._known_local), self._ledger)
-        return socket
 
     def pause(self) -> None:
         """Stop accepting; the kernel's queue holds new connections. Waiting `accept` calls go on waiting."""

@@ -261,12 +261,14 @@ class AsyncStreamSocket(Generic[AddressT]):
 
         Cancel safety: cancelled, it closes at once.
         """
-        try:
-            if self._dialing is not None:
+        if self._dialing is not None:
+            try:
                 await self._dialing.stop_and_wait()
-            await self._wire.aclose(self._options.linger)
-        finally:
-            self._forget()
+            finally:
+                self._forget()
+        rest = self._begin_close()
+        if rest is not None:
+            await rest
 
     def abort(self) -> None:
         """Close at once: what was not yet sent is dropped, and a TCP peer sees a reset (RST).
@@ -347,6 +349,22 @@ class AsyncStreamSocket(Generic[AddressT]):
         self._ledger = ledger
         if ledger is not None:
             ledger.add(self)
+
+    def _begin_close(self) -> Coroutine[Any, Any, None] | None:
+        """`aclose` of a connected socket, as far as it goes without waiting; return what is left to await."""
+        rest = None
+        try:
+            rest = self._wire.begin_close(self._options.linger)
+        finally:
+            if rest is None:
+                self._forget()
+        return None if rest is None else self._close_to_end(rest)
+
+    async def _close_to_end(self, rest: Coroutine[Any, Any, None]) -> None:
+        try:
+            await rest
+        finally:
+            self._forget()
 
     def _forget(self) -> None:
         if self._wire is UNCONNECTED:

@@ -18,8 +18,8 @@ Every wire keeps these rules, and the conformance suite holds each wire to them:
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from typing import IO, Protocol, TypeAlias
+from collections.abc import Coroutine, Sequence
+from typing import IO, Any, Protocol, TypeAlias
 
 from ..addresses import SocketAddress, UnixAddress
 
@@ -68,8 +68,11 @@ class Wire(Protocol):
     async def wait_acknowledged(self) -> None:
         """Return when `unacknowledged` is 0, or raise `DeliveryError`."""
 
-    async def aclose(self, linger: float) -> None:
-        """Finish what was sent, then close, within `linger` seconds."""
+    def begin_close(self, linger: float) -> Coroutine[Any, Any, None] | None:
+        """Finish what was sent, then close; return what is left to await, if that takes any waiting.
+
+        It takes `linger` seconds at the most. Cancel safety: cancelled, it closes at once.
+        """
 
     def abort(self) -> None:
         """Close at once; the peer sees a reset where the transport has one."""

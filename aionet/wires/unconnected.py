@@ -47,7 +47,7 @@ class UnconnectedWire:
     async def wait_acknowledged(self) -> None:
         self._refuse("wait_acknowledged")
 
-    async def aclose(self, linger: float) -> None:
+    def begin_close(self, linger: float) -> None:
         pass
 
     def abort(self) -> None:
