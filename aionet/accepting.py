@@ -38,7 +38,7 @@ __all__ = ["Accepted", "Acceptor", "Listener"]
 
 _log = logging.getLogger("aionet.server")
 
-Accepted: TypeAlias = tuple[socket.socket, Any, EventLoopState]
+Accepted: TypeAlias = tuple[socket.SocketType, Any, EventLoopState]
 """A connection, its peer as the socket module gives it, and the loop's state."""
 
 _COST = 8  # of the loop's budget of 64: eight connections to a turn, so that they are served while still warm

@@ -25,6 +25,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from .addresses import SocketAddress, UnixAddress
 from .options import TcpOptions, UnixOptions
@@ -50,9 +51,11 @@ _LOCK_SECONDS = 1.0
 
 
 class ListeningSocket(socket.socket):
-    """A stream socket whose `accept` does not make enum members of its family and type for each connection.
+    """A stream socket whose `accept` wastes no time on what few connections ever need.
 
-    The base class keeps them as numbers and converts them whenever they are read, by its own `accept` too.
+    The base class keeps family and type as numbers and makes enum members of them whenever they are read, and
+    it wraps every connection into an object of Python's own. Here the members are made once, and `accept`
+    returns the C object beneath, `socket.SocketType`, which has all of the system's operations.
     """
 
     __slots__ = ("family", "type")
@@ -64,6 +67,10 @@ class ListeningSocket(socket.socket):
         self.type = socket.SOCK_STREAM
         super().__init__(family, socket.SOCK_STREAM, fileno=fileno)
         self.setblocking(False)
+
+    def accept(self) -> tuple[socket.SocketType, Any]:  # type: ignore[override]
+        fd, peer = self._accept()  # type: ignore[attr-defined]
+        return socket.SocketType(self.family, socket.SOCK_STREAM, 0, fd), peer
 
 
 @functools.cache

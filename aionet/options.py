@@ -135,7 +135,7 @@ class StreamOptions:
         """
         return self._kept(("listener", family))
 
-    def apply_to_stream(self, sock: socket.socket, *, connected: bool = False) -> None:
+    def apply_to_stream(self, sock: socket.SocketType, *, connected: bool = False) -> None:
         """Set these options on a socket that is about to connect or, with *connected*, already is.
 
         Buffer sizes and fast open matter only before connecting; the latter is left out with *connected*,
@@ -146,7 +146,7 @@ class StreamOptions:
         """
         _apply(sock, self.stream_settings(sock.family, connected=connected))
 
-    def apply_to_listener(self, sock: socket.socket) -> None:
+    def apply_to_listener(self, sock: socket.SocketType) -> None:
         """Set these options on a socket that is going to listen; call it before ``listen()``.
 
         Raises `OSError` as `apply_to_stream` does. Whether accepted sockets need more: `inherits_options`.
@@ -296,7 +296,7 @@ def _number(name: str) -> int | None:
     return _NUMBERS.get(name) if number is None else number
 
 
-def _apply(sock: socket.socket, settings: Iterable[SocketSetting]) -> None:
+def _apply(sock: socket.SocketType, settings: Iterable[SocketSetting]) -> None:
     for level, number, value, label in settings:
         try:
             sock.setsockopt(level, number, value)

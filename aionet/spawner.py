@@ -178,11 +178,17 @@ class ConnectionSpawner(Generic[SocketT]):
             self._full = True
             for server in self._servers:
                 server._acceptor.hold(self)
-        connection.belongs_to(loop.create_task(self._run(connection)), self._never_began)
+        task = loop.create_task(self._run(connection))
+        if connection._task is None:  # an eager task has begun already, and may even have ended
+            connection._task = task
+            task.add_done_callback(self._never_began)
 
     async def _run(self, connection: Connection[SocketT]) -> None:
         """Serve one connection: the body of its task."""
-        connection.begin(self._never_began)
+        if connection._task is None:
+            connection._task = asyncio.current_task()
+        else:  # from now on this code sees to the end of the connection
+            connection._task.remove_done_callback(self._never_began)
         try:
             await self._handler(connection.socket)
         except Exception as error:

@@ -69,29 +69,28 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         """
         if socket is None:
             accepted = self._acceptor.take() or await self._acceptor.wait()
-            return self._made_of(accepted)
+            return self._socket_of(accepted)
         if not isinstance(socket, self._socket_class):
             raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
         with socket._connecting("accept"):
             accepted = self._acceptor.take() or await self._acceptor.wait()
-        self._give(socket, accepted)
+        sock, peer, state = accepted
+        if self._set_up_per_socket or socket._options is not self._options:
+            socket._options.apply_to_stream(sock, connected=True)
+        socket._attach(stream_wire(sock, state, peer, self._known_local), self._ledger)
         return socket
 
     def _take(self) -> SocketT | None:
         """Accept, if that takes no waiting: for whoever accepts very many."""
         accepted = self._acceptor.take()
-        return None if accepted is None else self._made_of(accepted)
+        return None if accepted is None else self._socket_of(accepted)
 
-    def _made_of(self, accepted: Accepted) -> SocketT:
-        socket = self._socket_class(options=self._options)
-        self._give(socket, accepted)
-        return socket
-
-    def _give(self, socket: SocketT, accepted: Accepted) -> None:
+    def _socket_of(self, accepted: Accepted) -> SocketT:
         sock, peer, state = accepted
-        if self._set_up_per_socket or socket._options is not self._options:
-            socket._options.apply_to_stream(sock, connected=True)
-        socket._attach(stream_wire(sock, state, peer, self._known_local), self._ledger)
+        if self._set_up_per_socket:
+            self._options.apply_to_stream(sock, connected=True)
+        wire = stream_wire(sock, state, peer, self._known_local)
+        return self._socket_class._connected(self._options, wire, self._ledger)
 
     def pause(self) -> None:
         """Stop accepting; the kernel's queue holds new connections. Waiting `accept` calls go on waiting."""

@@ -20,7 +20,7 @@ import io
 import socket
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Generic, Self, TypeVar, cast
+from typing import IO, Any, Generic, Self, TypeVar
 
 from .addresses import SocketAddress, UnixAddress
 from .dialing import Dialed
@@ -59,6 +59,19 @@ class AsyncStreamSocket(Generic[AddressT]):
         self._ledger: set[Any] | None = None
         self._dialing = None
 
+    @classmethod
+    def _connected(cls, options: StreamOptions, wire: Wire, ledger: set[Any] | None) -> Self:
+        """Make one that is connected, of what is known to be right: a server makes very many."""
+        self = cls.__new__(cls)
+        self._options = options
+        self._wire = wire
+        self._received = None
+        self._dialing = None
+        self._ledger = ledger
+        if ledger is not None:
+            ledger.add(self)
+        return self
+
     # Reading ------------------------------------------------------------------------------------------
 
     async def read(self, max_bytes: int = _CHUNK) -> bytes:
@@ -73,12 +86,13 @@ class AsyncStreamSocket(Generic[AddressT]):
         Cancel safety: no byte is lost; it waits for the next read.
         Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
         """
+        if not self._received and max_bytes > 0:
+            return await self._wire.receive(max_bytes)
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
-        if self._received:
-            await self._wire.reader_turn()
-            return self._received.take(max_bytes)
-        return await self._wire.receive(max_bytes)
+        await self._wire.reader_turn()
+        assert self._received is not None
+        return self._received.take(max_bytes)
 
     async def read_exactly(self, n: int) -> bytes:
         """Read exactly `n` bytes.
@@ -291,12 +305,16 @@ class AsyncStreamSocket(Generic[AddressT]):
     @property
     def local_address(self) -> AddressT | None:
         """This end; ``None`` before connecting."""
-        return cast("AddressT | None", self._wire.local_address)
+        address: Any = self._wire.local_address
+        known: AddressT | None = address
+        return known
 
     @property
     def peer_address(self) -> AddressT | None:
         """The other end; ``None`` before connecting."""
-        return cast("AddressT | None", self._wire.peer_address)
+        address: Any = self._wire.peer_address
+        known: AddressT | None = address
+        return known
 
     @property
     def raw_socket(self) -> socket.socket:

@@ -48,7 +48,7 @@ _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.1
 
 
-def unacknowledged_bytes(sock: socket.socket, *, fin_sent: bool) -> int:
+def unacknowledged_bytes(sock: socket.SocketType, *, fin_sent: bool) -> int:
     """Return how many bytes written to `sock` its peer's TCP has not acknowledged.
 
     Raises `NotImplementedError` where the system does not tell.
@@ -61,12 +61,12 @@ def unacknowledged_bytes(sock: socket.socket, *, fin_sent: bool) -> int:
     return max(queued - fin_sent, 0)
 
 
-def connection_is_gone(sock: socket.socket) -> bool:
+def connection_is_gone(sock: socket.SocketType) -> bool:
     """Whether the kernel has given the connection up, without consuming its error."""
     return _LINUX and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
 
 
-def enable_acknowledgement_events(sock: socket.socket) -> bool:
+def enable_acknowledgement_events(sock: socket.SocketType) -> bool:
     """Ask for an event when bytes sent from now on are acknowledged; false where there is no such thing."""
     if not _LINUX:
         return False
@@ -77,7 +77,7 @@ def enable_acknowledgement_events(sock: socket.socket) -> bool:
     return True
 
 
-def discard_error_queue(sock: socket.socket) -> None:
+def discard_error_queue(sock: socket.SocketType) -> None:
     """Take the queued events off `sock`; what they tell, `unacknowledged_bytes` tells as well."""
     try:
         while True:

@@ -23,7 +23,7 @@ import os
 import socket
 import struct
 from collections.abc import Coroutine, Sequence
-from typing import IO, TYPE_CHECKING, Any, TypedDict
+from typing import IO, TYPE_CHECKING, Any, TypedDict, cast
 
 from ..addresses import SocketAddress, UnixAddress
 from ..errors import ConnectionLostError, DeliveryError, SocketBusyError, SocketClosedError
@@ -56,7 +56,7 @@ class DescriptorWire:
     if not TYPE_CHECKING:  # which would not see them there
         __slots__ = ()
 
-    _sock: socket.socket
+    _sock: socket.SocketType
     _fd: int
     """-1 once closed."""
     _state: EventLoopState
@@ -80,7 +80,7 @@ class DescriptorWire:
     closed: bool
     lost: OSError | None
 
-    # For the engine -----------------------------------------------------------------------------------
+    # For the engine, which extends these --------------------------------------------------------------
 
     async def _until_readable(self) -> None:
         """Return at the next event, or when woken."""
@@ -93,6 +93,12 @@ class DescriptorWire:
     def _wake_reader(self) -> None:
         """Let the task that waits for input look again."""
         raise NotImplementedError
+
+    def _adopt(self, sock: socket.SocketType) -> None:
+        """From now on `sock` has the descriptor."""
+        self._sock = sock
+        if self._outgoing is not None:
+            self._outgoing.sock = sock
 
     def _refuse_io(self) -> None:
         """From now on only closing may touch the descriptor."""
@@ -113,7 +119,8 @@ class DescriptorWire:
     @property
     def local_address(self) -> SocketAddress | UnixAddress | None:
         if not isinstance(self._local, _ADDRESSES):
-            self._learn_local()
+            if self._local is None:
+                self._learn_local()
             self._local = as_address(self._local)
         address: SocketAddress | UnixAddress | None = self._local
         return address
@@ -129,7 +136,10 @@ class DescriptorWire:
     def raw_socket(self) -> socket.socket:
         if self._fd == -1:
             raise self._closed_error("raw_socket")
-        return self._sock
+        if not isinstance(self._sock, socket.socket):  # accepted: see `listening.ListeningSocket`
+            self._adopt(socket.socket(fileno=self._sock.detach()))
+            self._sock.setblocking(False)
+        return cast("socket.socket", self._sock)
 
     def fileno(self) -> int:
         return self._fd
@@ -222,29 +232,35 @@ class DescriptorWire:
     def begin_close(self, linger: float) -> Coroutine[Any, Any, None] | None:
         if self.closed:
             return None if self._closing is None else self._closing_to_end(self._closing)
-        self._begin_closing()
+        rest = None
         outgoing = self._outgoing
         if self.lost is not None:
             self._close_now(reset=outgoing is not None and outgoing.broken)
-        elif linger <= 0:
-            self._close_now(reset=True)
-        elif not outgoing and (self._end_seen or settled(self._sock)):
-            self._close_now()
         else:
-            return self._finish_then_close(linger)
-        if outgoing is not None:
+            rest = self._close_in_good_order(linger)
+        if outgoing is not None and rest is None:
             self._tell_of_torn_writes(outgoing)
-        return None
+        return rest
 
     def abort(self) -> None:
-        self._begin_closing()
         self._close_now(reset=True)
 
     def _begin_closing(self) -> None:
+        """From now on nobody else may touch the descriptor."""
         self.closed = True
         self._refuse_io()
         if self._read_waiter is not None or self._acknowledgement_waits:
             self._wake_waiters()
+
+    def _close_in_good_order(self, linger: float) -> Coroutine[Any, Any, None] | None:
+        self._begin_closing()
+        if linger <= 0:
+            self._close_now(reset=True)
+        elif not self._outgoing and (self._end_seen or settled(self._sock)):
+            self._close_now()
+        else:
+            return self._finish_then_close(linger)
+        return None
 
     async def _finish_then_close(self, linger: float) -> None:
         self._closing = self._loop.create_future()
@@ -284,7 +300,8 @@ class DescriptorWire:
     def _close_now(self, *, reset: bool = False) -> None:
         if self._fd == -1:
             return
-        self._learn_local()
+        if self._local is None:
+            self._learn_local()
         if self._watched:
             self._state.reactor.forget(self._fd)
         if reset:
@@ -293,6 +310,9 @@ class DescriptorWire:
             except OSError:  # the connection is gone already, or knows no reset
                 pass
         self._fd = -1
+        if not self.closed:
+            self.closed = True
+            self._refuse_io()
         self._sock.close()
         if descriptors.waiting:
             descriptors.released()
@@ -353,7 +373,7 @@ class DescriptorWire:
         return {"local_address": self.local_address, "peer_address": self.peer_address}
 
     def _learn_local(self) -> None:
-        if self._local is None and self._fd != -1:
+        if self._fd != -1:
             try:
                 self._local = self._sock.getsockname()
             except OSError:

@@ -24,7 +24,7 @@ _DISCARD = 64 * 1024
 _ROUNDS = 16  # of input thrown away in one look: a peer that floods must not hold the loop
 
 
-def settled(sock: socket.socket) -> bool:
+def settled(sock: socket.SocketType) -> bool:
     """End this side, throw input away; true when closing can no longer destroy what was written."""
     try:
         if sock.family == socket.AF_UNIX:
@@ -42,7 +42,7 @@ def settled(sock: socket.socket) -> bool:
     return False
 
 
-def _acknowledged(sock: socket.socket) -> bool:
+def _acknowledged(sock: socket.SocketType) -> bool:
     try:
         return unacknowledged_bytes(sock, fin_sent=True) == 0
     except NotImplementedError:

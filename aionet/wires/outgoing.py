@@ -50,7 +50,7 @@ class Outgoing(Protocol):
     def remaining(self) -> int:
         """Bytes known to be left; 0 where that is not known beforehand."""
 
-    def advance(self, sock: socket.socket) -> bool:
+    def advance(self, sock: socket.SocketType) -> bool:
         """Hand some of it to the kernel; true when it is finished.
 
         Raises `BlockingIOError` when it has to wait, another `OSError` when the connection is lost, and
@@ -80,7 +80,7 @@ class OutgoingBuffers:
     def begun(self) -> bool:
         return self.sent > 0
 
-    def advance(self, sock: socket.socket) -> bool:
+    def advance(self, sock: socket.SocketType) -> bool:
         views = self._views
         if not views:
             return True
@@ -124,7 +124,7 @@ class OutgoingEof:
         self.begun = False
         self.waiter: Future[None] | None = None
 
-    def advance(self, sock: socket.socket) -> bool:
+    def advance(self, sock: socket.SocketType) -> bool:
         self.begun = True
         sock.shutdown(socket.SHUT_WR)
         return True
@@ -171,7 +171,7 @@ class OutgoingFile:
     def remaining(self) -> int:
         return 0 if self._count is None else self._count - self.sent
 
-    def advance(self, sock: socket.socket) -> bool:
+    def advance(self, sock: socket.SocketType) -> bool:
         if self._count is not None and self.sent >= self._count:
             return True
         return self._advance_by_sendfile(sock) if self._use_sendfile else self._advance_by_reading(sock)
@@ -186,7 +186,7 @@ class OutgoingFile:
             os.close(self._own_fd)
             self._own_fd = -1
 
-    def _advance_by_sendfile(self, sock: socket.socket) -> bool:
+    def _advance_by_sendfile(self, sock: socket.SocketType) -> bool:
         try:
             fd = self._own_fd if self._own_fd != -1 else self._file.fileno()
             sent = os.sendfile(sock.fileno(), fd, self._offset + self.sent, self._share(_SENDFILE_STEP))
@@ -200,7 +200,7 @@ class OutgoingFile:
         self.sent += sent
         return sent == 0 or self.sent == self._count
 
-    def _advance_by_reading(self, sock: socket.socket) -> bool:
+    def _advance_by_reading(self, sock: socket.SocketType) -> bool:
         if not self._chunk:
             self._chunk = self._read(self._share(_CHUNK))
             if not self._chunk:

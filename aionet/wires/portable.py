@@ -65,15 +65,15 @@ class PortableWire(DescriptorWire):
     )
 
     def __init__(
-        self, sock: socket.socket, state: EventLoopState, peer: Any = None, local: Any = None
+        self, sock: socket.SocketType, state: EventLoopState, peer: Any = None, local: Any = None
     ) -> None:
         """`peer` and `local`, where known: addresses, or the ends as the socket module gives them."""
         self._sock = sock
-        self._state = state
-        self._loop = state.loop
-        self._fd = sock.fileno()
         self._recv: Callable[[int], bytes] = sock.recv
         self._send: Callable[[Buffer], int] = sock.send
+        self._fd = sock.fileno()
+        self._state = state
+        self._loop = state.loop
         self._peer = peer
         self._local = local
         self._readable = True
@@ -187,7 +187,9 @@ class PortableWire(DescriptorWire):
             self._ending = True
         if events & _MAY_READ:
             self._readable = True
-            self._wake_reader()
+            waiter = self._read_waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
         if self._outgoing and events & _MAY_WRITE:
             self._outgoing.on_writable()
 
@@ -211,7 +213,12 @@ class PortableWire(DescriptorWire):
             return size
         return await self._send_in_turn(OutgoingBuffers((data,), sent))
 
-    # For closing --------------------------------------------------------------------------------------
+    # For the cold half --------------------------------------------------------------------------------------
+
+    def _adopt(self, sock: socket.SocketType) -> None:
+        super()._adopt(sock)
+        self._recv = sock.recv
+        self._send = sock.send
 
     def _refuse_io(self) -> None:
         self._recv = self._send = _refuse

@@ -30,17 +30,17 @@ class OutgoingQueue:
     __slots__ = (
         "_await_room",
         "_entries",
-        "_sock",
         "_state",
         "_translate",
         "broken",
         "failed",
+        "sock",
         "torn",
     )
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.SocketType,
         state: EventLoopState,
         translate: Callable[[str, OSError], Exception],
         await_room: Callable[[], None],
@@ -50,7 +50,7 @@ class OutgoingQueue:
         `translate(operation, error)` makes the error that a task is told of what the system raised;
         `await_room()` has `on_writable` called at the next event.
         """
-        self._sock = sock
+        self.sock = sock
         self._state = state
         self._translate = translate
         self._entries: deque[Outgoing] = deque()
@@ -124,7 +124,7 @@ class OutgoingQueue:
         """Return whether `entry` is finished, and whether it is blocked."""
         try:
             for _ in range(_STEPS_PER_TURN):
-                if entry.advance(self._sock):
+                if entry.advance(self.sock):
                     return True, False
         except BlockingIOError:
             return False, True
@@ -162,7 +162,7 @@ class OutgoingQueue:
         blocked = False
         try:
             for _ in range(_STEPS_PER_TURN):
-                if entries and entries[0].advance(self._sock):
+                if entries and entries[0].advance(self.sock):
                     _complete(entries.popleft())
         except BlockingIOError:
             blocked = True

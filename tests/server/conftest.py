@@ -11,6 +11,7 @@ import pytest
 from peers import RawPeer
 
 from aionet import AsyncTcpConnectionServer, AsyncTcpSocket, AsyncUnixConnectionServer, AsyncUnixSocket
+from aionet.listening import ListeningSocket
 
 
 class TcpKind:
@@ -48,14 +49,14 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Callable[[], OSErro
     """`fault(server, next_error)`: accept(2) there raises what `next_error()` returns, if anything."""
 
     def install(server: Any, next_error: Callable[[], OSError | None]) -> None:
-        real_accept, descriptors = socket.socket.accept, set(server.filenos())
+        real_accept, descriptors = ListeningSocket.accept, set(server.filenos())
 
-        def accept(self: socket.socket) -> Any:
+        def accept(self: ListeningSocket) -> Any:
             error = next_error() if self.fileno() in descriptors else None
             if error is not None:
                 raise error
             return real_accept(self)
 
-        monkeypatch.setattr(socket.socket, "accept", accept)
+        monkeypatch.setattr(ListeningSocket, "accept", accept)
 
     return install
