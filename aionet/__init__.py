@@ -26,6 +26,7 @@ from .network_toolkit import NetworkToolkit
 from .options import KeepAlive, TcpOptions, UnixOptions
 from .relaying import RelayReport, relay
 from .resolving import Resolver
+from .running import new_event_loop, run, task_factory
 from .serving import serve
 from .spawner import ConnectionSpawner, SpawnerStats
 from .tcp_connection_server import AsyncTcpConnectionServer
@@ -71,6 +72,9 @@ __all__ = [
     "UnixOptions",
     "__version__",
     "implementation",
+    "new_event_loop",
     "relay",
+    "run",
     "serve",
+    "task_factory",
 ]

@@ -26,20 +26,18 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
 
 from .accept_errors import AcceptFailure, Backoff, classify
 from .addresses import SocketAddress, UnixAddress
+from .engine import accept_wire
 from .errors import SocketClosedError
 from .wires import descriptors
+from .wires.contract import Wire
 from .wires.event_loop import BUDGET, EventLoopState, running_state
 
-__all__ = ["Accepted", "Acceptor", "Listener"]
+__all__ = ["Acceptor", "Listener"]
 
 _log = logging.getLogger("aionet.server")
-
-Accepted: TypeAlias = tuple[socket.SocketType, Any, EventLoopState]
-"""A connection, its peer as the socket module gives it, and the loop's state."""
 
 _COST = 8  # of the loop's budget of 64: eight connections to a turn, so that they are served while still warm
 
@@ -66,10 +64,19 @@ class Acceptor:
     It belongs to the event loop of the first `accept`.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], address: SocketAddress | UnixAddress) -> None:
-        """`sockets` are listening and non-blocking; `address` is for errors and the log."""
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        address: SocketAddress | UnixAddress,
+        local: SocketAddress | UnixAddress | None,
+    ) -> None:
+        """`sockets` are listening and non-blocking; `address` is for errors and the log.
+
+        `local` is the local end that every connection will have, if that is known beforehand.
+        """
         self._listeners = deque(Listener(sock, self._wake_next) for sock in sockets)
         self._address = address
+        self._local = local
         self._state: EventLoopState | None = None
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._backoff = Backoff()
@@ -77,7 +84,7 @@ class Acceptor:
         self._holders: set[object] = set()
         self.closed = False
 
-    def take(self) -> Accepted | None:
+    def take(self) -> Wire | None:
         """Return the next connection if one is ready and it is the caller's turn; ``None``: `wait` for it.
 
         Raises `SocketClosedError` once closed, and `OSError` where the listener has become unusable.
@@ -127,7 +134,7 @@ class Acceptor:
 
     # Taking -------------------------------------------------------------------------------------------
 
-    def _accept_now(self, state: EventLoopState) -> Accepted | None:
+    def _accept_now(self, state: EventLoopState) -> Wire | None:
         if self.closed:
             raise self._closed_error()
         if self._holders or self._retry is not None:
@@ -140,18 +147,17 @@ class Acceptor:
             failures = 0
             while listener.ready:
                 try:
-                    sock, peer = listener.sock.accept()
-                except BlockingIOError:
-                    listener.ready = False
+                    wire = accept_wire(listener.sock, state, self._local)
                 except OSError as error:
                     failures += 1
                     if failures == BUDGET or not self._go_on_after(error, state):
                         return None  # a storm of transient failures must not hold the loop
                 else:
-                    sock.setblocking(False)
-                    if self._backoff.pausing:
-                        self._backoff.succeeded()
-                    return sock, peer, state
+                    if wire is not None:
+                        if self._backoff.pausing:
+                            self._backoff.succeeded()
+                        return wire
+                    listener.ready = False
         return None
 
     def _go_on_after(self, error: OSError, state: EventLoopState) -> bool:
@@ -169,7 +175,7 @@ class Acceptor:
 
     # Waiting ------------------------------------------------------------------------------------------
 
-    async def wait(self) -> Accepted:
+    async def wait(self) -> Wire:
         """Return the next connection, after those who wait already, when `take` did not return one.
 
         Raises as `take`. Cancel safety: no connection is lost.

@@ -1,38 +1,57 @@
-"""Which engine runs, and the wires it makes.
+"""Which engine runs, and what it makes: wires, the base of sockets, tasks that the reactor resumes directly.
 
-The only one so far is the portable engine. `AIONET_ENGINE` asks for one by name and fails loudly where it
-cannot be had: a service that was measured on one engine should not silently start on another.
+Everything above is written against these few names and runs on either engine (`native/__init__.py` chooses).
 """
 
 from __future__ import annotations
 
-import os
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from .native import compiled
 from .wires.portable import PortableWire
 
-__all__ = ["Implementation", "implementation", "stream_wire"]
+if TYPE_CHECKING or compiled is None:
+    _wire = PortableWire
+else:
+    from .wires.native import NativeWire as _wire
+
+__all__ = ["Driver", "Implementation", "SocketBase", "accept_wire", "implementation", "short_cut", "stream_wire"]
 
 Implementation = Literal["native", "portable"]
 
-_VARIABLE = "AIONET_ENGINE"
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def implementation() -> Implementation:
-    """Return the engine that runs: ``"native"`` or ``"portable"``.
+    """Return the engine that runs: ``"native"``, where aionet was compiled, or ``"portable"``.
 
-    Raises:
-        RuntimeError: the environment variable ``AIONET_ENGINE`` asks for one that this installation lacks.
+    The environment variable ``AIONET_ENGINE`` forces one; importing aionet fails if that cannot be had.
     """
-    wanted = os.environ.get(_VARIABLE, "")
-    if wanted == "native":
-        raise RuntimeError(f"{_VARIABLE}=native, but this installation has no compiled engine")
-    if wanted not in ("", "portable"):
-        raise RuntimeError(f"{_VARIABLE}={wanted!r}: expected 'native' or 'portable'")
-    return "portable"
+    return "portable" if compiled is None else "native"
 
 
-implementation()  # fails at import where the environment asks for what is not there
-
-stream_wire = PortableWire
+stream_wire = _wire
 """Makes a wire of a connected, non-blocking socket."""
+
+accept_wire = _wire.accept
+"""Takes a connection off the queue of a listening socket, as a wire; ``None`` if nobody is there."""
+
+Driver: Any = None if compiled is None else compiled.Driver
+"""Runs a coroutine for a Task that stays parked while it waits for sockets (`native/driver.c`), or ``None``."""
+
+_Base: Any = object if compiled is None else compiled.SocketBase
+
+
+class SocketBase(_Base):  # type: ignore[misc]
+    """The attributes of a socket that an engine looks at."""
+
+    __slots__ = ("_received", "_wire") if compiled is None else ()
+
+
+def short_cut(method: F) -> F:
+    """Mark a method of sockets that an engine may take a short cut around (`native/methods.c`)."""
+    if compiled is None:
+        return method
+    shortened: F = compiled.Method(method)
+    return shortened

@@ -27,6 +27,7 @@ from typing import Any, Generic, TypeVar
 from .cleaning_up import see_through
 from .connection import Connection
 from .draining import Drain, DrainReport
+from .engine import Driver
 from .errors import ConnectionLostError, IncompleteReadError, SocketBusyError, SocketClosedError
 from .limits import ConnectionLimits
 from .stream_server import AsyncStreamConnectionServer
@@ -178,10 +179,20 @@ class ConnectionSpawner(Generic[SocketT]):
             self._full = True
             for server in self._servers:
                 server._acceptor.hold(self)
-        task = loop.create_task(self._run(connection))
+        task = loop.create_task(self._body_of(connection))
         if connection._task is None:  # an eager task has begun already, and may even have ended
             connection._task = task
-            task.add_done_callback(self._never_began)
+            if Driver is None:
+                task.add_done_callback(self._never_began)
+
+    def _body_of(self, connection: Connection[SocketT]) -> Coroutine[Any, Any, None]:
+        """What the task of a connection runs: `_run`, or the compiled engine's driver, which does the same."""
+        if Driver is None:
+            return self._run(connection)
+        body: Coroutine[Any, Any, None] = Driver(
+            None, self._handler, connection.socket, self._handler_ended, connection
+        )
+        return body
 
     async def _run(self, connection: Connection[SocketT]) -> None:
         """Serve one connection: the body of its task."""

@@ -13,13 +13,13 @@ import socket
 from collections.abc import Sequence
 from typing import Any, Generic, Self, TypeVar
 
-from .accepting import Accepted, Acceptor
+from .accepting import Acceptor
 from .addresses import SocketAddress, UnixAddress
-from .engine import stream_wire
 from .errors import SocketClosedError
 from .options import StreamOptions, inherits_options
 from .scope import current_scope
 from .stream_socket import AsyncStreamSocket
+from .wires.contract import Wire
 
 __all__ = ["AsyncStreamConnectionServer"]
 
@@ -44,10 +44,9 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
 
     def _open(self, sockets: Sequence[socket.socket], options: StreamOptions) -> None:
         self._options = options
-        self._acceptor = Acceptor(sockets, self.address)
+        self._acceptor = Acceptor(sockets, self.address, _common_local_address(sockets))
         self._set_up_per_socket = not inherits_options(sockets[0].family)
         self._ledger = current_scope().ledger
-        self._known_local = _common_local_address(sockets)
         if self._ledger is not None:
             self._ledger.add(self)
 
@@ -68,28 +67,24 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
         """
         if socket is None:
-            accepted = self._acceptor.take() or await self._acceptor.wait()
-            return self._socket_of(accepted)
+            return self._socket_of(self._acceptor.take() or await self._acceptor.wait())
         if not isinstance(socket, self._socket_class):
             raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
         with socket._connecting("accept"):
-            accepted = self._acceptor.take() or await self._acceptor.wait()
-        sock, peer, state = accepted
+            wire = self._acceptor.take() or await self._acceptor.wait()
         if self._set_up_per_socket or socket._options is not self._options:
-            socket._options.apply_to_stream(sock, connected=True)
-        socket._attach(stream_wire(sock, state, peer, self._known_local), self._ledger)
+            socket._options.apply_to_stream(wire.raw_socket, connected=True)
+        socket._attach(wire, self._ledger)
         return socket
 
     def _take(self) -> SocketT | None:
         """Accept, if that takes no waiting: for whoever accepts very many."""
-        accepted = self._acceptor.take()
-        return None if accepted is None else self._socket_of(accepted)
+        wire = self._acceptor.take()
+        return None if wire is None else self._socket_of(wire)
 
-    def _socket_of(self, accepted: Accepted) -> SocketT:
-        sock, peer, state = accepted
+    def _socket_of(self, wire: Wire) -> SocketT:
         if self._set_up_per_socket:
-            self._options.apply_to_stream(sock, connected=True)
-        wire = stream_wire(sock, state, peer, self._known_local)
+            self._options.apply_to_stream(wire.raw_socket, connected=True)
         return self._socket_class._connected(self._options, wire, self._ledger)
 
     def pause(self) -> None:

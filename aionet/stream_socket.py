@@ -24,7 +24,7 @@ from typing import IO, Any, Generic, Self, TypeVar
 
 from .addresses import SocketAddress, UnixAddress
 from .dialing import Dialed
-from .engine import stream_wire
+from .engine import SocketBase, short_cut, stream_wire
 from .errors import IncompleteReadError, LimitExceededError, SocketBusyError, SocketClosedError
 from .options import StreamOptions
 from .receive_buffer import ReceiveBuffer
@@ -41,22 +41,25 @@ _LARGEST_CHUNK = 256 * 1024  # asked of the kernel at once for `read_exactly` of
 AddressT = TypeVar("AddressT", SocketAddress, UnixAddress)
 
 
-class AsyncStreamSocket(Generic[AddressT]):
+class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     """A stream of bytes both ways. Use `AsyncTcpSocket` or `AsyncUnixSocket`.
 
     ``async with`` closes it at the end; ``async for chunk in socket`` reads to the end of the stream.
     """
 
-    __slots__ = ("__weakref__", "_dialing", "_ledger", "_options", "_received", "_wire")
+    __slots__ = ("__weakref__", "_dialing", "_ledger", "_options")
 
     _dialing: _Dialing | None
+    _ledger: set[Any] | None
     _options: StreamOptions
+    _received: ReceiveBuffer | None
+    _wire: Wire
 
     def __init__(self, options: StreamOptions) -> None:
         self._options = options
-        self._wire: Wire = UNCONNECTED
-        self._received: ReceiveBuffer | None = None
-        self._ledger: set[Any] | None = None
+        self._wire = UNCONNECTED
+        self._received = None
+        self._ledger = None
         self._dialing = None
 
     @classmethod
@@ -74,6 +77,7 @@ class AsyncStreamSocket(Generic[AddressT]):
 
     # Reading ------------------------------------------------------------------------------------------
 
+    @short_cut
     async def read(self, max_bytes: int = _CHUNK) -> bytes:
         """Read 1 to `max_bytes` bytes, as soon as there are any; ``b""`` only at a clean end of the stream.
 
@@ -157,6 +161,7 @@ class AsyncStreamSocket(Generic[AddressT]):
                 raise
             return b""
 
+    @short_cut
     async def read_into(self, buffer: bytearray | memoryview) -> int:
         """Read into `buffer`, as much as there is and fits; return how many bytes, 0 only at a clean end.
 
@@ -196,6 +201,7 @@ class AsyncStreamSocket(Generic[AddressT]):
     def __aiter__(self) -> Self:
         return self
 
+    @short_cut
     async def __anext__(self) -> bytes:
         data = await self.read()
         if not data:
@@ -204,6 +210,7 @@ class AsyncStreamSocket(Generic[AddressT]):
 
     # Writing ------------------------------------------------------------------------------------------
 
+    @short_cut
     async def write(self, data: Buffer) -> int:
         """Write all of `data`; return its length in bytes once the kernel has taken it.
 
@@ -220,6 +227,7 @@ class AsyncStreamSocket(Generic[AddressT]):
         """
         return await self._wire.send(data)
 
+    @short_cut
     async def write_vectored(self, buffers: Iterable[Buffer]) -> int:
         """Write all `buffers` as one, without joining them; return their length in bytes.
 

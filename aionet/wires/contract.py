@@ -81,9 +81,8 @@ class Wire(Protocol):
     def closed(self) -> bool:
         """Whether this side has begun to close."""
 
-    @property
-    def lost(self) -> OSError | None:
-        """Why the connection is known to be lost, if it is."""
+    lost: OSError | None
+    """Why the connection is known to be lost, if it is."""
 
     def fileno(self) -> int:
         """The descriptor; -1 after closing or where there is none."""

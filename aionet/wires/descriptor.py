@@ -86,8 +86,8 @@ class DescriptorWire:
         """Return at the next event, or when woken."""
         raise NotImplementedError
 
-    def on_events(self, events: int) -> None:
-        """The reactor's word."""
+    def _close_descriptor(self) -> None:
+        """Close it; `_fd` is -1 from then on."""
         raise NotImplementedError
 
     def _wake_reader(self) -> None:
@@ -105,7 +105,8 @@ class DescriptorWire:
         raise NotImplementedError
 
     def _watch(self) -> None:
-        self._state.reactor.watch(self._fd, self)
+        watcher: Any = self  # as the engine makes it one
+        self._state.reactor.watch(self._fd, watcher)
         self._watched = True
 
     def _note_end(self) -> None:
@@ -309,11 +310,10 @@ class DescriptorWire:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             except OSError:  # the connection is gone already, or knows no reset
                 pass
-        self._fd = -1
         if not self.closed:
             self.closed = True
             self._refuse_io()
-        self._sock.close()
+        self._close_descriptor()
         if descriptors.waiting:
             descriptors.released()
         if self._read_waiter is not None or self._acknowledgement_waits:

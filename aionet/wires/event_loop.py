@@ -13,8 +13,10 @@ The state of a loop lives as long as something holds it: a wire, a listener, a c
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from weakref import WeakValueDictionary
 
+from ..native import compiled
 from .reactor import make_reactor
 
 __all__ = ["BUDGET", "EventLoopState", "running_state"]
@@ -39,6 +41,11 @@ class EventLoopState:
         await asyncio.sleep(0)
 
 
+if compiled is None:
+    _state_class: Any = EventLoopState
+else:
+    from ..native.loop_state import NativeLoopState as _state_class
+
 _states: WeakValueDictionary[asyncio.AbstractEventLoop, EventLoopState] = WeakValueDictionary()
 
 
@@ -47,5 +54,5 @@ def running_state() -> EventLoopState:
     loop = asyncio.get_running_loop()
     state = _states.get(loop)
     if state is None:
-        state = _states[loop] = EventLoopState(loop)
+        state = _states[loop] = _state_class(loop)
     return state

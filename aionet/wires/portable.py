@@ -20,7 +20,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from . import delivery
 from .contract import Buffer
@@ -90,6 +90,16 @@ class PortableWire(DescriptorWire):
         self._closing = None
         self.closed = False
         self.lost = None
+
+    @classmethod
+    def accept(cls, listener: socket.socket, state: EventLoopState, local: Any) -> Self | None:
+        """Take a connection off the queue of `listener`; ``None`` if nobody is there. Raises `OSError`."""
+        try:
+            sock, peer = listener.accept()
+        except BlockingIOError:
+            return None
+        sock.setblocking(False)
+        return cls(sock, state, peer, local)
 
     # Receiving ----------------------------------------------------------------------------------------
 
@@ -223,6 +233,10 @@ class PortableWire(DescriptorWire):
     def _refuse_io(self) -> None:
         self._recv = self._send = _refuse
         self._readable = True  # whoever waits is to be refused, and closing itself may read
+
+    def _close_descriptor(self) -> None:
+        self._fd = -1
+        self._sock.close()
 
     def _wake_reader(self) -> None:
         if self._read_waiter is not None and not self._read_waiter.done():

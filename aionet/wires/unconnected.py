@@ -21,7 +21,7 @@ class UnconnectedWire:
 
     local_address = None
     peer_address = None
-    lost = None
+    lost: OSError | None = None
 
     def __init__(self, *, closed: bool) -> None:
         self.closed = closed

@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 from peers import RawPeer
 
-from aionet import AsyncTcpConnectionServer, AsyncTcpSocket, AsyncUnixConnectionServer, AsyncUnixSocket
-from aionet.listening import ListeningSocket
+from aionet import (
+    AsyncTcpConnectionServer,
+    AsyncTcpSocket,
+    AsyncUnixConnectionServer,
+    AsyncUnixSocket,
+    accepting,
+)
 
 
 class TcpKind:
@@ -49,14 +54,14 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Callable[[], OSErro
     """`fault(server, next_error)`: accept(2) there raises what `next_error()` returns, if anything."""
 
     def install(server: Any, next_error: Callable[[], OSError | None]) -> None:
-        real_accept, descriptors = ListeningSocket.accept, set(server.filenos())
+        real_accept, descriptors = accepting.accept_wire, set(server.filenos())
 
-        def accept(self: ListeningSocket) -> Any:
-            error = next_error() if self.fileno() in descriptors else None
+        def accept_wire(listener: socket.socket, *arguments: Any) -> Any:
+            error = next_error() if listener.fileno() in descriptors else None
             if error is not None:
                 raise error
-            return real_accept(self)
+            return real_accept(listener, *arguments)
 
-        monkeypatch.setattr(ListeningSocket, "accept", accept)
+        monkeypatch.setattr(accepting, "accept_wire", accept_wire)
 
     return install

@@ -188,9 +188,13 @@ async def test_the_loss_of_another_socket_is_an_error_of_the_handler(
     """A proxy whose upstream is lost, or a chat that writes to another client: not this client's leaving."""
     connected: list[Any] = []
     reported: list[Exception] = []
+    over = asyncio.Event()
 
     async def handler(sock: Any) -> None:
         connected.append(sock)
+        if len(connected) == 2:
+            await over.wait()
+            return
         await sock.read()
         other = connected[1 - connected.index(sock)]
         while True:
@@ -207,6 +211,7 @@ async def test_the_loss_of_another_socket_is_an_error_of_the_handler(
     await second.receive()
     second.reset()
     assert await first.receive() == b""
+    over.set()
     await until(lambda: not spawner.connections)
     assert len(reported) == 1
     assert isinstance(reported[0], aionet.ConnectionLostError)

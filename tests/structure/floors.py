@@ -15,7 +15,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "accept_errors",
         "cleaning_up",
     ),
-    1: ("wires", "engine"),
+    1: ("wires", "native", "engine"),
     2: ("resolving", "dialing", "listening", "accepting", "scope"),
     3: (
         "stream_socket",
@@ -26,7 +26,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "unix_connection_server",
         "network_toolkit",
     ),
-    4: ("connection", "limits", "spawner", "draining", "serving", "workers"),
+    4: ("connection", "limits", "spawner", "draining", "serving", "running", "workers"),
     5: ("adapters", "relaying", "observing", "testing", ""),  # "" is aionet itself, which re-exports
     6: ("cli", "bench", "__main__"),
 }

@@ -1,0 +1,565 @@
+/* Driver: the parked task.
+ *
+ * Theory of operation
+ * -------------------
+ * A driver is the coroutine of a real `asyncio.Task` and runs another coroutine, the user's. When that one waits
+ * for one of our streams, the driver yields *itself*, once, as the future that the Task waits on, and is parked.
+ * From then on the reactor resumes the user's coroutine directly: it enters the task and its context with the hooks
+ * that asyncio has for this, sends, and leaves. The Task is stepped again only when the coroutine awaits something
+ * else (that future is passed on), returns, raises or is cancelled. A wait then costs no callback, no handle and no
+ * step of the Task; and `current_task`, `timeout`, `TaskGroup` and debuggers see nothing unusual.
+ *
+ *   parked      the Task waits on this; `operation` says for what
+ *   running     the coroutine runs, stepped by the Task or directly
+ *   pending     it was run directly and has come to something that is the Task's: told at the Task's next step
+ *
+ * Cancelling. The Task asks what it waits on, which is this, to cancel. Parked: the operation is given up and the
+ * Task is woken in the loop's next turn with CancelledError, as by any future. Running directly: refused, so that
+ * the Task remembers it; as soon as the coroutine waits again the Task is woken and throws. Where it waits for a
+ * foreign future by then, that future is cancelled, as the Task would have done.
+ *
+ * `on_end(argument, error or None)`, if given, is called when the user's coroutine has ended, however that was, even
+ * if it was cancelled before its first step. It may return a coroutine, which is then run in the same task. With it,
+ * an Exception of the user's coroutine is not the Task's; anything else is raised on.
+ */
+#include "native.h"
+
+enum { NOTHING_PENDING, PENDING_YIELD, PENDING_RETURN, PENDING_RAISE };
+
+/* -- running the coroutine ------------------------------------------------------------------------------------- */
+
+static PyObject *as_coroutine(Driver *driver, PyObject *awaitable) /* steals */
+{
+    PyTypeObject *type = awaitable == NULL ? NULL : Py_TYPE(awaitable);
+    if (awaitable == NULL || PyCoro_CheckExact(awaitable))
+        return awaitable;
+    if (type->tp_as_async == NULL || type->tp_as_async->am_await == NULL) {
+        PyErr_Format(PyExc_TypeError, "object %.100s can't be used in 'await' expression", type->tp_name);
+        Py_DECREF(awaitable);
+        return NULL;
+    }
+    PyObject *iterator = type->tp_as_async->am_await(awaitable);
+    Py_DECREF(awaitable);
+    return iterator;
+}
+
+static PySendResult ended(Driver *driver, PySendResult status, PyObject **result);
+
+static PySendResult send_once(Driver *driver, PyObject *value, PyObject **result)
+{
+    if (driver->coroutine == NULL) {
+        if (driver->start == NULL) {
+            PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+            *result = NULL;
+            return PYGEN_ERROR;
+        }
+        PyObject *start = driver->start, *argument = driver->start_argument;
+        driver->start = driver->start_argument = NULL;
+        driver->coroutine = as_coroutine(driver, PyObject_CallOneArg(start, argument));
+        Py_DECREF(start);
+        Py_DECREF(argument);
+        if (driver->coroutine == NULL) {
+            *result = NULL;
+            return PYGEN_ERROR;
+        }
+    }
+    return PyIter_Send(driver->coroutine, value, result);
+}
+
+static PySendResult run(Driver *driver, PyObject *value, PyObject **result)
+{
+    driver->running = 1;
+    PySendResult status = send_once(driver, value, result);
+    if (status != PYGEN_NEXT)
+        status = ended(driver, status, result);
+    driver->running = 0;
+    return status;
+}
+
+/* The coroutine has returned or raised: call `on_end`, and run what it returns. */
+static PySendResult ended(Driver *driver, PySendResult status, PyObject **result)
+{
+    if (driver->on_end == NULL) { /* the coroutine is kept: debuggers ask finished ones for their names, too */
+        if (driver->outcome != NULL && status == PYGEN_RETURN) {
+            Py_CLEAR(*result);
+            raise_taken(driver->outcome);
+            driver->outcome = NULL;
+            return PYGEN_ERROR;
+        }
+        return status;
+    }
+    PyObject *error = status == PYGEN_ERROR ? take_exception() : Py_NewRef(Py_None);
+    if (status == PYGEN_RETURN)
+        Py_CLEAR(*result);
+    Py_CLEAR(driver->coroutine);
+    PyObject *on_end = driver->on_end, *argument = driver->on_end_argument;
+    driver->on_end = driver->on_end_argument = NULL;
+    PyObject *rest = PyObject_CallFunctionObjArgs(on_end, argument, error, NULL);
+    Py_DECREF(on_end);
+    Py_DECREF(argument);
+    if (error != Py_None && !PyObject_TypeCheck(error, (PyTypeObject *)PyExc_Exception))
+        driver->outcome = Py_NewRef(error);
+    Py_DECREF(error);
+    *result = NULL;
+    if (rest == NULL)
+        return ended(driver, PYGEN_ERROR, result);
+    if (rest == Py_None) {
+        *result = rest;
+        return ended(driver, PYGEN_RETURN, result);
+    }
+    driver->coroutine = rest;
+    status = PyIter_Send(rest, Py_None, result);
+    return status == PYGEN_NEXT ? status : ended(driver, status, result);
+}
+
+/* -- parking ---------------------------------------------------------------------------------------------------- */
+
+/* Park on what was yielded, if it is a wait for one of our streams on this loop. */
+static int parks_on(Driver *driver, PyObject *yielded)
+{
+    ModuleState *state = driver->base.state;
+    if (Py_TYPE(yielded) != state->wait_type)
+        return 0;
+    Wait *wait = (Wait *)yielded;
+    if (wait->operation == NULL || wait->cancelled || (driver->base.loop != NULL && wait->loop != driver->base.loop))
+        return 0;
+    driver->operation = (Operation *)Py_NewRef(wait->operation);
+    driver->operation->driver = (Driver *)Py_NewRef(driver);
+    if (driver->base.loop == NULL)
+        driver->base.loop = Py_NewRef(wait->loop);
+    driver->operation->wait = NULL; /* it is not the Task that is woken */
+    wait->operation = NULL;
+    Py_DECREF(wait);
+    return 1;
+}
+
+static void unpark(Driver *driver)
+{
+    Operation *operation = driver->operation;
+    driver->operation = NULL;
+    driver->parked = 0;
+    if (operation != NULL) {
+        Py_CLEAR(operation->driver);
+        Py_DECREF(operation);
+    }
+}
+
+/* In a step of the Task: it runs on this loop and is current now. */
+static int know_task(Driver *driver, PyObject *loop)
+{
+    PyObject *running = PyObject_CallNoArgs(driver->base.state->get_running_loop);
+    if (running == NULL)
+        return -1;
+    int here = running == loop;
+    Py_DECREF(running);
+    if (!here)
+        return 0;
+    PyObject *task = PyObject_CallOneArg(driver->base.state->current_task, loop);
+    if (task == NULL)
+        return -1;
+    Py_XSETREF(driver->task, task);
+    return task != Py_None;
+}
+
+/* What the Task is given at the end of its step. */
+static PySendResult to_task(Driver *driver, PySendResult status, PyObject **result)
+{
+    if (status != PYGEN_NEXT) {
+        Py_CLEAR(driver->task); /* it holds this: no cycle is to outlive it */
+        return status;
+    }
+    if (Py_TYPE(*result) != driver->base.state->wait_type)
+        return status;
+    int known = know_task(driver, ((Wait *)*result)->loop);
+    if (known < 0) {
+        Py_CLEAR(*result);
+        return PYGEN_ERROR;
+    }
+    if (known && parks_on(driver, *result)) {
+        driver->parked = 1;
+        driver->cancel_asked = 0;
+        driver->base.cancelled = 0;
+        driver->base.blocking = 1;
+        Py_SETREF(*result, Py_NewRef(driver));
+    }
+    return status;
+}
+
+static PySendResult take_pending(Driver *driver, PyObject **result)
+{
+    int kind = driver->pending_kind;
+    *result = driver->pending;
+    driver->pending = NULL;
+    driver->pending_kind = NOTHING_PENDING;
+    if (kind == PENDING_YIELD)
+        return PYGEN_NEXT;
+    if (kind == PENDING_RETURN)
+        return PYGEN_RETURN;
+    raise_taken(*result);
+    *result = NULL;
+    return PYGEN_ERROR;
+}
+
+static void keep_pending(Driver *driver, PySendResult status, PyObject *result)
+{
+    driver->pending_kind = status == PYGEN_NEXT     ? PENDING_YIELD
+                           : status == PYGEN_RETURN ? PENDING_RETURN
+                                                    : PENDING_RAISE;
+    driver->pending = status == PYGEN_ERROR ? take_exception() : result;
+}
+
+static PySendResult driver_am_send(PyObject *self, PyObject *value, PyObject **result)
+{
+    Driver *driver = (Driver *)self;
+    if (driver->pending_kind != NOTHING_PENDING) {
+        PySendResult status = take_pending(driver, result);
+        return to_task(driver, status, result);
+    }
+    if (driver->parked) { /* stepped by somebody else than the reactor: let the coroutine look again */
+        unpark(driver);
+    }
+    PySendResult status = run(driver, value, result);
+    return to_task(driver, status, result);
+}
+
+static int enter(Driver *driver)
+{
+    PyObject *arguments[] = {driver->base.loop, driver->task};
+    if (PyContext_Enter(driver->base.context) < 0)
+        return -1;
+    PyObject *done = PyObject_Vectorcall(driver->base.state->enter_task, arguments, 2, NULL);
+    if (done == NULL) {
+        PyObject *raised = take_exception();
+        PyContext_Exit(driver->base.context);
+        raise_taken(raised);
+        return -1;
+    }
+    Py_DECREF(done);
+    return 0;
+}
+
+/* With an exception of the coroutine's possibly set, which stays. */
+static void leave(Driver *driver)
+{
+    PyObject *raised = take_exception();
+    PyObject *arguments[] = {driver->base.loop, driver->task};
+    PyObject *done = PyObject_Vectorcall(driver->base.state->leave_task, arguments, 2, NULL);
+    if (done == NULL || PyContext_Exit(driver->base.context) < 0)
+        PyErr_WriteUnraisable((PyObject *)driver);
+    Py_XDECREF(done);
+    if (raised != NULL)
+        raise_taken(raised);
+}
+
+int driver_resume(Driver *driver)
+{
+    PyObject *result;
+    if (!driver->parked || driver->base.callback == NULL)
+        return 0;
+    Py_INCREF(driver);
+    if (enter(driver) < 0) {
+        Py_DECREF(driver);
+        return -1;
+    }
+    unpark(driver);
+    driver->cancel_asked = 0;
+    PySendResult status = run(driver, Py_None, &result);
+    if (status == PYGEN_NEXT && parks_on(driver, result)) {
+        Py_DECREF(result);
+        driver->parked = 1;
+        leave(driver);
+        if (!driver->cancel_asked) {
+            Py_DECREF(driver);
+            return 0;
+        }
+    } else {
+        leave(driver);
+        keep_pending(driver, status, result);
+        if (status != PYGEN_NEXT)
+            Py_CLEAR(driver->task); /* it holds this: no cycle is to outlive it */
+    }
+    int woken = wait_wake(&driver->base);
+    Py_DECREF(driver);
+    return woken;
+}
+
+/* The Task was cancelled; message is its own. */
+PyObject *driver_cancel(Driver *driver, PyObject *message)
+{
+    if (!driver->parked || driver->running || driver->base.cancelled || driver->base.callback == NULL) {
+        driver->cancel_asked = 1;
+        Py_RETURN_FALSE; /* it remembers, and throws at its next step */
+    }
+    driver->base.cancelled = 1;
+    Py_XSETREF(driver->base.message, Py_NewRef(message));
+    if (driver->operation != NULL)
+        Py_CLEAR(driver->operation->driver); /* nobody is to resume it any more; it stays in the way of other readers */
+    if (wait_wake_later(&driver->base) < 0)
+        return NULL;
+    Py_RETURN_TRUE;
+}
+
+/* -- throwing and closing ---------------------------------------------------------------------------------------- */
+
+/* Self-cancelled, and waiting for a foreign future by now: the Task would have cancelled that future. */
+static int cancels_what_it_awaits(Driver *driver, PyObject *exception)
+{
+    PyObject *future = driver->pending, *cancelled;
+    if (driver->pending_kind != PENDING_YIELD || future == Py_None ||
+        !PyObject_TypeCheck(exception, (PyTypeObject *)driver->base.state->cancelled_error) ||
+        !PyObject_HasAttr(future, driver->base.state->str_blocking))
+        return 0;
+    PyObject *arguments = ((PyBaseExceptionObject *)exception)->args;
+    PyObject *message = PyTuple_GET_SIZE(arguments) ? PyTuple_GET_ITEM(arguments, 0) : Py_None;
+    PyObject *method = PyObject_GetAttr(future, driver->base.state->str_cancel);
+    PyObject *names = PyTuple_Pack(1, driver->base.state->str_msg);
+    cancelled = method && names ? PyObject_Vectorcall(method, &message, 0, names) : NULL;
+    Py_XDECREF(method);
+    Py_XDECREF(names);
+    if (cancelled == NULL)
+        return -1;
+    int done = PyObject_IsTrue(cancelled);
+    Py_DECREF(cancelled);
+    return done;
+}
+
+static PySendResult throw_into(Driver *driver, PyObject *exception, PyObject **result) /* steals `exception` */
+{
+    *result = NULL;
+    if (driver->coroutine == NULL) { /* before its first step, or after its last */
+        Py_CLEAR(driver->start);
+        Py_CLEAR(driver->start_argument);
+        raise_taken(exception);
+        return ended(driver, PYGEN_ERROR, result);
+    }
+    driver->running = 1;
+    PyObject *returned = PyObject_CallMethodOneArg(driver->coroutine, driver->base.state->str_throw, exception);
+    Py_DECREF(exception);
+    PySendResult status = send_result_of(returned, result);
+    if (status != PYGEN_NEXT)
+        status = ended(driver, status, result);
+    driver->running = 0;
+    return status;
+}
+
+static PyObject *driver_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    Driver *driver = (Driver *)self;
+    PyObject *result, *exception = exception_of_throw(arguments, count);
+    PySendResult status;
+    if (exception == NULL)
+        return NULL;
+    unpark(driver);
+    int passed_on = cancels_what_it_awaits(driver, exception);
+    if (passed_on < 0) {
+        Py_DECREF(exception);
+        return NULL;
+    }
+    if (passed_on || driver->pending_kind == PENDING_RAISE) {
+        Py_DECREF(exception);
+        status = take_pending(driver, &result);
+    } else if (driver->pending_kind == PENDING_RETURN) { /* a task that cancels itself and returns is cancelled */
+        Py_CLEAR(driver->pending);
+        driver->pending_kind = NOTHING_PENDING;
+        raise_taken(exception);
+        return NULL;
+    } else {
+        Py_CLEAR(driver->pending);
+        driver->pending_kind = NOTHING_PENDING;
+        status = throw_into(driver, exception, &result);
+    }
+    status = to_task(driver, status, &result);
+    return returned_by_method(status, result);
+}
+
+static PyObject *driver_send(PyObject *self, PyObject *value)
+{
+    PyObject *result;
+    PySendResult status = driver_am_send(self, value, &result);
+    return returned_by_method(status, result);
+}
+
+static PyObject *driver_iternext(PyObject *self)
+{
+    PyObject *result;
+    PySendResult status = driver_am_send(self, Py_None, &result);
+    return returned_of(status, result);
+}
+
+/* End the coroutine where it is, and tell `on_end`, which can wait for nothing any more. */
+static PyObject *driver_close(PyObject *self, PyObject *unused)
+{
+    Driver *driver = (Driver *)self;
+    ModuleState *state = driver->base.state;
+    unpark(driver);
+    Py_CLEAR(driver->pending);
+    driver->pending_kind = NOTHING_PENDING;
+    Py_CLEAR(driver->start);
+    Py_CLEAR(driver->start_argument);
+    PyObject *closed = Py_NewRef(Py_None);
+    if (driver->coroutine != NULL)
+        Py_SETREF(closed, PyObject_CallMethodNoArgs(driver->coroutine, state->str_close));
+    if (closed != NULL && driver->on_end != NULL) {
+        PyObject *on_end = driver->on_end, *argument = driver->on_end_argument, *rest = NULL;
+        PyObject *error = PyObject_CallNoArgs(PyExc_GeneratorExit);
+        driver->on_end = driver->on_end_argument = NULL;
+        if (error != NULL)
+            rest = PyObject_CallFunctionObjArgs(on_end, argument, error, NULL);
+        if (rest != NULL && rest != Py_None) { /* it may not wait: a coroutine that is not begun is closed in silence */
+            PyObject *ended = PyObject_CallMethodNoArgs(rest, state->str_close);
+            if (ended == NULL)
+                PyErr_WriteUnraisable(rest);
+            Py_XDECREF(ended);
+        }
+        Py_XDECREF(error);
+        Py_DECREF(on_end);
+        Py_DECREF(argument);
+        Py_SETREF(closed, rest == NULL ? NULL : Py_NewRef(Py_None));
+        Py_XDECREF(rest);
+    }
+    return closed;
+}
+
+/* -- the type --------------------------------------------------------------------------------------------------- */
+
+static PyObject *driver_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
+{
+    static char *words[] = {"coroutine", "start", "start_argument", "on_end", "on_end_argument", NULL};
+    PyObject *coroutine = Py_None, *start = Py_None, *start_argument = Py_None, *on_end = Py_None, *argument = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(arguments, names, "|OOOOO:Driver", words, &coroutine, &start, &start_argument,
+                                     &on_end, &argument))
+        return NULL;
+    if ((coroutine == Py_None) == (start == Py_None)) {
+        PyErr_SetString(PyExc_TypeError, "a driver drives either a coroutine, or what a function returns");
+        return NULL;
+    }
+    Driver *driver = (Driver *)type->tp_alloc(type, 0);
+    if (driver == NULL)
+        return NULL;
+    driver->base.state = state_of((PyObject *)driver);
+    if (coroutine != Py_None) {
+        driver->coroutine = Py_NewRef(coroutine);
+    } else {
+        driver->start = Py_NewRef(start);
+        driver->start_argument = Py_NewRef(start_argument);
+    }
+    if (on_end != Py_None) {
+        driver->on_end = Py_NewRef(on_end);
+        driver->on_end_argument = Py_NewRef(argument);
+    }
+    return (PyObject *)driver;
+}
+
+/* What debuggers and inspect ask of a coroutine is answered by the one that is driven. */
+static PyObject *driver_getattro(PyObject *self, PyObject *name)
+{
+    PyObject *value = PyObject_GenericGetAttr(self, name), *coroutine = ((Driver *)self)->coroutine;
+    if (value != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError))
+        return value;
+    const char *text = PyUnicode_AsUTF8(name);
+    if (text == NULL || (strncmp(text, "cr_", 3) && strcmp(text, "__name__") && strcmp(text, "__qualname__")))
+        return NULL;
+    PyErr_Clear();
+    if (coroutine != NULL)
+        return PyObject_GetAttr(coroutine, name);
+    PyObject *start = ((Driver *)self)->start;
+    if (start != NULL && text[0] == '_')
+        return PyObject_GetAttr(start, name);
+    if (!strcmp(text, "cr_running") || !strcmp(text, "cr_suspended"))
+        Py_RETURN_FALSE;
+    if (text[0] == '_')
+        return PyUnicode_FromString("Driver");
+    Py_RETURN_NONE;
+}
+
+static int driver_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Driver *driver = (Driver *)self;
+    Py_VISIT(driver->coroutine);
+    Py_VISIT(driver->start);
+    Py_VISIT(driver->start_argument);
+    Py_VISIT(driver->on_end);
+    Py_VISIT(driver->on_end_argument);
+    Py_VISIT(driver->outcome);
+    Py_VISIT(driver->task);
+    Py_VISIT(driver->operation);
+    Py_VISIT(driver->pending);
+    return wait_traverse(self, visit, arg);
+}
+
+static int driver_clear(PyObject *self)
+{
+    Driver *driver = (Driver *)self;
+    unpark(driver);
+    Py_CLEAR(driver->coroutine);
+    Py_CLEAR(driver->start);
+    Py_CLEAR(driver->start_argument);
+    Py_CLEAR(driver->on_end);
+    Py_CLEAR(driver->on_end_argument);
+    Py_CLEAR(driver->outcome);
+    Py_CLEAR(driver->task);
+    Py_CLEAR(driver->pending);
+    return wait_clear(self);
+}
+
+/* Of a driver whose Task is gone before it was done. */
+static void driver_finalize(PyObject *self)
+{
+    Driver *driver = (Driver *)self;
+    if (driver->on_end == NULL)
+        return;
+    PyObject *raised = take_exception();
+    PyObject *closed = driver_close(self, NULL);
+    if (closed == NULL)
+        PyErr_WriteUnraisable(self);
+    Py_XDECREF(closed);
+    if (raised != NULL)
+        raise_taken(raised);
+}
+
+static void driver_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (PyObject_CallFinalizerFromDealloc(self) < 0)
+        return;
+    PyObject_GC_UnTrack(self);
+    driver_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef driver_methods[] = {
+    {"send", driver_send, METH_O, "Run until it has to wait for something of the Task's."},
+    {"throw", (PyCFunction)(void (*)(void))driver_throw, METH_FASTCALL, "Raise an exception where it waits."},
+    {"close", driver_close, METH_NOARGS, "End the coroutine where it waits."},
+    {NULL},
+};
+
+static PyMemberDef driver_members[] = {
+    {"coroutine", T_OBJECT, offsetof(Driver, coroutine), READONLY, "What is driven."},
+    {NULL},
+};
+
+static PyType_Slot driver_slots[] = {
+    {Py_tp_doc, "Runs a coroutine for a Task that stays parked while it waits for sockets."},
+    {Py_tp_new, driver_new},
+    {Py_tp_finalize, driver_finalize},
+    {Py_tp_dealloc, driver_dealloc},
+    {Py_tp_traverse, driver_traverse},
+    {Py_tp_clear, driver_clear},
+    {Py_tp_getattro, driver_getattro},
+    {Py_tp_methods, driver_methods},
+    {Py_tp_members, driver_members},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, driver_iternext},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, driver_am_send},
+    {0, NULL},
+};
+
+PyType_Spec driver_spec = {
+    .name = "aionet.native._compiled.Driver",
+    .basicsize = sizeof(Driver),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = driver_slots,
+};

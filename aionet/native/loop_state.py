@@ -1,0 +1,34 @@
+"""`NativeLoopState`: what all wires and listeners of one event loop share, on the compiled engine.
+
+It has the members of `wires.event_loop.EventLoopState`, whose theory of operation holds here, too; the reactor
+and the budget are one object, so that C finds both in one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from ..native._compiled import Reactor
+
+__all__ = ["NativeLoopState"]
+
+_BUDGET = 64  # as native.h has it
+
+
+class NativeLoopState(Reactor):
+    """One per event loop in use."""
+
+    __slots__ = ()
+
+    one_shot = False
+    tells_errors = True
+
+    @property
+    def reactor(self) -> Self:
+        return self
+
+    async def yield_turn(self) -> None:
+        """Let everybody else have a turn, and refill the budget."""
+        self.budget = _BUDGET
+        await asyncio.sleep(0)

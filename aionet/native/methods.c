@@ -1,0 +1,248 @@
+/* SocketBase and Method: `await socket.read()` without a Python frame in between.
+ *
+ * Theory of operation
+ * -------------------
+ * A socket's `read`, `write` and so on are Python functions, written once for every wire (stream_socket.py). A
+ * `Method` wraps such a function and takes a short cut around it where there is one: the socket's wire is a
+ * compiled stream, and the arguments are plain. Everything else is the function's business, as if this were not
+ * here. Whether bytes wait in a buffer above the wire is looked at when the operation begins, not when it is made.
+ *
+ * It is a method descriptor, so that a call makes no bound method first.
+ */
+#include "native.h"
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    ModuleState *state;
+    PyObject *function;
+    char kind;
+} Method;
+
+static const struct {
+    const char *name;
+    Kind kind;
+    int arguments; /* that the short cut takes, beside the socket, at least and at most */
+    int optional;
+} kinds[] = {
+    {"read", READ, 0, 1},   {"__anext__", NEXT_CHUNK, 0, 0},           {"read_into", READ_INTO, 1, 0},
+    {"write", WRITE, 1, 0}, {"write_vectored", WRITE_VECTORED, 1, 0},
+};
+
+/* The stream beneath a socket, or NULL (without an error) if there is no short cut to it. */
+static Stream *stream_of(ModuleState *state, PyObject *socket)
+{
+    if (!PyObject_TypeCheck(socket, state->socket_base_type))
+        return NULL;
+    PyObject *wire = ((SocketBase *)socket)->wire;
+    return wire != NULL && PyObject_TypeCheck(wire, state->stream_type) ? (Stream *)wire : NULL;
+}
+
+static PyObject *method_vectorcall(PyObject *self, PyObject *const *arguments, size_t flags, PyObject *names)
+{
+    Method *method = (Method *)self;
+    Py_ssize_t count = PyVectorcall_NARGS(flags), given = count - 1;
+    int kind = method->kind;
+    Stream *stream;
+    if (names != NULL || given < kinds[kind].arguments || given > kinds[kind].arguments + kinds[kind].optional ||
+        (stream = stream_of(method->state, arguments[0])) == NULL)
+        goto function;
+
+    PyObject *argument = given ? arguments[1] : NULL;
+    if (kind == READ || kind == NEXT_CHUNK) {
+        Py_ssize_t max_bytes = SCRATCH_BYTES; /* the default of `read` */
+        if (argument != NULL) {
+            if (!PyLong_CheckExact(argument))
+                goto function;
+            max_bytes = PyLong_AsSsize_t(argument);
+            if (max_bytes < 1) {
+                PyErr_Clear();
+                goto function;
+            }
+        }
+        return operation_new(method->state, kind, arguments[0], stream, NULL, max_bytes);
+    }
+    if (kind == READ_INTO) {
+        Py_buffer view;
+        if (PyObject_GetBuffer(argument, &view, PyBUF_WRITABLE) < 0) {
+            PyErr_Clear();
+            goto function;
+        }
+        Py_ssize_t bytes = view.len;
+        PyBuffer_Release(&view);
+        if (bytes == 0)
+            goto function;
+    } else if (kind == WRITE_VECTORED && !PyTuple_CheckExact(argument) && !PyList_CheckExact(argument)) {
+        goto function;
+    }
+    if (kind != WRITE_VECTORED)
+        return operation_new(method->state, kind, arguments[0], stream, argument, 0);
+    PyObject *buffers = PySequence_Tuple(argument);
+    if (buffers == NULL)
+        return NULL;
+    PyObject *operation = operation_new(method->state, kind, arguments[0], stream, buffers, 0);
+    Py_DECREF(buffers);
+    return operation;
+
+function:
+    return PyObject_Vectorcall(method->function, arguments, flags, names);
+}
+
+static PyObject *method_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
+{
+    PyObject *function;
+    if (!PyArg_ParseTuple(arguments, "O:Method", &function))
+        return NULL;
+    PyObject *name = PyObject_GetAttrString(function, "__name__");
+    if (name == NULL)
+        return NULL;
+    Method *method = (Method *)type->tp_alloc(type, 0);
+    if (method == NULL) {
+        Py_DECREF(name);
+        return NULL;
+    }
+    method->state = state_of((PyObject *)method);
+    method->vectorcall = method_vectorcall;
+    method->function = Py_NewRef(function);
+    method->kind = -1;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (PyUnicode_CompareWithASCIIString(name, kinds[i].name) == 0)
+            method->kind = (char)kinds[i].kind;
+    if (method->kind < 0) {
+        PyErr_Format(PyExc_ValueError, "there is no short cut around %R", function);
+        Py_DECREF(name);
+        Py_DECREF(method);
+        return NULL;
+    }
+    Py_DECREF(name);
+    Py_XSETREF(method->state->slow[(int)method->kind], Py_NewRef(function));
+    return (PyObject *)method;
+}
+
+static PyObject *method_descr_get(PyObject *self, PyObject *object, PyObject *type)
+{
+    return object == NULL || object == Py_None ? Py_NewRef(self) : PyMethod_New(self, object);
+}
+
+/* Documentation, signature and the like are the function's. */
+static PyObject *method_getattro(PyObject *self, PyObject *name)
+{
+    PyObject *value = PyObject_GenericGetAttr(self, name);
+    if (value != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError))
+        return value;
+    PyErr_Clear();
+    return PyObject_GetAttr(((Method *)self)->function, name);
+}
+
+static PyObject *method_get_doc(PyObject *self, void *unused)
+{
+    return PyObject_GetAttrString(((Method *)self)->function, "__doc__");
+}
+
+static PyObject *method_get_module(PyObject *self, void *unused)
+{
+    return PyObject_GetAttrString(((Method *)self)->function, "__module__");
+}
+
+static int method_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Method *)self)->function);
+    return 0;
+}
+
+static int method_clear(PyObject *self)
+{
+    Py_CLEAR(((Method *)self)->function);
+    return 0;
+}
+
+static void method_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    method_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef method_members[] = {
+    {"__wrapped__", T_OBJECT, offsetof(Method, function), READONLY, NULL},
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Method, vectorcall), READONLY, NULL},
+    {NULL},
+};
+
+static PyGetSetDef method_getset[] = {
+    {"__doc__", method_get_doc, NULL, NULL, NULL},
+    {"__module__", method_get_module, NULL, NULL, NULL},
+    {NULL},
+};
+
+static PyType_Slot method_slots[] = {
+    {Py_tp_new, method_new},
+    {Py_tp_dealloc, method_dealloc},
+    {Py_tp_traverse, method_traverse},
+    {Py_tp_clear, method_clear},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_descr_get, method_descr_get},
+    {Py_tp_getattro, method_getattro},
+    {Py_tp_members, method_members},
+    {Py_tp_getset, method_getset},
+    {0, NULL},
+};
+
+PyType_Spec method_spec = {
+    .name = "aionet.native._compiled.Method",
+    .basicsize = sizeof(Method),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR,
+    .slots = method_slots,
+};
+
+/* -- SocketBase: the two attributes of a socket that the short cut looks at -------------------------------------- */
+
+static int socket_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((SocketBase *)self)->wire);
+    Py_VISIT(((SocketBase *)self)->received);
+    return 0;
+}
+
+static int socket_clear(PyObject *self)
+{
+    Py_CLEAR(((SocketBase *)self)->wire);
+    Py_CLEAR(((SocketBase *)self)->received);
+    return 0;
+}
+
+static void socket_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    socket_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef socket_members[] = {
+    {"_wire", T_OBJECT_EX, offsetof(SocketBase, wire), 0, NULL},
+    {"_received", T_OBJECT_EX, offsetof(SocketBase, received), 0, NULL},
+    {NULL},
+};
+
+static PyType_Slot socket_slots[] = {
+    {Py_tp_doc, "What a socket is to the compiled engine: a wire, and bytes received ahead."},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, socket_dealloc},
+    {Py_tp_traverse, socket_traverse},
+    {Py_tp_clear, socket_clear},
+    {Py_tp_members, socket_members},
+    {0, NULL},
+};
+
+PyType_Spec socket_base_spec = {
+    .name = "aionet.native._compiled.SocketBase",
+    .basicsize = sizeof(SocketBase),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = socket_slots,
+};

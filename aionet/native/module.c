@@ -1,0 +1,285 @@
+/* The module: its types and state, accept(2), and what several files need. */
+#include "native.h"
+
+#include <pthread.h>
+
+unsigned long forks;
+
+static void count_fork(void)
+{
+    forks++;
+}
+
+ModuleState *state_of(PyObject *self)
+{
+    PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &native_module);
+    return module == NULL ? NULL : PyModule_GetState(module);
+}
+
+/* -- coroutine manners ---------------------------------------------------------------------------------------- */
+
+PyObject *exception_of_throw(PyObject *const *arguments, Py_ssize_t count)
+{
+    PyObject *type = count > 0 ? arguments[0] : NULL, *exception;
+    PyObject *value = count > 1 ? arguments[1] : Py_None, *traceback = count > 2 ? arguments[2] : Py_None;
+    if (count < 1 || count > 3) {
+        PyErr_SetString(PyExc_TypeError, "throw() takes an exception, or a type, a value and a traceback");
+        return NULL;
+    }
+    if (PyExceptionInstance_Check(type))
+        exception = Py_NewRef(type);
+    else if (PyExceptionClass_Check(type) && PyExceptionInstance_Check(value))
+        exception = Py_NewRef(value);
+    else if (PyExceptionClass_Check(type))
+        exception = value == Py_None ? PyObject_CallNoArgs(type) : PyObject_CallOneArg(type, value);
+    else {
+        PyErr_Format(PyExc_TypeError, "throw() takes an exception, not %R", type);
+        return NULL;
+    }
+    if (exception != NULL && traceback != Py_None && PyException_SetTraceback(exception, traceback) < 0)
+        Py_CLEAR(exception);
+    return exception;
+}
+
+PySendResult send_result_of(PyObject *returned, PyObject **result)
+{
+    *result = returned;
+    if (returned != NULL)
+        return PYGEN_NEXT;
+    if (PyErr_Occurred() == NULL) {
+        *result = Py_NewRef(Py_None);
+        return PYGEN_RETURN;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration))
+        return PYGEN_ERROR;
+    PyObject *stop = take_exception();
+    *result = Py_NewRef(((PyStopIterationObject *)stop)->value ? ((PyStopIterationObject *)stop)->value : Py_None);
+    Py_DECREF(stop);
+    return PYGEN_RETURN;
+}
+
+PyObject *returned_by_method(PySendResult status, PyObject *result)
+{
+    if (status == PYGEN_RETURN && result == Py_None)
+        PyErr_SetNone(PyExc_StopIteration); /* which a slot may leave out */
+    return returned_of(status, result);
+}
+
+PyObject *returned_of(PySendResult status, PyObject *result)
+{
+    if (status == PYGEN_NEXT)
+        return result;
+    if (status == PYGEN_RETURN) {
+        if (result != Py_None) {
+            PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, result);
+            if (stop != NULL) {
+                PyErr_SetObject(PyExc_StopIteration, stop);
+                Py_DECREF(stop);
+            }
+        }
+        Py_DECREF(result);
+    }
+    return NULL;
+}
+
+/* -- accept(2) -------------------------------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(accept_doc, "accept(listener, wire_type, reactor, local)\n--\n\n"
+                         "Take a connection off the queue of a listening descriptor, as a wire; None if it is empty.");
+
+static PyObject *accept_function(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    ModuleState *state = PyModule_GetState(module);
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "accept(listener, wire_type, reactor, local)");
+        return NULL;
+    }
+    int listener = PyObject_AsFileDescriptor(arguments[0]);
+    if (listener < 0)
+        return NULL;
+    if (!PyType_Check(arguments[1]) || !PyType_IsSubtype((PyTypeObject *)arguments[1], state->stream_type) ||
+        !PyObject_TypeCheck(arguments[2], state->reactor_type)) {
+        PyErr_SetString(PyExc_TypeError, "accept() needs a type of wire and a reactor");
+        return NULL;
+    }
+    Stream *stream = stream_accept(state, listener, arguments[1], (Reactor *)arguments[2], arguments[3]);
+    return stream != NULL || PyErr_Occurred() ? (PyObject *)stream : Py_NewRef(Py_None);
+}
+
+static PyMethodDef functions[] = {
+    {"accept", (PyCFunction)(void (*)(void))accept_function, METH_FASTCALL, accept_doc},
+    {NULL},
+};
+
+/* -- the module's life ------------------------------------------------------------------------------------------ */
+
+static int add_type(PyObject *module, PyTypeObject **place, PyType_Spec *spec, PyObject *base)
+{
+    *place = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, base);
+    return *place == NULL ? -1 : PyModule_AddType(module, *place);
+}
+
+static int add_types(PyObject *module, ModuleState *state)
+{
+    return add_type(module, &state->wait_type, &wait_spec, NULL) ||
+                   add_type(module, &state->reactor_type, &reactor_spec, NULL) ||
+                   add_type(module, &state->stream_type, &stream_spec, NULL) ||
+                   add_type(module, &state->operation_type, &operation_spec, NULL) ||
+                   add_type(module, &state->driver_type, &driver_spec, (PyObject *)state->wait_type) ||
+                   add_type(module, &state->socket_base_type, &socket_base_spec, NULL) ||
+                   add_type(module, &state->method_type, &method_spec, NULL) ||
+                   add_type(module, &state->selector_type, &selector_spec, NULL)
+               ? -1
+               : 0;
+}
+
+static int import_from(const char *module_name, const char *name, PyObject **place)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    *place = module == NULL ? NULL : PyObject_GetAttrString(module, name);
+    Py_XDECREF(module);
+    return *place == NULL ? -1 : 0;
+}
+
+static int intern(PyObject **place, const char *text)
+{
+    *place = PyUnicode_InternFromString(text);
+    return *place == NULL ? -1 : 0;
+}
+
+static int prepare_names(ModuleState *state)
+{
+    if (intern(&state->str_add_reader, "add_reader") || intern(&state->str_remove_reader, "remove_reader") ||
+        intern(&state->str_fileno, "fileno") || intern(&state->str_call_soon, "call_soon") ||
+        intern(&state->str_context, "context") || intern(&state->str_throw, "throw") ||
+        intern(&state->str_close, "close") || intern(&state->str_cancel, "cancel") || intern(&state->str_msg, "msg") ||
+        intern(&state->str_on_events, "on_events") || intern(&state->str_error, "_error") ||
+        intern(&state->str_busy_error, "_busy_error") || intern(&state->str_closed_error, "_closed_error") ||
+        intern(&state->str_note_end, "_note_end") || intern(&state->str_on_cold_events, "_on_cold_events") ||
+        intern(&state->str_send_rest, "_send_rest") || intern(&state->str_read, "read") ||
+        intern(&state->str_write, "write") || intern(&state->str_blocking, "_asyncio_future_blocking") ||
+        intern(&state->str_selector, "_selector") || intern(&state->str_is_closed, "is_closed") ||
+        intern(&state->str_await, "__await__"))
+        return -1;
+    state->context_keyword = PyTuple_Pack(1, state->str_context);
+    return state->context_keyword == NULL ? -1 : 0;
+}
+
+static int module_exec(PyObject *module)
+{
+    static int counts_forks; /* once in a process, however many interpreters */
+    ModuleState *state = PyModule_GetState(module);
+    if (!counts_forks && (errno = pthread_atfork(NULL, NULL, count_fork)) != 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    counts_forks = 1;
+    if (import_from("asyncio.tasks", "_enter_task", &state->enter_task) ||
+        import_from("asyncio.tasks", "_leave_task", &state->leave_task) ||
+        import_from("asyncio.tasks", "current_task", &state->current_task) ||
+        import_from("asyncio.events", "get_running_loop", &state->get_running_loop) ||
+        import_from("asyncio.exceptions", "CancelledError", &state->cancelled_error))
+        return -1;
+    return prepare_names(state) || add_types(module, state) ? -1 : 0;
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    ModuleState *state = PyModule_GetState(module);
+    Py_VISIT(state->wait_type);
+    Py_VISIT(state->reactor_type);
+    Py_VISIT(state->stream_type);
+    Py_VISIT(state->operation_type);
+    Py_VISIT(state->driver_type);
+    Py_VISIT(state->socket_base_type);
+    Py_VISIT(state->method_type);
+    Py_VISIT(state->selector_type);
+    Py_VISIT(state->enter_task);
+    Py_VISIT(state->leave_task);
+    Py_VISIT(state->current_task);
+    Py_VISIT(state->get_running_loop);
+    Py_VISIT(state->cancelled_error);
+    for (int kind = 0; kind < METHODS; kind++)
+        Py_VISIT(state->slow[kind]);
+    return 0;
+}
+
+static void free_kept_objects(ModuleState *state)
+{
+    while (state->free_operations != NULL) {
+        Operation *operation = state->free_operations;
+        state->free_operations = operation->next_ready;
+        PyObject_GC_Del(operation);
+    }
+    while (state->free_waits != NULL) {
+        Wait *wait = state->free_waits;
+        state->free_waits = (Wait *)wait->callback;
+        PyObject_GC_Del(wait);
+    }
+    state->free_operation_count = state->free_wait_count = MOST_FREE; /* keep none from now on */
+}
+
+static int module_clear(PyObject *module)
+{
+    ModuleState *state = PyModule_GetState(module);
+    free_kept_objects(state); /* as long as their types are there */
+    Py_CLEAR(state->wait_type);
+    Py_CLEAR(state->reactor_type);
+    Py_CLEAR(state->stream_type);
+    Py_CLEAR(state->operation_type);
+    Py_CLEAR(state->driver_type);
+    Py_CLEAR(state->socket_base_type);
+    Py_CLEAR(state->method_type);
+    Py_CLEAR(state->selector_type);
+    Py_CLEAR(state->enter_task);
+    Py_CLEAR(state->leave_task);
+    Py_CLEAR(state->current_task);
+    Py_CLEAR(state->get_running_loop);
+    Py_CLEAR(state->cancelled_error);
+    for (int kind = 0; kind < METHODS; kind++)
+        Py_CLEAR(state->slow[kind]);
+    return 0;
+}
+
+static void module_free(void *module)
+{
+    ModuleState *state = PyModule_GetState((PyObject *)module);
+    if (state == NULL)
+        return;
+    module_clear(module);
+    PyObject **strings[] = {
+        &state->str_add_reader,   &state->str_remove_reader, &state->str_fileno,         &state->str_call_soon,
+        &state->str_context,      &state->str_throw,         &state->str_close,          &state->str_cancel,
+        &state->str_msg,          &state->str_on_events,     &state->str_error,          &state->str_busy_error,
+        &state->str_closed_error, &state->str_note_end,      &state->str_on_cold_events, &state->str_send_rest,
+        &state->str_read,         &state->str_write,         &state->str_blocking,       &state->str_selector,
+        &state->str_is_closed,    &state->str_await,         &state->context_keyword,
+    };
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
+        Py_CLEAR(*strings[i]);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+struct PyModuleDef native_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "aionet.native._compiled",
+    .m_doc = "The compiled engine's types; see native.h.",
+    .m_size = sizeof(ModuleState),
+    .m_methods = functions,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__compiled(void)
+{
+    return PyModuleDef_Init(&native_module);
+}

@@ -1,0 +1,240 @@
+/* The compiled engine: what its files share.
+ *
+ * Theory of operation
+ * -------------------
+ * One type to a file, from the bottom up:
+ *
+ *   wait.c       what stands for a task that waits: asyncio's future protocol, and nothing more of a future
+ *   reactor.c    one epoll instance per event loop; wakes whoever waits for a descriptor
+ *   stream.c     the hot half of a wire: a descriptor, what is known of its readiness, recv(2) and send(2)
+ *   operation.c  what `await stream.receive(...)` awaits: tries, waits, tries again, in the task's own step
+ *   driver.c     the parked task: a coroutine that the reactor resumes directly, without a step of its Task
+ *   methods.c    what a socket's `read` and `write` are: a short cut to operations around a Python function
+ *   selector.c   a selector whose select() waits on the reactor's epoll instance
+ *   module.c     the module, its state, and accept(2)
+ *
+ * Three rules keep it safe. (1) Nothing is taken from the kernel but in the step of the task that asked for it:
+ * the reactor only wakes. (2) Whatever calls Python may find everything changed when it returns: other sockets
+ * closed, tasks cancelled, the loop stopped; so the reactor first notes all events and then wakes from a list of
+ * owned references, and a descriptor's number is always looked at together with its generation. (3) What is
+ * rare stays in Python (wires/descriptor.py): errors, closing, pending writes, files, delivery.
+ */
+#ifndef AIONET_NATIVE_H
+#define AIONET_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#define _GNU_SOURCE
+#include <Python.h>
+#include <structmember.h>
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    BUDGET = 64,             /* as wires/event_loop.py has it */
+    SCRATCH_BYTES = 65536,   /* what a read receives into before it is known how much it will be */
+    LARGE_READ_BYTES = 8192, /* after a read of this size the next one goes to its object directly */
+    GIL_BYTES = 256 * 1024,  /* above this a system call copies long enough to let other threads run */
+    MOST_FREE = 256,         /* objects kept for the next use */
+};
+
+typedef struct Wait Wait;
+typedef struct Reactor Reactor;
+typedef struct Stream Stream;
+typedef struct Operation Operation;
+typedef struct Driver Driver;
+
+/* The socket's methods that have a short cut, and what only wires have. */
+typedef enum { READ, NEXT_CHUNK, READ_INTO, WRITE, WRITE_VECTORED, METHODS, UNTIL_READABLE = METHODS, READER_TURN } Kind;
+
+typedef struct {
+    PyTypeObject *wait_type, *reactor_type, *stream_type, *operation_type, *driver_type;
+    PyTypeObject *socket_base_type, *method_type, *selector_type;
+    /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
+    PyObject *enter_task, *leave_task, *current_task, *get_running_loop, *cancelled_error;
+    PyObject *slow[METHODS]; /* the Python functions that the methods stand for */
+    /* interned */
+    PyObject *str_add_reader, *str_remove_reader, *str_fileno, *str_call_soon, *str_context, *str_throw, *str_close,
+        *str_cancel, *str_msg, *str_on_events, *str_error, *str_busy_error, *str_closed_error, *str_note_end,
+        *str_on_cold_events, *str_send_rest, *str_read, *str_write, *str_blocking, *str_selector, *str_is_closed,
+        *str_await;
+    PyObject *context_keyword; /* ("context",) */
+    Operation *free_operations;
+    Wait *free_waits;
+    int free_operation_count, free_wait_count;
+} ModuleState;
+
+/* -- wait.c -------------------------------------------------------------------------------------------------- */
+
+struct Wait {
+    PyObject_HEAD
+    ModuleState *state;
+    PyObject *loop;
+    PyObject *callback, *context; /* of the task that waits */
+    PyObject *message;            /* of its cancellation */
+    Operation *operation;         /* that is waited for; borrowed: it owns this */
+    char blocking, cancelled;
+};
+
+Wait *wait_new(ModuleState *state, PyObject *loop, Operation *operation);
+int wait_wake(Wait *wait);           /* let the task go on now; no other may be running */
+int wait_wake_later(Wait *wait);     /* let the task go on in the loop's next turn */
+int wait_traverse(PyObject *self, visitproc visit, void *arg);
+int wait_clear(PyObject *self);
+
+/* -- reactor.c ----------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject *watcher; /* a Stream (borrowed unless `anchored`) or a Python object (owned) */
+    uint32_t generation;
+} Slot;
+
+struct Reactor {
+    PyObject_HEAD
+    ModuleState *state;
+    PyObject *loop;
+    PyObject *selector; /* whose epoll instance is used, or NULL */
+    PyObject *weak_references;
+    Slot *slots; /* by descriptor */
+    int slot_count, watched;
+    int epoll;
+    int budget;
+    int turn_asked; /* whether the loop was asked to run `wake_ready` */
+    unsigned long forks;
+    uint32_t generation;
+    Operation *first_ready, *last_ready; /* to be woken; owned */
+    char *scratch;
+};
+
+int reactor_watch(Reactor *reactor, int fd, PyObject *watcher);
+void reactor_forget(Reactor *reactor, int fd, PyObject *watcher);
+int reactor_note(Reactor *reactor, const struct epoll_event *events, int count); /* no code of the user's runs */
+int reactor_wake_ready(Reactor *reactor);                                        /* runs tasks */
+void reactor_queue(Reactor *reactor, Operation *operation);
+int reactor_wake_later(Reactor *reactor, Operation *operation);
+char *reactor_scratch(Reactor *reactor);
+int reactor_attached(Reactor *reactor, PyObject *selector, int epoll);
+
+/* -- stream.c ------------------------------------------------------------------------------------------------ */
+
+struct Stream {
+    PyObject_HEAD
+    Reactor *reactor;
+    Operation *reader; /* that waits for input, or stands in the way of another; owned */
+    PyObject *raw;     /* the socket module's object, once somebody asked for it */
+    PyObject *local, *peer, *outgoing, *lost, *waits, *closing; /* for the half in Python */
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } peer_name; /* until somebody asks for `peer` */
+    int fd;
+    char readable, ending, watched, anchored, large, closed, end_seen, eof_asked, eof_sent, timestamps;
+};
+
+Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Reactor *reactor,
+                      PyObject *local); /* NULL without error: nobody is there */
+int stream_has_pending_writes(Stream *stream);
+void stream_on_events(Stream *stream, uint32_t events);
+PyObject *stream_receive(Stream *stream, Py_ssize_t max_bytes);                 /* NULL without error: wait */
+Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes); /* -1 without error: wait */
+PyObject *stream_raise(Stream *stream, PyObject *operation, int number);        /* NULL */
+PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *argument); /* NULL */
+void stream_set_reader(Stream *stream, Operation *operation);
+void stream_clear_reader(Stream *stream, Operation *operation);
+
+/* -- operation.c --------------------------------------------------------------------------------------------- */
+
+typedef enum { FRESH, WAITING, YIELDED_BEFORE, YIELDED_AFTER, DELEGATED, FINISHED } Phase;
+
+struct Operation {
+    PyObject_HEAD
+    ModuleState *state;
+    PyObject *socket; /* or NULL, where the wire was asked directly */
+    Stream *stream;
+    PyObject *argument; /* what to write or to read into */
+    Py_ssize_t max_bytes;
+    PyObject *result;
+    PyObject *delegate; /* a coroutine that goes on instead */
+    Wait *wait;         /* what a plain task waits on */
+    Driver *driver;     /* or the driver that is parked on this */
+    Operation *next_ready;
+    char kind, phase, queued;
+};
+
+PyObject *operation_new(ModuleState *state, Kind kind, PyObject *socket, Stream *stream, PyObject *argument,
+                        Py_ssize_t max_bytes);
+int operation_wake(Operation *operation);
+void operation_detach(Operation *operation);
+
+/* -- driver.c ------------------------------------------------------------------------------------------------ */
+
+struct Driver {
+    Wait base; /* the parking place: what the Task waits on while the reactor runs its coroutine */
+    PyObject *coroutine;
+    PyObject *start, *start_argument; /* makes the coroutine at the first step, if it is not there yet */
+    PyObject *on_end, *on_end_argument;
+    PyObject *outcome; /* what to raise after the coroutine of `on_end` */
+    PyObject *task;
+    Operation *operation; /* that it is parked on; owned */
+    PyObject *pending;    /* what the next step of the Task is to be given */
+    char pending_kind, running, parked, cancel_asked;
+};
+
+int driver_resume(Driver *driver); /* from the reactor: no task is running */
+PyObject *driver_cancel(Driver *driver, PyObject *message);
+
+/* -- methods.c, selector.c, module.c ------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *wire;
+    PyObject *received;
+} SocketBase;
+
+extern PyType_Spec wait_spec, reactor_spec, stream_spec, operation_spec, driver_spec, socket_base_spec, method_spec,
+    selector_spec;
+
+extern struct PyModuleDef native_module;
+
+ModuleState *state_of(PyObject *self); /* of an instance of one of our types, or of a subclass */
+extern unsigned long forks;            /* how often this process is a fork's child */
+
+/* One exception, as Python 3.12 sees it. */
+static inline PyObject *take_exception(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (type == NULL)
+        return NULL;
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL)
+        PyException_SetTraceback(value, traceback);
+    Py_DECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+#endif
+}
+
+static inline void raise_taken(PyObject *exception) /* steals it */
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(exception);
+#else
+    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(exception)), exception, PyException_GetTraceback(exception));
+#endif
+}
+
+PyObject *exception_of_throw(PyObject *const *arguments, Py_ssize_t count);  /* of throw(type[, value[, tb]]) */
+PySendResult send_result_of(PyObject *returned, PyObject **result);          /* of a call of send() or throw() */
+PyObject *returned_of(PySendResult status, PyObject *result);                /* for tp_iternext */
+PyObject *returned_by_method(PySendResult status, PyObject *result);         /* for send() and throw() */
+
+#endif

@@ -1,0 +1,506 @@
+/* Operation: what is awaited when a stream is asked to receive or send.
+ *
+ * Theory of operation
+ * -------------------
+ * An operation is a coroutine in C: nothing happens before it is awaited, and what happens then happens in the
+ * step of the task that awaits it. It tries at once; if that would block it makes itself the stream's reader and
+ * yields a `Wait`; woken, it tries again. So a task that is cancelled while it waits has taken nothing.
+ *
+ * What is not simple goes on in Python: a `delegate` coroutine takes the operation over, for reads out of a buffer
+ * above the wire, bad arguments, and writes that have to queue.
+ *
+ * Fairness: `budget` operations of a loop may complete at once. Reads yield a turn before they take anything, so
+ * that a cancellation loses nothing; writes after, because writes go in the order of their calls.
+ */
+#include "native.h"
+
+#include <sys/uio.h>
+
+enum { MOST_BUFFERS = 64 }; /* sent by one system call here; a longer list goes the way of pending writes */
+
+static const char *const names[] = {
+    [READ] = "AsyncStreamSocket.read",           [NEXT_CHUNK] = "AsyncStreamSocket.__anext__",
+    [READ_INTO] = "AsyncStreamSocket.read_into", [WRITE] = "AsyncStreamSocket.write",
+    [WRITE_VECTORED] = "AsyncStreamSocket.write_vectored", [UNTIL_READABLE] = "Stream._until_readable",
+    [READER_TURN] = "Stream.reader_turn",
+};
+
+PyObject *operation_new(ModuleState *state, Kind kind, PyObject *socket, Stream *stream, PyObject *argument,
+                        Py_ssize_t max_bytes)
+{
+    Operation *operation = state->free_operations;
+    if (operation != NULL) {
+        state->free_operations = operation->next_ready;
+        state->free_operation_count--;
+        PyObject_Init((PyObject *)operation, state->operation_type);
+    } else {
+        operation = PyObject_GC_New(Operation, state->operation_type);
+        if (operation == NULL)
+            return NULL;
+    }
+    operation->state = state;
+    operation->socket = Py_XNewRef(socket);
+    operation->stream = (Stream *)Py_NewRef(stream);
+    operation->argument = Py_XNewRef(argument);
+    operation->max_bytes = max_bytes;
+    operation->result = operation->delegate = NULL;
+    operation->wait = NULL;
+    operation->driver = NULL;
+    operation->next_ready = NULL;
+    operation->kind = kind;
+    operation->phase = FRESH;
+    operation->queued = 0;
+    PyObject_GC_Track(operation);
+    return (PyObject *)operation;
+}
+
+/* -- ends of a step ------------------------------------------------------------------------------------------- */
+
+static void forget_wait(Operation *operation)
+{
+    if (operation->wait != NULL) {
+        operation->wait->operation = NULL;
+        Py_CLEAR(operation->wait);
+    }
+    Py_CLEAR(operation->driver);
+}
+
+/* It does not wait any more. */
+void operation_detach(Operation *operation)
+{
+    Py_INCREF(operation);
+    forget_wait(operation);
+    if (operation->stream != NULL)
+        stream_clear_reader(operation->stream, operation);
+    Py_DECREF(operation);
+}
+
+static void finish(Operation *operation)
+{
+    operation->phase = FINISHED;
+    Py_CLEAR(operation->argument);
+    Py_CLEAR(operation->result);
+    Py_CLEAR(operation->delegate);
+}
+
+static PySendResult finish_with(Operation *operation, PyObject *value, PyObject **result)
+{
+    finish(operation);
+    *result = value;
+    return value == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+}
+
+static PySendResult yield_turn(Operation *operation, Phase phase, PyObject **result)
+{
+    operation->stream->reactor->budget = BUDGET;
+    operation->phase = phase;
+    *result = Py_NewRef(Py_None);
+    return PYGEN_NEXT;
+}
+
+static PySendResult go_on_in(Operation *operation, PyObject *coroutine, PyObject **result) /* steals `coroutine` */
+{
+    if (coroutine == NULL)
+        return finish_with(operation, NULL, result);
+    operation->delegate = coroutine;
+    operation->phase = DELEGATED;
+    PySendResult status = PyIter_Send(coroutine, Py_None, result);
+    if (status != PYGEN_NEXT)
+        finish(operation);
+    return status;
+}
+
+/* -- reading -------------------------------------------------------------------------------------------------- */
+
+static PySendResult wait_for_input(Operation *operation, PyObject **result)
+{
+    Stream *stream = operation->stream;
+    if (!stream->watched) {
+        if (reactor_watch(stream->reactor, stream->fd, (PyObject *)stream) < 0)
+            return finish_with(operation, NULL, result);
+        stream->watched = 1;
+    }
+    Wait *wait = wait_new(operation->state, stream->reactor->loop, operation);
+    if (wait == NULL)
+        return finish_with(operation, NULL, result);
+    operation->wait = wait;
+    operation->phase = WAITING;
+    stream_set_reader(stream, operation);
+    *result = Py_NewRef(wait);
+    return PYGEN_NEXT;
+}
+
+static PyObject *try_receive_into(Operation *operation)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(operation->argument, &view, PyBUF_WRITABLE) < 0)
+        return NULL;
+    Py_ssize_t received = stream_receive_into(operation->stream, view.buf, view.len);
+    PyBuffer_Release(&view);
+    return received < 0 ? NULL : PyLong_FromSsize_t(received);
+}
+
+static PySendResult end_of_iteration(Operation *operation, PyObject *data, PyObject **result)
+{
+    Py_DECREF(data);
+    PyErr_SetNone(PyExc_StopAsyncIteration);
+    return finish_with(operation, NULL, result);
+}
+
+static PySendResult try_to_read(Operation *operation, PyObject **result)
+{
+    Stream *stream = operation->stream;
+    for (;;) {
+        if (stream->closed) {
+            stream_raise_from_method(stream, operation->state->str_closed_error, operation->state->str_read);
+            return finish_with(operation, NULL, result);
+        }
+        if (operation->kind == READER_TURN) {
+            stream->reactor->budget--;
+            return finish_with(operation, Py_NewRef(Py_None), result);
+        }
+        if (!stream->readable)
+            return wait_for_input(operation, result);
+        PyObject *data =
+            operation->kind == READ_INTO ? try_receive_into(operation) : stream_receive(stream, operation->max_bytes);
+        if (data != NULL && operation->kind == NEXT_CHUNK && PyBytes_GET_SIZE(data) == 0)
+            return end_of_iteration(operation, data, result);
+        if (data != NULL || PyErr_Occurred())
+            return finish_with(operation, data, result);
+    }
+}
+
+static PySendResult begin_reading(Operation *operation, PyObject **result)
+{
+    Stream *stream = operation->stream;
+    if (stream->reader != NULL || stream->closed) {
+        stream_raise_from_method(stream, operation->state->str_busy_error, NULL);
+        return finish_with(operation, NULL, result);
+    }
+    if (stream->reactor->budget <= 0) {
+        stream_set_reader(stream, operation);
+        return yield_turn(operation, YIELDED_BEFORE, result);
+    }
+    return try_to_read(operation, result);
+}
+
+/* -- writing -------------------------------------------------------------------------------------------------- */
+
+static PySendResult send_the_rest(Operation *operation, Py_ssize_t sent, PyObject **result)
+{
+    PyObject *buffers = operation->kind == WRITE_VECTORED ? Py_NewRef(operation->argument)
+                                                          : PyTuple_Pack(1, operation->argument);
+    PyObject *count = PyLong_FromSsize_t(sent), *coroutine = NULL;
+    if (buffers != NULL && count != NULL)
+        coroutine = PyObject_CallMethodObjArgs((PyObject *)operation->stream, operation->state->str_send_rest, buffers,
+                                               count, NULL);
+    Py_XDECREF(buffers);
+    Py_XDECREF(count);
+    return go_on_in(operation, coroutine, result);
+}
+
+static ssize_t send_message(int fd, struct msghdr *message, Py_ssize_t bytes)
+{
+    if (bytes <= GIL_BYTES)
+        return sendmsg(fd, message, MSG_NOSIGNAL);
+    ssize_t sent;
+    Py_BEGIN_ALLOW_THREADS
+    sent = sendmsg(fd, message, MSG_NOSIGNAL);
+    Py_END_ALLOW_THREADS
+    return sent;
+}
+
+/* -2: an error was raised. */
+static ssize_t send_parts(Stream *stream, struct iovec *parts, int count, Py_ssize_t bytes)
+{
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+    ssize_t sent;
+    do
+        sent = count == 1 && bytes <= GIL_BYTES ? send(stream->fd, parts[0].iov_base, bytes, MSG_NOSIGNAL)
+                                                : send_message(stream->fd, &message, bytes);
+    while (sent < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+    if (PyErr_Occurred())
+        return -2;
+    if (sent >= 0)
+        return sent;
+    if (errno == EAGAIN || errno == EWOULDBLOCK)
+        return 0;
+    stream_raise(stream, stream->reactor->state->str_write, errno);
+    return -2;
+}
+
+static ssize_t send_argument(Operation *operation, Py_ssize_t *bytes)
+{
+    int several = operation->kind == WRITE_VECTORED, count = 0;
+    Py_ssize_t given = several ? PyTuple_GET_SIZE(operation->argument) : 1;
+    Py_buffer views[MOST_BUFFERS];
+    struct iovec parts[MOST_BUFFERS];
+    ssize_t sent = -2;
+    *bytes = 0;
+    for (; count < given; count++) {
+        PyObject *buffer = several ? PyTuple_GET_ITEM(operation->argument, count) : operation->argument;
+        if (PyObject_GetBuffer(buffer, &views[count], PyBUF_SIMPLE) < 0)
+            goto release;
+        parts[count] = (struct iovec){views[count].buf, views[count].len};
+        *bytes += views[count].len;
+    }
+    sent = *bytes == 0 && several ? 0 : send_parts(operation->stream, parts, count, *bytes);
+release:
+    while (count > 0)
+        PyBuffer_Release(&views[--count]);
+    return sent;
+}
+
+static PySendResult begin_writing(Operation *operation, PyObject **result)
+{
+    Stream *stream = operation->stream;
+    int lost = stream->lost != NULL && stream->lost != Py_None;
+    if (stream->closed || stream->eof_asked || lost || stream_has_pending_writes(stream) ||
+        (operation->kind == WRITE_VECTORED && PyTuple_GET_SIZE(operation->argument) > MOST_BUFFERS))
+        return send_the_rest(operation, 0, result);
+    Py_ssize_t bytes;
+    ssize_t sent = send_argument(operation, &bytes);
+    if (sent == -2)
+        return finish_with(operation, NULL, result);
+    if (sent < bytes)
+        return send_the_rest(operation, sent, result);
+    PyObject *count = PyLong_FromSsize_t(bytes);
+    if (--stream->reactor->budget >= 0 || count == NULL)
+        return finish_with(operation, count, result);
+    operation->result = count;
+    return yield_turn(operation, YIELDED_AFTER, result);
+}
+
+/* -- the coroutine -------------------------------------------------------------------------------------------- */
+
+/* The Python function that the method stands for: it knows of buffers and of bad arguments. */
+static PySendResult go_the_long_way(Operation *operation, PyObject **result)
+{
+    PyObject *function = operation->state->slow[(int)operation->kind], *argument = Py_XNewRef(operation->argument);
+    if (operation->kind == READ)
+        argument = PyLong_FromSsize_t(operation->max_bytes);
+    PyObject *coroutine = PyObject_CallFunctionObjArgs(function, operation->socket, argument, NULL);
+    Py_XDECREF(argument);
+    return go_on_in(operation, coroutine, result);
+}
+
+static int has_to_go_the_long_way(Operation *operation)
+{
+    SocketBase *socket = (SocketBase *)operation->socket;
+    if (socket == NULL)
+        return 0;
+    int reads = operation->kind <= READ_INTO;
+    return socket->wire != (PyObject *)operation->stream ||
+           (reads && socket->received != NULL && socket->received != Py_None && PyObject_IsTrue(socket->received));
+}
+
+static PySendResult begin(Operation *operation, PyObject **result)
+{
+    if (has_to_go_the_long_way(operation))
+        return go_the_long_way(operation, result);
+    switch (operation->kind) {
+    case UNTIL_READABLE:
+        return wait_for_input(operation, result);
+    case WRITE:
+    case WRITE_VECTORED:
+        return begin_writing(operation, result);
+    default:
+        return begin_reading(operation, result);
+    }
+}
+
+static PySendResult operation_am_send(PyObject *self, PyObject *value, PyObject **result)
+{
+    Operation *operation = (Operation *)self;
+    switch ((Phase)operation->phase) {
+    case FRESH:
+        return begin(operation, result);
+    case WAITING:
+        operation->stream->reactor->budget = BUDGET; /* everybody else has had a turn */
+        /* fall through */
+    case YIELDED_BEFORE:
+        operation_detach(operation);
+        if (operation->kind == UNTIL_READABLE)
+            return finish_with(operation, Py_NewRef(Py_None), result);
+        return try_to_read(operation, result);
+    case YIELDED_AFTER:
+        return finish_with(operation, Py_NewRef(operation->result), result);
+    case DELEGATED: {
+        PySendResult status = PyIter_Send(operation->delegate, value, result);
+        if (status != PYGEN_NEXT)
+            finish(operation);
+        return status;
+    }
+    case FINISHED:
+        break;
+    }
+    PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+    *result = NULL;
+    return PYGEN_ERROR;
+}
+
+static PyObject *operation_iternext(PyObject *self)
+{
+    PyObject *result;
+    PySendResult status = operation_am_send(self, Py_None, &result);
+    return returned_of(status, result);
+}
+
+static PyObject *operation_send(PyObject *self, PyObject *value)
+{
+    PyObject *result;
+    PySendResult status = operation_am_send(self, value, &result);
+    return returned_by_method(status, result);
+}
+
+static PyObject *operation_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    Operation *operation = (Operation *)self;
+    if (operation->phase == DELEGATED) {
+        PyObject *method = PyObject_GetAttr(operation->delegate, operation->state->str_throw), *result = NULL;
+        if (method != NULL)
+            result = PyObject_Vectorcall(method, arguments, count, NULL);
+        Py_XDECREF(method);
+        if (result == NULL)
+            finish(operation);
+        return result;
+    }
+    PyObject *exception = exception_of_throw(arguments, count);
+    operation_detach(operation);
+    finish(operation);
+    if (exception != NULL)
+        raise_taken(exception);
+    return NULL;
+}
+
+static PyObject *operation_close(PyObject *self, PyObject *unused)
+{
+    Operation *operation = (Operation *)self;
+    PyObject *delegate = operation->phase == DELEGATED ? Py_NewRef(operation->delegate) : NULL;
+    operation_detach(operation);
+    finish(operation);
+    if (delegate == NULL)
+        Py_RETURN_NONE;
+    PyObject *closed = PyObject_CallMethodNoArgs(delegate, operation->state->str_close);
+    Py_DECREF(delegate);
+    return closed;
+}
+
+static PyObject *operation_get_name(PyObject *self, void *qualified)
+{
+    const char *name = names[(int)((Operation *)self)->kind];
+    return PyUnicode_FromString(qualified ? name : strrchr(name, '.') + 1);
+}
+
+static PyObject *operation_get_await(PyObject *self, void *unused)
+{
+    PyObject *delegate = ((Operation *)self)->delegate;
+    return Py_NewRef(delegate ? delegate : Py_None);
+}
+
+static int operation_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Operation *operation = (Operation *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(operation->socket);
+    Py_VISIT(operation->stream);
+    Py_VISIT(operation->argument);
+    Py_VISIT(operation->result);
+    Py_VISIT(operation->delegate);
+    Py_VISIT(operation->wait);
+    Py_VISIT(operation->driver);
+    return 0;
+}
+
+static int operation_clear(PyObject *self)
+{
+    Operation *operation = (Operation *)self;
+    operation_detach(operation);
+    Py_CLEAR(operation->argument);
+    Py_CLEAR(operation->result);
+    Py_CLEAR(operation->delegate);
+    Py_CLEAR(operation->socket);
+    return 0;
+}
+
+static void warn_of_a_forgotten_await(Operation *operation)
+{
+    PyObject *raised = take_exception();
+    const char *name = names[(int)operation->kind];
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s' was never awaited", name) < 0) {
+        PyObject *where = PyUnicode_FromString(name);
+        PyErr_WriteUnraisable(where);
+        Py_XDECREF(where);
+    }
+    if (raised != NULL)
+        raise_taken(raised);
+}
+
+static void operation_dealloc(PyObject *self)
+{
+    Operation *operation = (Operation *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    ModuleState *state = operation->state;
+    PyObject_GC_UnTrack(self);
+    if (operation->phase == FRESH)
+        warn_of_a_forgotten_await(operation);
+    forget_wait(operation);
+    Py_CLEAR(operation->argument);
+    Py_CLEAR(operation->result);
+    Py_CLEAR(operation->delegate);
+    Py_CLEAR(operation->socket);
+    Py_CLEAR(operation->stream);
+    if (state->free_operation_count < MOST_FREE) {
+        operation->next_ready = state->free_operations;
+        state->free_operations = operation;
+        state->free_operation_count++;
+    } else {
+        PyObject_GC_Del(self);
+    }
+    Py_DECREF(type);
+}
+
+static PyMethodDef operation_methods[] = {
+    {"send", operation_send, METH_O, "Run until it waits."},
+    {"throw", (PyCFunction)(void (*)(void))operation_throw, METH_FASTCALL, "Raise an exception where it waits."},
+    {"close", operation_close, METH_NOARGS, "End it where it waits."},
+    {NULL},
+};
+
+static PyGetSetDef operation_getset[] = {
+    {"__name__", operation_get_name, NULL, NULL, NULL},
+    {"__qualname__", operation_get_name, NULL, NULL, "qualified"},
+    {"cr_await", operation_get_await, NULL, NULL, NULL},
+    {NULL},
+};
+
+static PyType_Slot operation_slots[] = {
+    {Py_tp_doc, "What is awaited when a stream is asked to receive or send."},
+    {Py_tp_dealloc, operation_dealloc},
+    {Py_tp_traverse, operation_traverse},
+    {Py_tp_clear, operation_clear},
+    {Py_tp_methods, operation_methods},
+    {Py_tp_getset, operation_getset},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, operation_iternext},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, operation_am_send},
+    {0, NULL},
+};
+
+PyType_Spec operation_spec = {
+    .name = "aionet.native._compiled.Operation",
+    .basicsize = sizeof(Operation),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = operation_slots,
+};
+
+/* Waking, for the reactor. */
+int operation_wake(Operation *operation)
+{
+    if (operation->phase != WAITING)
+        return 0;
+    if (operation->driver != NULL)
+        return driver_resume(operation->driver);
+    return operation->wait == NULL ? 0 : wait_wake(operation->wait);
+}

@@ -1,0 +1,453 @@
+/* Reactor: word from the kernel that a descriptor is ready, brought into the loop that people already run.
+ *
+ * Theory of operation
+ * -------------------
+ * One epoll instance per event loop, itself registered with `loop.add_reader`, so that any loop which has that
+ * drives it; under a selector of our own (selector.c) that selector's instance is used instead, and a turn costs
+ * one epoll_wait(2) in place of two. Descriptors are registered once, edge-triggered, for both directions.
+ *
+ * A turn has two halves. First all events are noted, which runs no code of the user's. Then whoever waited for
+ * them is woken, one after the other, from a list of owned references: what runs then may close, cancel and
+ * open what it likes. If it raises KeyboardInterrupt the rest of the list is woken in another turn.
+ *
+ * An event carries the descriptor and a generation. A close leaves it to the kernel to drop the registration; if
+ * the open file lives on in another process its events still come, find another generation, and are dropped.
+ *
+ * A stream stays alive as long as somebody waits for it (`anchored`); otherwise the reactor only borrows it, so a
+ * socket that is forgotten without being closed is collected and says so.
+ *
+ * After a fork the child shares the instance with its parent and leaves it alone.
+ */
+#include "native.h"
+
+enum { EVENTS_PER_TURN = 256 };
+
+static uint64_t tag_of(int fd, uint32_t generation)
+{
+    return (uint64_t)generation << 32 | (uint32_t)fd;
+}
+
+static int is_stream(Reactor *reactor, PyObject *watcher)
+{
+    return PyObject_TypeCheck(watcher, reactor->state->stream_type);
+}
+
+/* -- opening and closing -------------------------------------------------------------------------------------- */
+
+static int use_selector(Reactor *reactor)
+{
+    PyObject *selector = PyObject_GetAttr(reactor->loop, reactor->state->str_selector);
+    if (selector == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    int found = 0;
+    if (PyObject_TypeCheck(selector, reactor->state->selector_type)) {
+        PyObject *epoll = PyObject_CallMethod(selector, "_attach", "O", (PyObject *)reactor);
+        found = epoll == NULL ? -1 : 1;
+        if (epoll != NULL) {
+            reactor->epoll = (int)PyLong_AsLong(epoll);
+            reactor->selector = Py_NewRef(selector);
+            Py_DECREF(epoll);
+        }
+    }
+    Py_DECREF(selector);
+    return found;
+}
+
+static int open_epoll(Reactor *reactor)
+{
+    int found = use_selector(reactor);
+    if (found != 0)
+        return found < 0 ? -1 : 0;
+    reactor->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (reactor->epoll < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    PyObject *turn = PyObject_GetAttrString((PyObject *)reactor, "turn");
+    PyObject *number = PyLong_FromLong(reactor->epoll), *done = NULL;
+    if (turn != NULL && number != NULL)
+        done = PyObject_CallMethodObjArgs(reactor->loop, reactor->state->str_add_reader, number, turn, NULL);
+    Py_XDECREF(turn);
+    Py_XDECREF(number);
+    if (done == NULL) {
+        close(reactor->epoll);
+        reactor->epoll = -1;
+        return -1;
+    }
+    Py_DECREF(done);
+    return 0;
+}
+
+/* Leaves an exception that is being raised as it is. */
+static void close_epoll(Reactor *reactor)
+{
+    PyObject *raised = take_exception();
+    int epoll = reactor->epoll;
+    reactor->epoll = -1;
+    if (reactor->selector != NULL) {
+        PyObject *done = PyObject_CallMethod(reactor->selector, "_detach", NULL);
+        if (done == NULL)
+            PyErr_WriteUnraisable(reactor->selector);
+        Py_XDECREF(done);
+        Py_CLEAR(reactor->selector);
+    } else if (epoll >= 0) {
+        PyObject *closed = NULL, *done = NULL;
+        if (reactor->forks == forks) { /* else the loop's own instance is the parent's, too */
+            closed = PyObject_CallMethodNoArgs(reactor->loop, reactor->state->str_is_closed);
+            if (closed == Py_False)
+                done = PyObject_CallMethod(reactor->loop, "remove_reader", "i", epoll);
+            if (closed == NULL || (closed == Py_False && done == NULL))
+                PyErr_WriteUnraisable((PyObject *)reactor);
+        }
+        Py_XDECREF(closed);
+        Py_XDECREF(done);
+        close(epoll);
+    }
+    if (raised != NULL)
+        raise_taken(raised);
+}
+
+/* -- watching ------------------------------------------------------------------------------------------------- */
+
+static int make_room(Reactor *reactor, int fd)
+{
+    if (fd < reactor->slot_count)
+        return 0;
+    int count = reactor->slot_count ? reactor->slot_count : 64;
+    while (count <= fd)
+        count *= 2;
+    Slot *slots = PyMem_Realloc(reactor->slots, count * sizeof(Slot));
+    if (slots == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memset(slots + reactor->slot_count, 0, (count - reactor->slot_count) * sizeof(Slot));
+    reactor->slots = slots;
+    reactor->slot_count = count;
+    return 0;
+}
+
+static int register_with_epoll(Reactor *reactor, int fd)
+{
+    uint32_t generation = ++reactor->generation ? reactor->generation : ++reactor->generation; /* never 0 */
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+                                .data.u64 = tag_of(fd, generation)};
+    int failed = epoll_ctl(reactor->epoll, EPOLL_CTL_ADD, fd, &event);
+    if (failed && errno == EEXIST) /* the same open file under the same number: its registration outlived a close */
+        failed = epoll_ctl(reactor->epoll, EPOLL_CTL_MOD, fd, &event);
+    if (failed) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    reactor->slots[fd].generation = generation;
+    return 0;
+}
+
+int reactor_watch(Reactor *reactor, int fd, PyObject *watcher)
+{
+    if (reactor->forks != forks) {
+        PyErr_SetString(PyExc_RuntimeError, "this event loop's sockets belong to the process that forked this one");
+        return -1;
+    }
+    if (fd < 0) {
+        PyErr_Format(PyExc_ValueError, "a descriptor is 0 or more, not %d", fd);
+        return -1;
+    }
+    if (make_room(reactor, fd) < 0)
+        return -1;
+    if (reactor->watched == 0 && open_epoll(reactor) < 0)
+        return -1;
+    if (register_with_epoll(reactor, fd) < 0) {
+        if (reactor->watched == 0)
+            close_epoll(reactor);
+        return -1;
+    }
+    reactor->slots[fd].watcher = watcher;
+    if (!is_stream(reactor, watcher))
+        Py_INCREF(watcher);
+    reactor->watched++;
+    return 0;
+}
+
+void reactor_forget(Reactor *reactor, int fd, PyObject *watcher)
+{
+    if (fd < 0 || fd >= reactor->slot_count || reactor->slots[fd].watcher == NULL ||
+        (watcher != NULL && reactor->slots[fd].watcher != watcher))
+        return;
+    watcher = reactor->slots[fd].watcher;
+    reactor->slots[fd].watcher = NULL;
+    if (!is_stream(reactor, watcher)) {
+        if (reactor->forks == forks && reactor->epoll >= 0)
+            epoll_ctl(reactor->epoll, EPOLL_CTL_DEL, fd, NULL); /* it may live on; a stream's is about to be closed */
+        Py_DECREF(watcher);
+    }
+    if (--reactor->watched == 0)
+        close_epoll(reactor);
+}
+
+/* -- a turn --------------------------------------------------------------------------------------------------- */
+
+static void tell_python(PyObject *watcher, PyObject *name, uint32_t events)
+{
+    Py_INCREF(watcher);
+    PyObject *number = PyLong_FromUnsignedLong(events);
+    PyObject *done = number == NULL ? NULL : PyObject_CallMethodOneArg(watcher, name, number);
+    if (done == NULL)
+        PyErr_WriteUnraisable(watcher);
+    Py_XDECREF(number);
+    Py_XDECREF(done);
+    Py_DECREF(watcher);
+}
+
+int reactor_note(Reactor *reactor, const struct epoll_event *events, int count)
+{
+    for (int i = 0; i < count; i++) {
+        int fd = (int)(uint32_t)events[i].data.u64;
+        uint32_t generation = (uint32_t)(events[i].data.u64 >> 32);
+        if (fd >= reactor->slot_count || reactor->slots[fd].generation != generation)
+            continue;
+        PyObject *watcher = reactor->slots[fd].watcher;
+        if (watcher == NULL)
+            continue;
+        if (is_stream(reactor, watcher))
+            stream_on_events((Stream *)watcher, events[i].events);
+        else
+            tell_python(watcher, reactor->state->str_on_events, events[i].events);
+    }
+    return 0;
+}
+
+void reactor_queue(Reactor *reactor, Operation *operation)
+{
+    if (operation->queued)
+        return;
+    operation->queued = 1;
+    operation->next_ready = NULL;
+    if (reactor->last_ready != NULL)
+        reactor->last_ready->next_ready = operation;
+    else
+        reactor->first_ready = operation;
+    reactor->last_ready = (Operation *)Py_NewRef(operation);
+}
+
+static Operation *next_ready(Reactor *reactor)
+{
+    Operation *operation = reactor->first_ready;
+    if (operation != NULL) {
+        reactor->first_ready = operation->next_ready;
+        if (reactor->first_ready == NULL)
+            reactor->last_ready = NULL;
+        operation->next_ready = NULL;
+        operation->queued = 0;
+    }
+    return operation;
+}
+
+static int ask_for_a_turn(Reactor *reactor)
+{
+    if (reactor->turn_asked)
+        return 0;
+    PyObject *method = PyObject_GetAttrString((PyObject *)reactor, "wake_ready");
+    PyObject *handle =
+        method == NULL ? NULL : PyObject_CallMethodOneArg(reactor->loop, reactor->state->str_call_soon, method);
+    Py_XDECREF(method);
+    if (handle == NULL)
+        return -1;
+    Py_DECREF(handle);
+    reactor->turn_asked = 1;
+    return 0;
+}
+
+int reactor_wake_ready(Reactor *reactor)
+{
+    Operation *operation;
+    while ((operation = next_ready(reactor)) != NULL) {
+        int failed = operation_wake(operation) < 0;
+        Py_DECREF(operation);
+        if (failed) {
+            PyObject *raised = take_exception();
+            if (reactor->first_ready != NULL && ask_for_a_turn(reactor) < 0)
+                PyErr_WriteUnraisable((PyObject *)reactor);
+            raise_taken(raised);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int reactor_wake_later(Reactor *reactor, Operation *operation)
+{
+    reactor_queue(reactor, operation);
+    return ask_for_a_turn(reactor);
+}
+
+char *reactor_scratch(Reactor *reactor)
+{
+    if (reactor->scratch == NULL && (reactor->scratch = PyMem_Malloc(SCRATCH_BYTES)) == NULL)
+        PyErr_NoMemory();
+    return reactor->scratch;
+}
+
+/* -- for Python ----------------------------------------------------------------------------------------------- */
+
+static PyObject *reactor_turn(PyObject *self, PyObject *unused)
+{
+    Reactor *reactor = (Reactor *)self;
+    struct epoll_event events[EVENTS_PER_TURN];
+    if (reactor->epoll < 0 || reactor->forks != forks)
+        Py_RETURN_NONE;
+    int count = epoll_wait(reactor->epoll, events, EVENTS_PER_TURN, 0);
+    if (count < 0) {
+        if (errno == EINTR)
+            Py_RETURN_NONE; /* it stays readable */
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (reactor_note(reactor, events, count) < 0 || reactor_wake_ready(reactor) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *reactor_wake_ready_method(PyObject *self, PyObject *unused)
+{
+    ((Reactor *)self)->turn_asked = 0;
+    if (reactor_wake_ready((Reactor *)self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *reactor_watch_method(PyObject *self, PyObject *arguments)
+{
+    int fd;
+    PyObject *watcher;
+    if (!PyArg_ParseTuple(arguments, "iO:watch", &fd, &watcher) || reactor_watch((Reactor *)self, fd, watcher) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *reactor_forget_method(PyObject *self, PyObject *argument)
+{
+    long fd = PyLong_AsLong(argument);
+    if (fd == -1 && PyErr_Occurred())
+        return NULL;
+    reactor_forget((Reactor *)self, (int)fd, NULL);
+    Py_RETURN_NONE;
+}
+
+static PyObject *reactor_nothing(PyObject *self, PyObject *unused)
+{
+    Py_RETURN_NONE; /* registrations are for good: there is nothing to arm */
+}
+
+static PyObject *reactor_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
+{
+    PyObject *loop;
+    if (!PyArg_ParseTuple(arguments, "O:Reactor", &loop))
+        return NULL;
+    Reactor *reactor = (Reactor *)type->tp_alloc(type, 0);
+    if (reactor == NULL)
+        return NULL;
+    reactor->epoll = -1;
+    reactor->budget = BUDGET;
+    reactor->forks = forks;
+    reactor->loop = Py_NewRef(loop);
+    reactor->state = state_of((PyObject *)reactor);
+    if (reactor->state == NULL) {
+        Py_DECREF(reactor);
+        return NULL;
+    }
+    return (PyObject *)reactor;
+}
+
+static int reactor_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Reactor *reactor = (Reactor *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(reactor->loop);
+    Py_VISIT(reactor->selector);
+    for (int fd = 0; reactor->state != NULL && fd < reactor->slot_count; fd++) {
+        PyObject *watcher = reactor->slots[fd].watcher;
+        if (watcher != NULL && (!is_stream(reactor, watcher) || ((Stream *)watcher)->anchored))
+            Py_VISIT(watcher);
+    }
+    for (Operation *operation = reactor->first_ready; operation != NULL; operation = operation->next_ready)
+        Py_VISIT(operation);
+    return 0;
+}
+
+static int reactor_clear(PyObject *self)
+{
+    Reactor *reactor = (Reactor *)self;
+    Operation *operation;
+    while ((operation = next_ready(reactor)) != NULL)
+        Py_DECREF(operation);
+    for (int fd = 0; fd < reactor->slot_count && reactor->watched > 0; fd++) {
+        PyObject *watcher = reactor->slots[fd].watcher;
+        if (watcher == NULL)
+            continue;
+        if (is_stream(reactor, watcher)) {
+            Stream *stream = (Stream *)watcher;
+            Py_INCREF(stream);
+            if (stream->reader != NULL)
+                stream_clear_reader(stream, stream->reader);
+            Py_DECREF(stream);
+        } else {
+            reactor_forget(reactor, fd, watcher);
+        }
+    }
+    Py_CLEAR(reactor->selector);
+    return 0;
+}
+
+static void reactor_dealloc(PyObject *self)
+{
+    Reactor *reactor = (Reactor *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (reactor->weak_references != NULL)
+        PyObject_ClearWeakRefs(self);
+    reactor_clear(self);
+    if (reactor->epoll >= 0)
+        close(reactor->epoll);
+    PyMem_Free(reactor->slots);
+    PyMem_Free(reactor->scratch);
+    Py_CLEAR(reactor->loop);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef reactor_methods[] = {
+    {"watch", reactor_watch_method, METH_VARARGS, "Tell the watcher of events on a descriptor."},
+    {"forget", reactor_forget_method, METH_O, "Tell nothing more of a descriptor, before it is closed."},
+    {"arm_reads", reactor_nothing, METH_O, "Nothing: events are told for good."},
+    {"arm_writes", reactor_nothing, METH_O, "Nothing: events are told for good."},
+    {"turn", reactor_turn, METH_NOARGS, "Look for events and wake who waits for them."},
+    {"wake_ready", reactor_wake_ready_method, METH_NOARGS, "Wake who could not be woken where that was asked for."},
+    {NULL},
+};
+
+static PyMemberDef reactor_members[] = {
+    {"loop", T_OBJECT, offsetof(Reactor, loop), READONLY, NULL},
+    {"budget", T_INT, offsetof(Reactor, budget), 0, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(Reactor, weak_references), READONLY, NULL},
+    {NULL},
+};
+
+static PyType_Slot reactor_slots[] = {
+    {Py_tp_doc, "The epoll instance of an event loop, and who waits for what."},
+    {Py_tp_new, reactor_new},
+    {Py_tp_dealloc, reactor_dealloc},
+    {Py_tp_traverse, reactor_traverse},
+    {Py_tp_clear, reactor_clear},
+    {Py_tp_methods, reactor_methods},
+    {Py_tp_members, reactor_members},
+    {0, NULL},
+};
+
+PyType_Spec reactor_spec = {
+    .name = "aionet.native._compiled.Reactor",
+    .basicsize = sizeof(Reactor),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = reactor_slots,
+};

@@ -1,0 +1,295 @@
+/* Selector: an epoll instance that asyncio's descriptors and our streams share.
+ *
+ * Theory of operation
+ * -------------------
+ * An `asyncio.SelectorEventLoop` takes any selector. With this one (native/selector.py makes a whole selector of it)
+ * the loop and the reactor wait together: one epoll_wait(2) to a turn in place of two. asyncio's own descriptors
+ * are registered level-triggered, with generation 0, and returned to the loop; streams' events are noted and their
+ * tasks woken right here, where no task is running.
+ *
+ * *Staying.* As long as nothing but streams became ready, and waking their tasks scheduled nothing, moved no timer
+ * and did not stop the loop, there is nothing for a turn of the loop to do: `select` waits again. The loop's queue,
+ * its timers and its stop flag are looked at for that (attributes that have been the same since Python 3.4); where
+ * they cannot be found, every select returns.
+ */
+#include "native.h"
+
+#include <math.h>
+#include <time.h>
+
+enum { EVENTS_PER_SELECT = 256 };
+
+typedef struct {
+    PyObject_HEAD
+    ModuleState *state;
+    Reactor *reactor;           /* owned while attached */
+    PyObject *ready, *timers;   /* of its loop, while attached: `_ready` and `_scheduled` */
+    int epoll;
+    unsigned long forks;
+} Selector;
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+/* What epoll_wait(2) takes: rounded up, so that a timer is due when it returns. */
+static int milliseconds(double seconds)
+{
+    double rounded = ceil(seconds * 1e3);
+    return seconds <= 0 ? 0 : rounded > 2e9 ? 2000000000 : (int)rounded;
+}
+
+static PyObject *first_of(PyObject *list) /* borrowed; NULL if empty */
+{
+    return list != NULL && PyList_GET_SIZE(list) > 0 ? PyList_GET_ITEM(list, 0) : NULL;
+}
+
+/* Whether a turn of the loop would find nothing to do. */
+static int loop_is_idle(Selector *selector, PyObject *first_timer)
+{
+    if (selector->ready == NULL || selector->reactor == NULL || first_of(selector->timers) != first_timer)
+        return 0;
+    Py_ssize_t scheduled = PyObject_Size(selector->ready);
+    PyObject *stopping = scheduled ? NULL : PyObject_GetAttrString(selector->reactor->loop, "_stopping");
+    int idle = stopping == Py_False;
+    Py_XDECREF(stopping);
+    PyErr_Clear();
+    return idle;
+}
+
+static int note_foreign(PyObject *found, const struct epoll_event *event)
+{
+    PyObject *pair = Py_BuildValue("(iI)", (int)(uint32_t)event->data.u64, event->events);
+    int failed = pair == NULL || PyList_Append(found, pair) < 0;
+    Py_XDECREF(pair);
+    return failed ? -1 : 0;
+}
+
+/* Sort the events; how many were the streams', -1 on an error. */
+static int take_events(Selector *selector, struct epoll_event *events, int count, PyObject *found)
+{
+    int ours = 0;
+    for (int i = 0; i < count; i++) {
+        if (events[i].data.u64 >> 32)
+            events[ours++] = events[i];
+        else if (note_foreign(found, &events[i]) < 0)
+            return -1;
+    }
+    if (ours && selector->reactor != NULL && reactor_note(selector->reactor, events, ours) < 0)
+        return -1;
+    return ours;
+}
+
+static int wait_for_events(Selector *selector, struct epoll_event *events, int timeout)
+{
+    int count;
+    if (timeout == 0)
+        return epoll_wait(selector->epoll, events, EVENTS_PER_SELECT, 0);
+    Py_BEGIN_ALLOW_THREADS
+    count = epoll_wait(selector->epoll, events, EVENTS_PER_SELECT, timeout);
+    Py_END_ALLOW_THREADS
+    return count;
+}
+
+/* select(timeout or None) -> [(descriptor, events)] of those that are not streams. */
+static PyObject *selector_select(PyObject *self, PyObject *argument)
+{
+    Selector *selector = (Selector *)self;
+    struct epoll_event events[EVENTS_PER_SELECT];
+    double seconds = argument == Py_None ? -1 : PyFloat_AsDouble(argument);
+    if (seconds == -1 && PyErr_Occurred())
+        return NULL;
+    double deadline = argument == Py_None || seconds <= 0 ? 0 : now() + seconds;
+    int timeout = argument == Py_None ? -1 : milliseconds(seconds);
+    PyObject *found = PyList_New(0);
+    while (found != NULL) {
+        PyObject *first_timer = first_of(selector->timers);
+        int count = wait_for_events(selector, events, timeout);
+        if (count < 0 && errno == EINTR && PyErr_CheckSignals() == 0)
+            break; /* the signal's handler may have scheduled something */
+        if (count < 0) {
+            if (!PyErr_Occurred())
+                PyErr_SetFromErrno(PyExc_OSError);
+            Py_CLEAR(found);
+            break;
+        }
+        Reactor *reactor = (Reactor *)Py_XNewRef(selector->reactor);
+        int ours = take_events(selector, events, count, found);
+        int failed = ours < 0 || (reactor != NULL && reactor_wake_ready(reactor) < 0);
+        Py_XDECREF(reactor);
+        if (failed) {
+            Py_CLEAR(found);
+            break;
+        }
+        if (ours == 0 || ours < count || timeout == 0)
+            break;
+        if (selector->epoll < 0 || !loop_is_idle(selector, first_timer) || PyErr_CheckSignals() < 0) {
+            if (PyErr_Occurred())
+                Py_CLEAR(found);
+            break;
+        }
+        if (deadline) {
+            double left = deadline - now();
+            if (left <= 0)
+                break;
+            timeout = milliseconds(left);
+        }
+    }
+    return found;
+}
+
+/* -- asyncio's descriptors ---------------------------------------------------------------------------------------- */
+
+static PyObject *control(Selector *selector, int operation, PyObject *arguments)
+{
+    int fd;
+    unsigned int events = 0;
+    if (!PyArg_ParseTuple(arguments, "i|I", &fd, &events))
+        return NULL;
+    struct epoll_event event = {.events = events, .data.u64 = (uint32_t)fd};
+    if (selector->forks != forks)
+        Py_RETURN_NONE; /* the parent's */
+    if (epoll_ctl(selector->epoll, operation, fd, &event) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+static PyObject *selector_add(PyObject *self, PyObject *arguments)
+{
+    return control((Selector *)self, EPOLL_CTL_ADD, arguments);
+}
+
+static PyObject *selector_change(PyObject *self, PyObject *arguments)
+{
+    return control((Selector *)self, EPOLL_CTL_MOD, arguments);
+}
+
+static PyObject *selector_remove(PyObject *self, PyObject *arguments)
+{
+    return control((Selector *)self, EPOLL_CTL_DEL, arguments);
+}
+
+/* -- the reactor ---------------------------------------------------------------------------------------------------- */
+
+static PyObject *selector_attach(PyObject *self, PyObject *argument)
+{
+    Selector *selector = (Selector *)self;
+    if (selector->epoll < 0) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return NULL;
+    }
+    if (selector->reactor != NULL || !PyObject_TypeCheck(argument, selector->state->reactor_type)) {
+        PyErr_SetString(PyExc_RuntimeError, "a selector belongs to the reactor of one event loop");
+        return NULL;
+    }
+    selector->reactor = (Reactor *)Py_NewRef(argument);
+    selector->ready = PyObject_GetAttrString(selector->reactor->loop, "_ready");
+    PyErr_Clear();
+    selector->timers = PyObject_GetAttrString(selector->reactor->loop, "_scheduled");
+    PyErr_Clear();
+    if (selector->ready == NULL || selector->timers == NULL || !PyList_CheckExact(selector->timers)) {
+        Py_CLEAR(selector->ready); /* not as we know it: never stay */
+        Py_CLEAR(selector->timers);
+    }
+    return PyLong_FromLong(selector->epoll);
+}
+
+static PyObject *selector_detach(PyObject *self, PyObject *unused)
+{
+    Selector *selector = (Selector *)self;
+    Py_CLEAR(selector->ready);
+    Py_CLEAR(selector->timers);
+    Py_CLEAR(selector->reactor);
+    Py_RETURN_NONE;
+}
+
+static PyObject *selector_close(PyObject *self, PyObject *unused)
+{
+    Selector *selector = (Selector *)self;
+    if (selector->epoll >= 0)
+        close(selector->epoll);
+    selector->epoll = -1;
+    if (selector->reactor != NULL)
+        selector->reactor->epoll = -1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *selector_fileno(PyObject *self, PyObject *unused)
+{
+    return PyLong_FromLong(((Selector *)self)->epoll);
+}
+
+static PyObject *selector_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
+{
+    Selector *selector = (Selector *)type->tp_alloc(type, 0);
+    if (selector == NULL)
+        return NULL;
+    selector->state = state_of((PyObject *)selector);
+    selector->forks = forks;
+    selector->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (selector->state == NULL || selector->epoll < 0) {
+        if (!PyErr_Occurred())
+            PyErr_SetFromErrno(PyExc_OSError);
+        Py_DECREF(selector);
+        return NULL;
+    }
+    return (PyObject *)selector;
+}
+
+static int selector_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Selector *selector = (Selector *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(selector->reactor);
+    Py_VISIT(selector->ready);
+    Py_VISIT(selector->timers);
+    return 0;
+}
+
+static int selector_clear(PyObject *self)
+{
+    Py_XDECREF(selector_detach(self, NULL));
+    return 0;
+}
+
+static void selector_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(selector_close(self, NULL));
+    selector_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef selector_methods[] = {
+    {"_select", selector_select, METH_O, "Wait for events; wake the streams' tasks, return the others."},
+    {"_add", selector_add, METH_VARARGS, NULL},
+    {"_change", selector_change, METH_VARARGS, NULL},
+    {"_remove", selector_remove, METH_VARARGS, NULL},
+    {"_attach", selector_attach, METH_O, NULL},
+    {"_detach", selector_detach, METH_NOARGS, NULL},
+    {"_close", selector_close, METH_NOARGS, NULL},
+    {"fileno", selector_fileno, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyType_Slot selector_slots[] = {
+    {Py_tp_doc, "An epoll instance that an event loop shares with its reactor."},
+    {Py_tp_new, selector_new},
+    {Py_tp_dealloc, selector_dealloc},
+    {Py_tp_traverse, selector_traverse},
+    {Py_tp_clear, selector_clear},
+    {Py_tp_methods, selector_methods},
+    {0, NULL},
+};
+
+PyType_Spec selector_spec = {
+    .name = "aionet.native._compiled.Selector",
+    .basicsize = sizeof(Selector),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = selector_slots,
+};

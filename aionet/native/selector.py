@@ -1,0 +1,94 @@
+"""`EpollSelector`: a whole selector around the compiled one, for `asyncio.SelectorEventLoop`.
+
+The C type (`selector.c`) waits, and wakes the tasks of our streams; what is left are asyncio's own descriptors,
+which are kept here as every selector of the standard library keeps them.
+"""
+
+from __future__ import annotations
+
+import select
+import selectors
+from collections.abc import Mapping
+from typing import Any
+
+from ._compiled import Selector
+
+__all__ = ["EpollSelector"]
+
+_READ = select.EPOLLIN
+_WRITE = select.EPOLLOUT
+
+
+class EpollSelector(Selector, selectors.BaseSelector):
+    """A selector that an event loop shares with the reactor of our sockets."""
+
+    def __init__(self) -> None:
+        self._keys: dict[int, selectors.SelectorKey] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        if not events or events & ~(selectors.EVENT_READ | selectors.EVENT_WRITE):
+            raise ValueError(f"Invalid events: {events!r}")
+        key = selectors.SelectorKey(fileobj, _descriptor(fileobj), events, data)
+        if key.fd in self._keys:
+            raise KeyError(f"{fileobj!r} (FD {key.fd}) is already registered")
+        self._add(key.fd, _as_epoll(events))
+        self._keys[key.fd] = key
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        key = self._keys.pop(self._descriptor_of(fileobj))
+        try:
+            self._remove(key.fd)
+        except OSError:  # it was closed meanwhile, which took it out
+            pass
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        key = self._keys[self._descriptor_of(fileobj)]
+        if events != key.events:
+            self._change(key.fd, _as_epoll(events))
+        key = self._keys[key.fd] = selectors.SelectorKey(key.fileobj, key.fd, events, data)
+        return key
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = []
+        for fd, found in self._select(timeout):
+            key = self._keys.get(fd)
+            if key is not None:
+                events = (found & ~_READ and selectors.EVENT_WRITE) | (found & ~_WRITE and selectors.EVENT_READ)
+                ready.append((key, events & key.events))
+        return ready
+
+    def close(self) -> None:
+        self._close()
+        self._keys.clear()
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        try:
+            return self._keys[self._descriptor_of(fileobj)]
+        except KeyError:
+            raise KeyError(f"{fileobj!r} is not registered") from None
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._keys
+
+    def _descriptor_of(self, fileobj: Any) -> int:
+        """The descriptor that `fileobj` was registered with, even if it is closed by now."""
+        try:
+            return _descriptor(fileobj)
+        except ValueError:
+            for key in self._keys.values():
+                if key.fileobj is fileobj:
+                    return key.fd
+            raise
+
+
+def _descriptor(fileobj: Any) -> int:
+    fd = fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
+    if fd < 0:
+        raise ValueError(f"Invalid file descriptor: {fd}")
+    return fd
+
+
+def _as_epoll(events: int) -> int:
+    return (events & selectors.EVENT_READ and _READ) | (events & selectors.EVENT_WRITE and _WRITE)

@@ -1,0 +1,513 @@
+/* Stream: the hot half of a wire. The other half is wires/descriptor.py, whose class is mixed in.
+ *
+ * Theory of operation
+ * -------------------
+ * `readable` says whether recv(2) is worth trying: at the start, after an event, and after a read that filled its
+ * buffer. A short read clears it, because edge-triggered events tell of whatever comes next; not so once the end
+ * of the stream or an error was announced (`ending`), which comes with no further event.
+ *
+ * Received bytes go through one buffer of the reactor's and are copied to an object of their size. A stream that
+ * carries a lot (`large`) receives into the object and cuts it to size, which saves the copy.
+ *
+ * The socket module's object is made when somebody asks for it: few connections ever do.
+ */
+#include "native.h"
+
+#include <arpa/inet.h>
+#include <sys/un.h>
+
+static const uint32_t ENDING = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
+
+/* -- errors --------------------------------------------------------------------------------------------------- */
+
+static void raise_error_object(PyObject *error, PyObject *cause) /* steals both; `cause` may be NULL */
+{
+    if (cause != NULL)
+        PyException_SetCause(error, cause);
+    PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    Py_DECREF(error);
+}
+
+PyObject *stream_raise(Stream *stream, PyObject *operation, int number)
+{
+    errno = number;
+    PyErr_SetFromErrno(PyExc_OSError);
+    PyObject *cause = take_exception();
+    PyObject *error =
+        PyObject_CallMethodObjArgs((PyObject *)stream, stream->reactor->state->str_error, operation, cause, NULL);
+    if (error == NULL)
+        Py_XDECREF(cause);
+    else
+        raise_error_object(error, cause);
+    return NULL;
+}
+
+PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *argument)
+{
+    PyObject *error = PyObject_CallMethodObjArgs((PyObject *)stream, method, argument, NULL);
+    if (error != NULL)
+        raise_error_object(error, NULL);
+    return NULL;
+}
+
+/* -- receiving ------------------------------------------------------------------------------------------------ */
+
+static ssize_t receive(int fd, char *buffer, size_t bytes)
+{
+    if (bytes <= GIL_BYTES)
+        return recv(fd, buffer, bytes, 0);
+    ssize_t received;
+    Py_BEGIN_ALLOW_THREADS
+    received = recv(fd, buffer, bytes, 0);
+    Py_END_ALLOW_THREADS
+    return received;
+}
+
+/* What a result of recv(2) means for the next one: -2 an error was raised, -1 wait, else the result. */
+static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t asked)
+{
+    if (received < 0) {
+        if (errno != EAGAIN && errno != EWOULDBLOCK) {
+            stream_raise(stream, stream->reactor->state->str_read, errno);
+            return -2;
+        }
+        stream->readable = 0;
+        return -1;
+    }
+    stream->reactor->budget--;
+    if (received < asked) {
+        if (received > 0) {
+            stream->readable = stream->ending;
+        } else if (stream->lost == NULL || stream->lost == Py_None) {
+            stream->end_seen = 1;
+        } else { /* an end after a loss is no clean end */
+            PyObject *noted = PyObject_CallMethodNoArgs((PyObject *)stream, stream->reactor->state->str_note_end);
+            Py_XDECREF(noted);
+            return noted == NULL ? -2 : received;
+        }
+    }
+    return received;
+}
+
+static Py_ssize_t receive_noting(Stream *stream, char *buffer, Py_ssize_t bytes)
+{
+    ssize_t received;
+    do
+        received = receive(stream->fd, buffer, bytes);
+    while (received < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+    return PyErr_Occurred() ? -2 : note_received(stream, received, bytes);
+}
+
+static PyObject *receive_into_object(Stream *stream, Py_ssize_t max_bytes)
+{
+    PyObject *data = PyBytes_FromStringAndSize(NULL, max_bytes);
+    if (data == NULL)
+        return NULL;
+    Py_ssize_t received = receive_noting(stream, PyBytes_AS_STRING(data), max_bytes);
+    if (received < 0) {
+        Py_DECREF(data);
+        return NULL;
+    }
+    stream->large = received >= LARGE_READ_BYTES;
+    if (received < max_bytes)
+        _PyBytes_Resize(&data, received);
+    return data;
+}
+
+PyObject *stream_receive(Stream *stream, Py_ssize_t max_bytes)
+{
+    if (stream->large || max_bytes > SCRATCH_BYTES)
+        return receive_into_object(stream, max_bytes);
+    char *scratch = reactor_scratch(stream->reactor);
+    if (scratch == NULL)
+        return NULL;
+    Py_ssize_t received = receive_noting(stream, scratch, max_bytes);
+    if (received < 0)
+        return NULL;
+    stream->large = received >= LARGE_READ_BYTES;
+    return PyBytes_FromStringAndSize(scratch, received);
+}
+
+Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes)
+{
+    return receive_noting(stream, buffer, bytes);
+}
+
+/* -- waiting -------------------------------------------------------------------------------------------------- */
+
+void stream_set_reader(Stream *stream, Operation *operation)
+{
+    Operation *before = stream->reader;
+    stream->reader = (Operation *)Py_NewRef(operation);
+    if (!stream->anchored) {
+        stream->anchored = 1;
+        Py_INCREF(stream);
+    }
+    Py_XDECREF(before);
+}
+
+void stream_clear_reader(Stream *stream, Operation *operation)
+{
+    if (stream->reader != operation) /* closing took its place */
+        return;
+    stream->reader = NULL;
+    int anchored = stream->anchored;
+    stream->anchored = 0;
+    Py_DECREF(operation);
+    if (anchored)
+        Py_DECREF(stream);
+}
+
+int stream_has_pending_writes(Stream *stream)
+{
+    return stream->outgoing != NULL && stream->outgoing != Py_None && PyObject_IsTrue(stream->outgoing);
+}
+
+/* The rare kinds: an acknowledgement, which looks like an error and is none, and room for a write that waits. */
+static uint32_t tell_cold_half(Stream *stream, uint32_t events)
+{
+    PyObject *number = PyLong_FromUnsignedLong(events), *left = NULL;
+    if (number != NULL)
+        left = PyObject_CallMethodOneArg((PyObject *)stream, stream->reactor->state->str_on_cold_events, number);
+    if (left == NULL)
+        PyErr_WriteUnraisable((PyObject *)stream);
+    else
+        events = (uint32_t)PyLong_AsUnsignedLong(left);
+    Py_XDECREF(number);
+    Py_XDECREF(left);
+    return events;
+}
+
+void stream_on_events(Stream *stream, uint32_t events)
+{
+    if (stream->timestamps || stream_has_pending_writes(stream)) {
+        Py_INCREF(stream);
+        events = tell_cold_half(stream, events);
+        Py_DECREF(stream); /* the reactor's table, or whoever waits, has another one */
+    }
+    if (events & ENDING)
+        stream->ending = 1;
+    if (events & (EPOLLIN | ENDING)) {
+        stream->readable = 1;
+        if (stream->reader != NULL)
+            reactor_queue(stream->reactor, stream->reader);
+    }
+}
+
+/* -- accepting ------------------------------------------------------------------------------------------------ */
+
+static Stream *stream_make(PyTypeObject *type, Reactor *reactor, int fd, PyObject *local)
+{
+    Stream *stream = (Stream *)type->tp_alloc(type, 0);
+    if (stream == NULL)
+        return NULL;
+    stream->reactor = (Reactor *)Py_NewRef(reactor);
+    stream->fd = fd;
+    stream->readable = 1;
+    stream->local = local == Py_None ? NULL : Py_NewRef(local);
+    return stream;
+}
+
+/* As the socket module has it: a path, b"\0name" of the abstract name space, or "". */
+static PyObject *unix_name(struct sockaddr_un *name, socklen_t length)
+{
+    Py_ssize_t bytes = (Py_ssize_t)length - (Py_ssize_t)offsetof(struct sockaddr_un, sun_path);
+    if (bytes > 0 && name->sun_path[0] == '\0')
+        return PyBytes_FromStringAndSize(name->sun_path, bytes);
+    return PyUnicode_DecodeFSDefaultAndSize(name->sun_path, bytes > 0 ? strnlen(name->sun_path, bytes) : 0);
+}
+
+Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Reactor *reactor, PyObject *local)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in6 in6;
+        struct sockaddr_un un;
+        struct sockaddr_storage storage;
+    } name;
+    socklen_t length = sizeof name;
+    int fd = accept4(listener, &name.any, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) {
+        if (errno != EAGAIN && errno != EWOULDBLOCK)
+            PyErr_SetFromErrno(PyExc_OSError);
+        return NULL;
+    }
+    Stream *stream = stream_make((PyTypeObject *)wire_type, reactor, fd, local);
+    if (stream == NULL)
+        close(fd);
+    else if (name.any.sa_family == AF_INET || name.any.sa_family == AF_INET6)
+        memcpy(&stream->peer_name, &name, sizeof stream->peer_name);
+    else if (name.any.sa_family == AF_UNIX && (stream->peer = unix_name(&name.un, length)) == NULL)
+        Py_CLEAR(stream); /* which closes it */
+    return stream;
+}
+
+static PyObject *peer_as_tuple(Stream *stream)
+{
+    char text[INET6_ADDRSTRLEN];
+    if (stream->peer_name.any.sa_family == AF_INET) {
+        struct sockaddr_in *name = &stream->peer_name.in;
+        inet_ntop(AF_INET, &name->sin_addr, text, sizeof text);
+        return Py_BuildValue("(si)", text, ntohs(name->sin_port));
+    }
+    struct sockaddr_in6 *name = &stream->peer_name.in6;
+    inet_ntop(AF_INET6, &name->sin6_addr, text, sizeof text);
+    return Py_BuildValue("(siII)", text, ntohs(name->sin6_port), ntohl(name->sin6_flowinfo), name->sin6_scope_id);
+}
+
+static PyObject *stream_get_peer(PyObject *self, void *unused)
+{
+    Stream *stream = (Stream *)self;
+    if (stream->peer == NULL && stream->peer_name.any.sa_family != AF_UNSPEC &&
+        (stream->peer = peer_as_tuple(stream)) == NULL)
+        return NULL;
+    return Py_NewRef(stream->peer ? stream->peer : Py_None);
+}
+
+static int stream_set_peer(PyObject *self, PyObject *value, void *unused)
+{
+    Py_XSETREF(((Stream *)self)->peer, Py_XNewRef(value));
+    return 0;
+}
+
+/* -- for Python ----------------------------------------------------------------------------------------------- */
+
+static PyObject *stream_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
+{
+    static char *words[] = {"sock", "state", "peer", "local", NULL};
+    PyObject *raw, *reactor, *peer = Py_None, *local = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(arguments, names, "OO|OO:Stream", words, &raw, &reactor, &peer, &local))
+        return NULL;
+    PyTypeObject *base = type; /* whose module has the state */
+    ModuleState *state = NULL;
+    PyObject *module = PyType_GetModuleByDef(base, &native_module);
+    if (module == NULL)
+        return NULL;
+    state = PyModule_GetState(module);
+    if (!PyObject_TypeCheck(reactor, state->reactor_type)) {
+        PyErr_Format(PyExc_TypeError, "a compiled wire needs a compiled reactor, not %R", reactor);
+        return NULL;
+    }
+    int fd = PyObject_AsFileDescriptor(raw);
+    if (fd < 0)
+        return NULL;
+    Stream *stream = stream_make(type, (Reactor *)reactor, fd, local);
+    if (stream == NULL)
+        return NULL;
+    stream->raw = Py_NewRef(raw);
+    stream->peer = Py_NewRef(peer);
+    return (PyObject *)stream;
+}
+
+static PyObject *stream_receive_method(PyObject *self, PyObject *argument)
+{
+    Py_ssize_t max_bytes = PyLong_AsSsize_t(argument);
+    if (max_bytes == -1 && PyErr_Occurred())
+        return NULL;
+    Stream *stream = (Stream *)self;
+    return operation_new(stream->reactor->state, READ, NULL, stream, NULL, max_bytes);
+}
+
+static PyObject *stream_receive_into_method(PyObject *self, PyObject *buffer)
+{
+    Stream *stream = (Stream *)self;
+    return operation_new(stream->reactor->state, READ_INTO, NULL, stream, buffer, 0);
+}
+
+static PyObject *stream_send_method(PyObject *self, PyObject *data)
+{
+    Stream *stream = (Stream *)self;
+    return operation_new(stream->reactor->state, WRITE, NULL, stream, data, 0);
+}
+
+static PyObject *stream_send_vectored_method(PyObject *self, PyObject *buffers)
+{
+    Stream *stream = (Stream *)self;
+    PyObject *kept = PySequence_Tuple(buffers);
+    if (kept == NULL)
+        return NULL;
+    PyObject *operation = operation_new(stream->reactor->state, WRITE_VECTORED, NULL, stream, kept, 0);
+    Py_DECREF(kept);
+    return operation;
+}
+
+static PyObject *stream_until_readable(PyObject *self, PyObject *unused)
+{
+    Stream *stream = (Stream *)self;
+    return operation_new(stream->reactor->state, UNTIL_READABLE, NULL, stream, NULL, 0);
+}
+
+static PyObject *stream_reader_turn(PyObject *self, PyObject *unused)
+{
+    Stream *stream = (Stream *)self;
+    return operation_new(stream->reactor->state, READER_TURN, NULL, stream, NULL, 0);
+}
+
+static PyObject *stream_wake_reader(PyObject *self, PyObject *unused)
+{
+    Stream *stream = (Stream *)self;
+    stream->readable = 1;
+    if (stream->reader != NULL && reactor_wake_later(stream->reactor, stream->reader) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Close the descriptor, which the reactor was told to forget. */
+static PyObject *stream_close_descriptor(PyObject *self, PyObject *unused)
+{
+    Stream *stream = (Stream *)self;
+    int fd = stream->fd;
+    stream->fd = -1;
+    stream->readable = 1; /* whoever waits is to look again, and to be refused */
+    if (stream->raw != NULL) {
+        PyObject *closed = PyObject_CallMethodNoArgs(stream->raw, stream->reactor->state->str_close);
+        Py_CLEAR(stream->raw);
+        return closed;
+    }
+    if (fd >= 0)
+        close(fd);
+    Py_RETURN_NONE;
+}
+
+static PyObject *stream_get_reader(PyObject *self, void *unused)
+{
+    Stream *stream = (Stream *)self;
+    return Py_NewRef(stream->reader ? (PyObject *)stream->reader : Py_None);
+}
+
+static PyObject *stream_get_loop(PyObject *self, void *unused)
+{
+    return Py_NewRef(((Stream *)self)->reactor->loop);
+}
+
+static PyObject *stream_get_state(PyObject *self, void *unused)
+{
+    return Py_NewRef(((Stream *)self)->reactor);
+}
+
+static int stream_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Stream *stream = (Stream *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(stream->reactor);
+    Py_VISIT(stream->reader);
+    Py_VISIT(stream->raw);
+    Py_VISIT(stream->local);
+    Py_VISIT(stream->peer);
+    Py_VISIT(stream->outgoing);
+    Py_VISIT(stream->lost);
+    Py_VISIT(stream->waits);
+    Py_VISIT(stream->closing);
+    return 0;
+}
+
+static int stream_clear(PyObject *self)
+{
+    Stream *stream = (Stream *)self;
+    if (stream->reader != NULL) {
+        Py_INCREF(stream);
+        stream_clear_reader(stream, stream->reader);
+        Py_DECREF(stream);
+    }
+    Py_CLEAR(stream->local);
+    Py_CLEAR(stream->peer);
+    Py_CLEAR(stream->outgoing);
+    Py_CLEAR(stream->lost);
+    Py_CLEAR(stream->waits);
+    Py_CLEAR(stream->closing);
+    return 0;
+}
+
+/* A stream that nobody closed: close it, and say so, as the socket module does. */
+static void stream_finalize(PyObject *self)
+{
+    Stream *stream = (Stream *)self;
+    if (stream->fd < 0)
+        return;
+    PyObject *raised = take_exception();
+    int fd = stream->fd;
+    if (stream->watched)
+        reactor_forget(stream->reactor, fd, self);
+    stream->watched = 0;
+    stream->fd = -1;
+    stream->closed = 1;
+    if (stream->raw == NULL) { /* else that object warns and closes */
+        if (PyErr_ResourceWarning(self, 1, "unclosed %R with descriptor %d", (PyObject *)Py_TYPE(self), fd) < 0)
+            PyErr_WriteUnraisable(self);
+        close(fd);
+    }
+    if (raised != NULL)
+        raise_taken(raised);
+}
+
+static void stream_dealloc(PyObject *self)
+{
+    Stream *stream = (Stream *)self;
+    if (PyObject_CallFinalizerFromDealloc(self) < 0)
+        return;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    stream_clear(self);
+    Py_CLEAR(stream->raw);
+    Py_CLEAR(stream->reactor);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef stream_methods[] = {
+    {"receive", stream_receive_method, METH_O, NULL},
+    {"receive_into", stream_receive_into_method, METH_O, NULL},
+    {"send", stream_send_method, METH_O, NULL},
+    {"send_vectored", stream_send_vectored_method, METH_O, NULL},
+    {"_until_readable", stream_until_readable, METH_NOARGS, NULL},
+    {"reader_turn", stream_reader_turn, METH_NOARGS, NULL},
+    {"_wake_reader", stream_wake_reader, METH_NOARGS, NULL},
+    {"_close_descriptor", stream_close_descriptor, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyMemberDef stream_members[] = {
+    {"_fd", T_INT, offsetof(Stream, fd), READONLY, NULL},
+    {"_raw", T_OBJECT, offsetof(Stream, raw), 0, NULL},
+    {"_local", T_OBJECT, offsetof(Stream, local), 0, NULL},
+    {"_outgoing", T_OBJECT, offsetof(Stream, outgoing), 0, NULL},
+    {"_acknowledgement_waits", T_OBJECT, offsetof(Stream, waits), 0, NULL},
+    {"_closing", T_OBJECT, offsetof(Stream, closing), 0, NULL},
+    {"lost", T_OBJECT, offsetof(Stream, lost), 0, NULL},
+    {"closed", T_BOOL, offsetof(Stream, closed), 0, NULL},
+    {"_readable", T_BOOL, offsetof(Stream, readable), 0, NULL},
+    {"_watched", T_BOOL, offsetof(Stream, watched), 0, NULL},
+    {"_end_seen", T_BOOL, offsetof(Stream, end_seen), 0, NULL},
+    {"_eof_asked", T_BOOL, offsetof(Stream, eof_asked), 0, NULL},
+    {"_eof_sent", T_BOOL, offsetof(Stream, eof_sent), 0, NULL},
+    {"_timestamps", T_BOOL, offsetof(Stream, timestamps), 0, NULL},
+    {NULL},
+};
+
+static PyGetSetDef stream_getset[] = {
+    {"_peer", stream_get_peer, stream_set_peer, NULL, NULL},
+    {"_read_waiter", stream_get_reader, NULL, NULL, NULL},
+    {"_loop", stream_get_loop, NULL, NULL, NULL},
+    {"_state", stream_get_state, NULL, NULL, NULL},
+    {NULL},
+};
+
+static PyType_Slot stream_slots[] = {
+    {Py_tp_doc, "A descriptor, what is known of its readiness, and how to move bytes."},
+    {Py_tp_new, stream_new},
+    {Py_tp_finalize, stream_finalize},
+    {Py_tp_dealloc, stream_dealloc},
+    {Py_tp_traverse, stream_traverse},
+    {Py_tp_clear, stream_clear},
+    {Py_tp_methods, stream_methods},
+    {Py_tp_members, stream_members},
+    {Py_tp_getset, stream_getset},
+    {0, NULL},
+};
+
+PyType_Spec stream_spec = {
+    .name = "aionet.native._compiled.Stream",
+    .basicsize = sizeof(Stream),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = stream_slots,
+};

@@ -1,0 +1,74 @@
+"""Running a program on aionet's engine: an event loop, a way to run, a factory of tasks.
+
+Theory of operation
+-------------------
+None of this is needed: sockets run on any event loop, and a `ConnectionSpawner` makes its tasks by itself. It is
+for the last part of speed, on the compiled engine: a loop that waits for its own descriptors and for our sockets
+with one system call (`native/selector.py`), and tasks that stay *parked* while they wait for our sockets, so that
+their coroutine is resumed without a step of the task (`native/driver.c`). On the portable engine they are what
+asyncio has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from .engine import Driver
+from .native import compiled
+
+__all__ = ["new_event_loop", "run", "task_factory"]
+
+T = TypeVar("T")
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new asyncio event loop that suits the engine.
+
+    On the compiled engine it is an `asyncio.SelectorEventLoop` over a selector of aionet's own; elsewhere, what
+    `asyncio.new_event_loop` returns. Use it as ``asyncio.Runner(loop_factory=aionet.new_event_loop)``, or `run`.
+    """
+    if compiled is None:
+        return asyncio.new_event_loop()
+    from .native.selector import EpollSelector
+
+    return asyncio.SelectorEventLoop(EpollSelector())
+
+
+def run(
+    main: Coroutine[Any, Any, T],
+    *,
+    debug: bool | None = None,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> T:
+    """Run `main` as `asyncio.run` does, on a loop from `new_event_loop` and in a task from `task_factory`.
+
+    Args:
+        debug: asyncio's debug mode; by default as the environment has it.
+        loop_factory: for another loop, as ``uvloop.new_event_loop``.
+
+    Raises what `main` raises, `RuntimeError` where a loop is running, `TypeError` if `main` is no coroutine.
+    """
+    if not asyncio.iscoroutine(main):
+        raise TypeError(f"run() needs a coroutine, not {main!r}")
+    with asyncio.Runner(debug=debug, loop_factory=loop_factory or new_event_loop) as runner:
+        result: T = runner.run(main if Driver is None else Driver(main))
+        return result
+
+
+def task_factory(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], **kwargs: Any
+) -> asyncio.Task[T]:
+    """Make an `asyncio.Task` that stays parked while its coroutine waits for sockets of aionet's.
+
+    For ``loop.set_task_factory(aionet.task_factory)``, or to be called by itself; `kwargs` are those of
+    `asyncio.Task`. It is a task like any other in all that can be seen of it, but that ``get_coro`` returns the
+    driver of `coroutine`, which forwards ``cr_frame`` and the like. Pays off where a task mostly waits for
+    sockets.
+
+    Raises `TypeError` if `coroutine` is none.
+    """
+    if not asyncio.iscoroutine(coroutine):
+        raise TypeError(f"a task runs a coroutine, not {coroutine!r}")
+    return asyncio.Task(coroutine if Driver is None else Driver(coroutine), loop=loop, **kwargs)

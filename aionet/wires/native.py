@@ -1,0 +1,57 @@
+"""The wire of the compiled engine: the hot half is a C type (`native/stream.c`), the cold half `DescriptorWire`."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Self
+
+from ..native._compiled import Stream, accept
+from . import delivery
+from .contract import Buffer
+from .descriptor import DescriptorWire
+from .outgoing import OutgoingBuffers
+from .reactor import ERROR, HANGUP, WRITABLE
+
+__all__ = ["NativeWire"]
+
+_MAY_WRITE = WRITABLE | HANGUP | ERROR
+
+
+class NativeWire(Stream, DescriptorWire):
+    """A connected, non-blocking stream socket on an event loop. It owns the descriptor."""
+
+    __slots__ = ()
+
+    @classmethod
+    def accept(cls, listener: socket.socket, state: Any, local: Any) -> Self | None:
+        """Take a connection off the queue of `listener`; ``None`` if nobody is there. Raises `OSError`."""
+        return accept(listener, cls, state, local)
+
+    @property
+    def _sock(self) -> socket.socket:  # type: ignore[override]
+        """The socket module's object; made when it is first asked for."""
+        raw: Any = self._raw
+        if raw is None:
+            raw = socket.socket(fileno=self._fd)
+            raw.setblocking(False)
+            self._raw = raw
+        sock: socket.socket = raw
+        return sock
+
+    def _refuse_io(self) -> None:
+        self._readable = True  # whoever waits is to look again
+
+    def _on_cold_events(self, events: int) -> int:
+        """What is rare: an acknowledgement, which looks like an error and is none; room for pending writes."""
+        if self._timestamps and events & ERROR:
+            delivery.discard_error_queue(self._sock)
+            self._wake_acknowledgement_waits()
+            if not events & HANGUP:
+                events &= ~ERROR
+        if self._outgoing and events & _MAY_WRITE:
+            self._outgoing.on_writable()
+        return events
+
+    async def _send_rest(self, buffers: tuple[Buffer, ...], sent: int) -> int:
+        """Send what did not go at once, in its turn."""
+        return await self._send_in_turn(OutgoingBuffers(buffers, sent))

@@ -1,0 +1,550 @@
+"""Chaos: everything that can happen to connections happens at once, at random, and nothing is lost or left.
+
+Theory of operation
+-------------------
+One loop, three servers (a spawner with little room serves a TCP and a Unix one; tasks that call `accept`
+serve another TCP one), clients of ours, raw ones in threads, and addresses to dial that refuse, hang or
+reset. What the two ends of a connection do, and how every byte is checked, is told in `chaos.py`. Two drills
+have a plan: in `PileUp` many sockets become ready at once and the first task that wakes takes the others
+away; in `AcceptRace` tasks are cancelled in the very turn in which what they wait for arrives.
+
+A watchdog thread sees to it that something happens all the time. After the given time everybody is told to
+stop, the spawner is drained, and the books have to balance: bytes, tasks, descriptors, objects, counts.
+
+``AIONET_CHAOS_SEED`` repeats the run of a seed, ``AIONET_CHAOS_SECONDS`` sets the length of the long one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import io
+import logging
+import os
+import random
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import pytest
+from helpers import give_turns, open_descriptors, until
+
+import aionet
+
+from .chaos import RESET_ON_CLOSE, CrashedError, End, RawEnd, Work, World, reap
+
+SEED = int(os.environ.get("AIONET_CHAOS_SEED", "1"))
+SECONDS = float(os.environ.get("AIONET_CHAOS_SECONDS", "60"))
+PATIENCE = 10.0  # seconds without any progress
+LINGER = 0.3
+ROOM = 12  # connections at a time for the spawner: fewer than there are clients
+
+OUR_CLIENTS = 10
+RAW_CLIENTS = 4
+THREADS = 8
+OUR_CLASSES = (
+    aionet.AsyncTcpSocket,
+    aionet.AsyncUnixSocket,
+    aionet.AsyncTcpConnectionServer,
+    aionet.AsyncUnixConnectionServer,
+)
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def _new_eager_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.SelectorEventLoop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
+def _loop_factories() -> dict[str, LoopFactory]:
+    factories: dict[str, LoopFactory] = {"asyncio": asyncio.SelectorEventLoop}
+    if sys.version_info >= (3, 12):
+        factories["eager"] = _new_eager_loop
+    with suppress(ImportError):
+        import uvloop
+
+        factories["uvloop"] = uvloop.new_event_loop
+    own: LoopFactory | None = getattr(aionet, "new_event_loop", None)
+    if own is not None:
+        factories["aionet"] = own
+    return factories
+
+
+LOOP_FACTORIES = _loop_factories()
+
+
+class Chaos:
+    """All actors of one run."""
+
+    def __init__(self, world: World, pool: ThreadPoolExecutor, directory: str) -> None:
+        self._world = world
+        self._pool = pool
+        self._raw_sessions: set[asyncio.Future[None]] = set()
+        self._loose: set[asyncio.Task[None]] = set()
+        self._crashes = 0
+        self._connection_numbers = iter(range(1 << 30))
+        self._spawner: aionet.ConnectionSpawner[Any] = aionet.ConnectionSpawner(
+            self._handle, limits=aionet.ConnectionLimits(max_connections=ROOM), on_error=self._on_error
+        )
+        self._spawned = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0))
+        self._bare = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0))
+        self._unix = aionet.AsyncUnixConnectionServer(f"{directory}/chaos")
+        self._servers = (self._spawned, self._bare, self._unix)
+
+    async def run(self, seconds: float) -> None:
+        """Let them loose for `seconds`, then have everything end."""
+        serving = asyncio.create_task(self._spawner.serve(self._spawned, self._unix))
+        acceptors = [asyncio.create_task(self._accept_on(number)) for number in range(2)]
+        actors = [asyncio.create_task(self._repeat(name, cycle)) for name, cycle in self._cast()]
+        ending = asyncio.get_running_loop().call_later(seconds, self._world.stopping.set)
+        try:
+            await _all_or_first_error(actors)
+            while self._raw_sessions:
+                await asyncio.wait(self._raw_sessions)
+            await self._end(serving, acceptors)
+        finally:
+            ending.cancel()
+            for server in self._servers:
+                server.close()
+            await reap([*actors, *acceptors, serving, *self._loose])
+
+    def _cast(self) -> Iterator[tuple[str, Callable[[random.Random], Coroutine[Any, Any, None]]]]:
+        for number in range(OUR_CLIENTS):
+            yield f"client {number}", self._be_client
+        for number in range(RAW_CLIENTS):
+            yield f"raw client {number}", self._be_raw_client
+        yield "pauses", self._pause_a_server
+        yield "pile-up", lambda rng: PileUp(self._world, rng).run()
+        yield "accept race", lambda rng: AcceptRace(self._world, rng).run()
+
+    async def _repeat(self, name: str, cycle: Callable[[random.Random], Coroutine[Any, Any, None]]) -> None:
+        """Do `cycle` again and again, in a task of its own, because others will cancel it."""
+        rng = self._world.random(name)
+        while not self._world.stopping.is_set():
+            task = asyncio.create_task(cycle(rng))
+            try:
+                await asyncio.wait([task])
+            finally:
+                await reap([task])
+            if not task.cancelled():
+                task.result()
+            self._world.count(name.rstrip("0123456789 "))
+
+    async def _end(self, serving: asyncio.Task[None], acceptors: list[asyncio.Task[None]]) -> None:
+        for server in self._servers:
+            server.resume()
+        self._bare.close()
+        report = await self._spawner.drain(0.3)
+        await asyncio.gather(serving, *acceptors)
+        while self._loose:
+            await asyncio.wait(self._loose)
+        stats = self._spawner.stats
+        print(f"{report}\n{stats}")
+        assert report.aborted == 0
+        assert stats.active == 0
+        assert stats.accepted == stats.completed + stats.failed + stats.disconnected + stats.cancelled
+        assert stats.failed == self._crashes
+
+    # Serving ------------------------------------------------------------------------------------------
+
+    async def _handle(self, sock: Any) -> None:
+        rng = self._world.random("handler", next(self._connection_numbers))
+        end = End(self._world, sock, rng)
+        fate = rng.choice(("close", "close", "leave", "crash", "write on"))
+        await end.live(close=fate == "close")
+        if fate == "crash":
+            raise CrashedError
+        if fate == "write on":  # and let the spawner have what comes of it
+            await end.write_frame()
+
+    def _on_error(self, sock: Any, error: Exception) -> None:
+        self._crashes += 1
+        if not isinstance(error, CrashedError):
+            self._world.fail(error)
+
+    async def _accept_on(self, number: int) -> None:
+        rng = self._world.random("acceptor", number)
+        while not self._bare.closed:
+            await self._world.attempt(rng, "accept", lambda: self._accept(rng))
+
+    async def _accept(self, rng: random.Random) -> None:
+        loop = asyncio.get_running_loop()
+        way = rng.choice(("new", "new", "given", "given, and closed"))
+        given = None if way == "new" else aionet.AsyncTcpSocket()
+        closing = loop.call_later(rng.random() * 0.01, given.abort) if given and "closed" in way else None
+        try:
+            sock = await self._bare.accept(given)
+        finally:
+            if closing is not None:
+                closing.cancel()
+        task = loop.create_task(self._live_and_abort(sock, rng.random()))
+        self._loose.add(task)
+        task.add_done_callback(self._loose.discard)
+
+    async def _live_and_abort(self, sock: Any, seed: float) -> None:
+        try:
+            await End(self._world, sock, self._world.random("accepted", seed)).live()
+        finally:
+            sock.abort()
+
+    async def _pause_a_server(self, rng: random.Random) -> None:
+        server = rng.choice(self._servers)
+        await asyncio.sleep(rng.random() * 0.05)
+        server.pause()
+        await asyncio.sleep(rng.random() * 0.02)
+        server.resume()
+
+    # Dialing ------------------------------------------------------------------------------------------
+
+    async def _be_client(self, rng: random.Random) -> None:
+        with ExitStack() as clean_up:
+            way = rng.choice(("spawned", "bare", "unix", "unix", "named", "raw", "raw", "refused", "stuck"))
+            address = self._address_for(way, rng, clean_up)
+            sock: Any = aionet.AsyncUnixSocket() if way == "unix" else aionet.AsyncTcpSocket()
+            clean_up.callback(sock.abort)
+            if way == "stuck" or rng.random() < 0.1:  # closed while it connects
+                closing = asyncio.get_running_loop().call_later(rng.random() * 0.01, sock.abort)
+                clean_up.callback(closing.cancel)
+            outcome = await self._world.attempt(rng, "connect", lambda: sock.connect_to(address))
+            if outcome == "done":
+                await End(self._world, sock, rng).live()
+
+    def _address_for(self, way: str, rng: random.Random, clean_up: ExitStack) -> Any:
+        if way == "unix":
+            return self._unix.address
+        if way == "raw":
+            return self._raw_listener(rng)
+        if way == "refused":
+            return clean_up.enter_context(_bound()).getsockname()
+        if way == "stuck":
+            return _full_listener(clean_up)
+        server = self._spawned if way == "spawned" else self._bare
+        return ("two-addresses.example", server.address.port) if way == "named" else server.address
+
+    def _raw_listener(self, rng: random.Random) -> Any:
+        """Return the address of a listener in a thread, which takes one connection, mostly."""
+        listener = socket.create_server(("127.0.0.1", 0), backlog=1)
+        address = listener.getsockname()
+        self._in_thread(self._accept_raw, listener, rng.random())
+        return address
+
+    def _accept_raw(self, listener: socket.socket, seed: float) -> None:
+        rng = self._world.random("raw", seed)
+        with listener, suppress(TimeoutError):
+            listener.settimeout(0.2)
+            if rng.random() < 0.9:  # else closing resets what waits in its queue
+                RawEnd(self._world, listener.accept()[0], rng).live()
+
+    async def _be_raw_client(self, rng: random.Random) -> None:
+        server = rng.choice(self._servers)
+        await self._in_thread(self._dial_raw, server.address, rng.random())
+
+    def _dial_raw(self, address: Any, seed: float) -> None:
+        unix = isinstance(address, aionet.UnixAddress)
+        sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+        sock.connect(address.path if unix else (address.host, address.port))
+        RawEnd(self._world, sock, self._world.random("raw client", seed)).live()
+
+    def _in_thread(self, function: Callable[..., None], *args: Any) -> asyncio.Future[None]:
+        session = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        self._raw_sessions.add(session)
+        session.add_done_callback(self._raw_sessions.discard)
+        return session
+
+
+class Drill:
+    """A server of its own, and raw clients in this very thread: the kernel has what they sent at once."""
+
+    def __init__(self, world: World, rng: random.Random) -> None:
+        self._world = world
+        self._rng = rng
+        self._clean_up = ExitStack()
+        self._server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0))
+        self._clean_up.callback(self._server.close)
+
+    async def run(self) -> None:
+        """Do it, and leave nothing."""
+        with self._clean_up:
+            await self._drill()
+
+    async def _drill(self) -> None:
+        raise NotImplementedError
+
+    def _connect(self) -> socket.socket:
+        return self._clean_up.enter_context(socket.create_connection(self._server.address.sockaddr()))
+
+    async def _accept(self) -> Any:
+        sock = await self._server.accept()
+        self._clean_up.callback(sock.abort)
+        return sock
+
+    def _begin(self, operation: str, work: Work) -> asyncio.Task[str]:
+        return asyncio.create_task(self._world.judged(operation, work))
+
+
+class PileUp(Drill):
+    """Many sockets become ready in one turn of the loop; the first task that wakes takes the others' away.
+
+    In the same step it accepts new connections, which get the descriptors of those that it closed: word that
+    was meant for the old ones must not reach them. Those whose read was cancelled read again.
+    """
+
+    async def _drill(self) -> None:
+        size = self._rng.randrange(2, 20)
+        peers = [self._connect() for _ in range(size)]
+        self._socks = [await self._accept() for _ in range(size)]
+        self._sent = [self._rng.choice((b"early", b"early", b"", None)) for _ in range(size)]
+        self._began = False
+        reads = [functools.partial(self._read, number) for number in range(size)]
+        self._tasks = [self._begin("read", read) for read in reads]
+        late = [self._connect() for _ in range(size)]
+        try:
+            await give_turns()
+            for peer, data in zip(peers, self._sent, strict=True):
+                _poke(peer, data)
+            for peer in late:
+                peer.send(b"late")
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.wait(self._tasks)
+                for sock, task, read in zip(self._socks, self._tasks, reads, strict=True):
+                    if task.cancelled() and not sock.closed:
+                        await self._world.judged("read", read)
+        finally:
+            await reap(self._tasks)
+
+    async def _read(self, number: int) -> None:
+        data = await self._socks[number].read()
+        assert data == self._sent[number], f"read {data!r}, not {self._sent[number]!r}"
+        if not self._began:
+            self._began = True
+            self._do_harm(number)
+            for _ in range(self._rng.randrange(len(self._socks))):
+                sock = await self._accept()
+                assert await sock.read() == b"late"
+                self._world.count("late")
+
+    def _do_harm(self, number: int) -> None:
+        for victim, (sock, task) in enumerate(zip(self._socks, self._tasks, strict=True)):
+            way = self._rng.choice(("abort", "abort", "cancel", "both", "spare"))
+            if victim == number or way == "spare":
+                continue
+            if way != "cancel":
+                sock.abort()
+            if way != "abort":
+                task.cancel()
+
+
+def _poke(peer: socket.socket, data: bytes | None) -> None:
+    """Send `data`; end the stream if there is none, reset the connection if it is ``None``."""
+    if data:
+        peer.send(data)
+    elif data is not None:
+        peer.shutdown(socket.SHUT_WR)
+    else:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        peer.close()
+
+
+class AcceptRace(Drill):
+    """Accepts are cancelled as connections arrive: every connection is accepted all the same, by others."""
+
+    async def _drill(self) -> None:
+        self._accepted: list[Any] = []
+        size = self._rng.randrange(1, 10)
+        tasks = [self._begin("accept", self._take) for _ in range(self._rng.randrange(1, 10))]
+        try:
+            await give_turns(2)
+            for number in range(size):
+                self._connect().send(bytes([number]))
+            await give_turns(self._rng.randrange(4))
+            for task in tasks:
+                if self._rng.random() < 0.6:
+                    task.cancel()
+            tasks += [self._begin("accept", self._take) for _ in range(size)]
+            await until(lambda: len(self._accepted) == size)
+        finally:
+            await reap(tasks)
+        assert {(await sock.read(1))[0] for sock in self._accepted} == set(range(size))
+
+    async def _take(self) -> None:
+        self._accepted.append(await self._accept())
+
+
+def _bound() -> socket.socket:
+    """Return a socket that has a port and does not listen."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+def _full_listener(clean_up: ExitStack) -> Any:
+    """Return the address of a listener whose queue is full: connecting to it takes for ever."""
+    listener = clean_up.enter_context(_bound())
+    listener.listen(0)
+    clean_up.enter_context(socket.create_connection(listener.getsockname()))
+    return listener.getsockname()
+
+
+async def _two_addresses(host: str, port: int) -> list[aionet.SocketAddress]:
+    return [aionet.SocketAddress("127.0.0.2", port), aionet.SocketAddress("127.0.0.1", port)]
+
+
+async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    for task in done:
+        task.result()
+
+
+# The run and its books --------------------------------------------------------------------------------------
+
+
+class Watchdog(threading.Thread):
+    """Fails the world, with the stacks of all tasks, when nothing happens for too long."""
+
+    def __init__(self, world: World, loop: asyncio.AbstractEventLoop, stop: Callable[[], object]) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._world = world
+        self._loop = loop
+        self._stop_run = stop
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        seen, since = -1, 0.0
+        while not self._over.wait(0.25):
+            now = self._world.counts.total()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > PATIENCE:
+                self._world.fail(AssertionError(f"nothing happened for {PATIENCE} s\n{self._stacks()}"))
+                self._loop.call_soon_threadsafe(self._stop_run)
+                return
+
+    def _stacks(self) -> str:
+        out = io.StringIO()
+        for task in asyncio.all_tasks(self._loop):
+            task.print_stack(file=out)
+        for thread, frame in sys._current_frames().items():
+            print(f"Thread {thread}", *traceback.format_stack(frame), sep="\n", file=out)
+        return out.getvalue()
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        self.join()
+
+
+async def live_through(world: World, seconds: float) -> None:
+    """Run the chaos, with its toolkit, its threads and its watchdog; check what can be seen from inside."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: world.fail(_ComplaintError(context)))
+    main = asyncio.current_task()
+    assert main is not None
+    before = open_descriptors()
+    toolkit = aionet.NetworkToolkit(
+        options=aionet.TcpOptions(linger=LINGER, send_buffer=64 * 1024),
+        unix_options=aionet.UnixOptions(linger=LINGER, send_buffer=64 * 1024),
+        resolver=_two_addresses,
+    )
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        ThreadPoolExecutor(THREADS, "raw") as pool,
+        Watchdog(world, loop, main.cancel),
+    ):
+        async with toolkit:
+            await Chaos(world, pool, directory).run(seconds)
+            assert toolkit.open_sockets == frozenset()
+        world.verify()
+        left = asyncio.all_tasks() - {main}
+        assert not left, f"tasks left: {left}"
+    gc.collect()  # whoever was never retrieved complains now
+    _compare(before, world)
+
+
+class _ComplaintError(Exception):
+    """The loop complained."""
+
+    def __init__(self, context: dict[str, Any]) -> None:
+        whose = context.get("task") or context.get("future")
+        super().__init__(f"{context['message']}: {context.get('exception')!r} {whose or ''}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Crashes are counted, not logged: a log that pytest keeps would keep their sockets as well."""
+    logger = logging.getLogger("aionet")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _compare(before: dict[int, str], world: World) -> None:
+    left = {number: what for number, what in open_descriptors().items() if before.get(number) != what}
+    if left:
+        world.fail(AssertionError(f"descriptors left open: {left}"))
+
+
+def run_chaos(loop_factory: LoopFactory, seconds: float) -> World:
+    """Run the chaos and check all the books; raise what went wrong, all of it."""
+    world = World(SEED)
+    before = open_descriptors()
+    with _quiet(), asyncio.Runner(loop_factory=loop_factory) as runner:
+        try:
+            runner.run(live_through(world, seconds))
+        except (Exception, asyncio.CancelledError) as error:
+            world.fail(error)
+    gc.collect()
+    alive = [found for found in gc.get_objects() if issubclass(type(found), OUR_CLASSES)]
+    if alive and not world.failures:  # whose tracebacks hold on to much
+        world.fail(AssertionError(f"{len(alive)} objects are still alive, such as {alive[0]!r}"))
+    _compare(before, world)
+    print(f"AIONET_CHAOS_SEED={SEED}", *sorted(world.counts.items()), sep="\n")
+    if world.failures:
+        raise BaseExceptionGroup(f"chaos with AIONET_CHAOS_SEED={SEED}", world.failures)
+    return world
+
+
+chaotic = functools.partial(pytest.mark.parametrize, "loop_name", LOOP_FACTORIES)
+
+
+@chaotic()
+def test_a_little_chaos(loop_name: str) -> None:
+    run_chaos(LOOP_FACTORIES[loop_name], 3.0)
+
+
+SEEN = (
+    *("accept: cancelled", "accept: done", "accept: SocketClosedError"),
+    *("connect: cancelled", "connect: done", "connect: ConnectError"),
+    *("connect: SocketBusyError", "connect: SocketClosedError"),
+    *("read: cancelled", "read: done", "read: ConnectionLostError", "read: IncompleteReadError"),
+    *("read: LimitExceededError", "read: SocketBusyError", "read: SocketClosedError"),
+    *("write: cancelled", "write: ConnectionLostError", "write: SocketClosedError"),
+    *("wait_acknowledged: DeliveryError", "wait_acknowledged: done"),
+    *("aclose: cancelled", "aclose: done", "aclose: DeliveryError"),
+    *("frame cancelled, absent", "frame cancelled, arrived", "torn", "late", "cancellation swallowed"),
+)
+"""What a long run has to meet: without it, it would show less than it promises."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 120)
+@chaotic()
+def test_long_chaos(loop_name: str) -> None:
+    counts = run_chaos(LOOP_FACTORIES[loop_name], SECONDS).counts
+    assert counts["connect: done"] > 300
+    missed = [what for what in SEEN if not counts[what]]
+    assert not missed or SECONDS < 30, f"never happened: {missed}"
