@@ -19,7 +19,7 @@ ENGINE = Extension(
     "aionet.native._compiled",
     sources=sorted(glob("aionet/native/*.c")),
     depends=HEADERS,
-    extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+    extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden", "-fno-plt", "-Wall", "-Wextra", "-Wno-unused-parameter"],
     libraries=["m"],
     optional=True,
 )

@@ -26,13 +26,13 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from .accept_errors import AcceptFailure, Backoff, classify
 from .addresses import SocketAddress, UnixAddress
-from .engine import accept_wire
+from .engine import accept
 from .errors import SocketClosedError
 from .wires import descriptors
-from .wires.contract import Wire
 from .wires.event_loop import BUDGET, EventLoopState, running_state
 
 __all__ = ["Acceptor", "Listener"]
@@ -69,14 +69,17 @@ class Acceptor:
         sockets: Sequence[socket.socket],
         address: SocketAddress | UnixAddress,
         local: SocketAddress | UnixAddress | None,
+        *for_sockets: Any,
     ) -> None:
         """`sockets` are listening and non-blocking; `address` is for errors and the log.
 
-        `local` is the local end that every connection will have, if that is known beforehand.
+        `local` is the local end that every connection will have, if that is known beforehand; `for_sockets` is
+        what a connection's socket is made with: its class, its options, its ledger.
         """
         self._listeners = deque(Listener(sock, self._wake_next) for sock in sockets)
         self._address = address
         self._local = local
+        self._for_sockets = for_sockets
         self._state: EventLoopState | None = None
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._backoff = Backoff()
@@ -84,17 +87,16 @@ class Acceptor:
         self._holders: set[object] = set()
         self.closed = False
 
-    def take(self) -> Wire | None:
-        """Return the next connection if one is ready and it is the caller's turn; ``None``: `wait` for it.
+    def take(self, limit: int = 1) -> list[Any]:
+        """Return the sockets of up to `limit` connections; none if none is ready, or others wait already.
 
         Raises `SocketClosedError` once closed, and `OSError` where the listener has become unusable.
         """
         state = self._state or self._bind_loop()
         if state.budget <= 0 or self._waiters:
-            return None
-        accepted = self._accept_now(state)
-        if accepted is not None:
-            state.budget -= _COST
+            return []
+        accepted = self._accept_now(state, min(limit, max(state.budget // _COST, 1)))
+        state.budget -= _COST * len(accepted)
         return accepted
 
     def hold(self, holder: object) -> None:
@@ -134,11 +136,11 @@ class Acceptor:
 
     # Taking -------------------------------------------------------------------------------------------
 
-    def _accept_now(self, state: EventLoopState) -> Wire | None:
+    def _accept_now(self, state: EventLoopState, limit: int) -> list[Any]:
         if self.closed:
             raise self._closed_error()
         if self._holders or self._retry is not None:
-            return None  # what is ready stays so: `_look_again` comes
+            return []  # what is ready stays so: `_look_again` comes
         listeners = self._listeners
         for _ in range(len(listeners)):
             listener = listeners[0]
@@ -147,18 +149,18 @@ class Acceptor:
             failures = 0
             while listener.ready:
                 try:
-                    wire = accept_wire(listener.sock, state, self._local)
+                    accepted, empty = accept(listener.sock, limit, state, self._local, *self._for_sockets)
                 except OSError as error:
                     failures += 1
                     if failures == BUDGET or not self._go_on_after(error, state):
-                        return None  # a storm of transient failures must not hold the loop
+                        return []  # a storm of transient failures must not hold the loop
                 else:
-                    if wire is not None:
+                    listener.ready = not empty
+                    if accepted:
                         if self._backoff.pausing:
                             self._backoff.succeeded()
-                        return wire
-                    listener.ready = False
-        return None
+                        return accepted
+        return []
 
     def _go_on_after(self, error: OSError, state: EventLoopState) -> bool:
         failure = classify(error)
@@ -175,8 +177,8 @@ class Acceptor:
 
     # Waiting ------------------------------------------------------------------------------------------
 
-    async def wait(self) -> Wire:
-        """Return the next connection, after those who wait already, when `take` did not return one.
+    async def wait(self) -> Any:
+        """Return the socket of the next connection, after those who wait already.
 
         Raises as `take`. Cancel safety: no connection is lost.
         """
@@ -189,9 +191,8 @@ class Acceptor:
                 self._expect_word(state)
                 await waiter
                 state.budget = BUDGET
-                accepted = self._accept_now(state)
-                if accepted is not None:
-                    return accepted
+                for socket in self._accept_now(state, 1):
+                    return socket
                 waiters[0] = waiter = state.loop.create_future()
         finally:
             waiters.remove(waiter)

@@ -16,7 +16,7 @@ if TYPE_CHECKING or compiled is None:
 else:
     from .wires.native import NativeWire as _wire
 
-__all__ = ["Driver", "Implementation", "SocketBase", "accept_wire", "implementation", "short_cut", "stream_wire"]
+__all__ = ["Driver", "Implementation", "SocketBase", "accept", "implementation", "short_cut", "stream_wire"]
 
 Implementation = Literal["native", "portable"]
 
@@ -34,8 +34,8 @@ def implementation() -> Implementation:
 stream_wire = _wire
 """Makes a wire of a connected, non-blocking socket."""
 
-accept_wire = _wire.accept
-"""Takes a connection off the queue of a listening socket, as a wire; ``None`` if nobody is there."""
+accept = _wire.accept
+"""Takes up to `limit` connections off the queue of a listening socket; see `wires.portable.PortableWire.accept`."""
 
 Driver: Any = None if compiled is None else compiled.Driver
 """Runs a coroutine for a Task that stays parked while it waits for sockets (`native/driver.c`), or ``None``."""
@@ -44,9 +44,9 @@ _Base: Any = object if compiled is None else compiled.SocketBase
 
 
 class SocketBase(_Base):  # type: ignore[misc]
-    """The attributes of a socket that an engine looks at."""
+    """The attributes of a socket, which an engine makes and looks at."""
 
-    __slots__ = ("_received", "_wire") if compiled is None else ()
+    __slots__ = ("_dialing", "_ledger", "_options", "_received", "_wire") if compiled is None else ()
 
 
 def short_cut(method: F) -> F:

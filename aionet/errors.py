@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -30,6 +30,7 @@ __all__ = [
     "ConnectError",
     "ConnectionLostError",
     "DeliveryError",
+    "Ends",
     "IncompleteReadError",
     "LimitExceededError",
     "ProxyProtocolError",
@@ -48,6 +49,22 @@ class Where(TypedDict, total=False):
     operation: str | None
     local_address: SocketAddress | UnixAddress | None
     peer_address: SocketAddress | UnixAddress | None
+    ends: Ends | None
+
+
+class Ends(Protocol):
+    """What knows both ends of a connection."""
+
+    @property
+    def local_address(self) -> SocketAddress | UnixAddress | None: ...
+
+    @property
+    def peer_address(self) -> SocketAddress | UnixAddress | None: ...
+
+
+class _KnownEnds(NamedTuple):
+    local_address: SocketAddress | UnixAddress | None
+    peer_address: SocketAddress | UnixAddress | None
 
 
 class AionetError(Exception):
@@ -58,8 +75,7 @@ class AionetError(Exception):
 
     operation: str | None
     """What was being done: ``"read"``, ``"write"``, ``"connect"``, ``"accept"``, ..."""
-    local_address: SocketAddress | UnixAddress | None
-    peer_address: SocketAddress | UnixAddress | None
+    _ends: Ends
 
     def __init__(
         self,
@@ -67,11 +83,26 @@ class AionetError(Exception):
         operation: str | None = None,
         local_address: SocketAddress | UnixAddress | None = None,
         peer_address: SocketAddress | UnixAddress | None = None,
+        ends: Ends | None = None,
     ) -> None:
+        """`ends` is asked for the addresses when somebody wants to know them; most errors are only caught."""
         super().__init__(*args)
         self.operation = operation
-        self.local_address = local_address
-        self.peer_address = peer_address
+        self._ends = ends or _KnownEnds(local_address, peer_address)
+
+    @property
+    def local_address(self) -> SocketAddress | UnixAddress | None:
+        """This end of the connection, or of the server; ``None`` where it is not known."""
+        return self._ends.local_address
+
+    @property
+    def peer_address(self) -> SocketAddress | UnixAddress | None:
+        """The other end; ``None`` where it is not known."""
+        return self._ends.peer_address
+
+    def __reduce__(self) -> Any:
+        self._ends = _KnownEnds(self.local_address, self.peer_address)  # what can be asked does not travel
+        return super().__reduce__()
 
     def __str__(self) -> str:
         ends = "->".join(str(end) for end in (self.local_address, self.peer_address) if end is not None)

@@ -37,6 +37,7 @@ __all__ = ["ConnectionSpawner", "Handler", "OnError", "SpawnerStats"]
 
 _log = logging.getLogger("aionet.server")
 
+_BATCH = 64  # connections taken at once, at the most; the acceptor has its own idea of what is fair
 _HARD = 1.0  # seconds that a cancelled handler has before its connection is reset
 
 SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
@@ -167,9 +168,16 @@ class ConnectionSpawner(Generic[SocketT]):
         loop = asyncio.get_running_loop()
         try:
             while True:
-                self._spawn(server._take() or await server.accept(), loop)
+                sockets = server._take(self._room()) or [await server.accept()]
+                for socket in sockets:
+                    self._spawn(socket, loop)
         except SocketClosedError:
             pass
+
+    def _room(self) -> int:
+        """How many connections may be taken now."""
+        most = self._limits.max_connections
+        return _BATCH if most is None else max(most - len(self._connections), 1)
 
     def _spawn(self, socket: SocketT, loop: asyncio.AbstractEventLoop) -> None:
         connection = Connection(socket, loop.time())
@@ -306,8 +314,4 @@ def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any]) -> bool:
     """Whether `error` says that this very connection ended, and not another one that the handler uses."""
     if isinstance(error, BaseExceptionGroup):  # a handler with a task group: all of it has to say so
         return all(_peer_left(member, socket) for member in error.exceptions)
-    return (
-        isinstance(error, _PEER_LEFT)
-        and error.peer_address is socket.peer_address
-        and error.local_address is socket.local_address
-    )
+    return isinstance(error, _PEER_LEFT) and socket._is_what_failed(error)

@@ -19,7 +19,6 @@ from .errors import SocketClosedError
 from .options import StreamOptions, inherits_options
 from .scope import current_scope
 from .stream_socket import AsyncStreamSocket
-from .wires.contract import Wire
 
 __all__ = ["AsyncStreamConnectionServer"]
 
@@ -44,9 +43,16 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
 
     def _open(self, sockets: Sequence[socket.socket], options: StreamOptions) -> None:
         self._options = options
-        self._acceptor = Acceptor(sockets, self.address, _common_local_address(sockets))
         self._set_up_per_socket = not inherits_options(sockets[0].family)
         self._ledger = current_scope().ledger
+        self._acceptor = Acceptor(
+            sockets,
+            self.address,
+            _common_local_address(sockets),
+            self._socket_class,
+            options,
+            self._ledger,
+        )
         if self._ledger is not None:
             self._ledger.add(self)
 
@@ -67,25 +73,35 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
         """
         if socket is None:
-            return self._socket_of(self._acceptor.take() or await self._acceptor.wait())
+            for accepted in self._take():
+                return accepted
+            return self._prepared(await self._acceptor.wait())
         if not isinstance(socket, self._socket_class):
             raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
         with socket._connecting("accept"):
-            wire = self._acceptor.take() or await self._acceptor.wait()
-        if self._set_up_per_socket or socket._options is not self._options:
-            socket._options.apply_to_stream(wire.raw_socket, connected=True)
-        socket._attach(wire, self._ledger)
+            accepted = await self.accept()
+        socket._take_over(accepted)
+        if socket._options is not self._options:
+            socket._options.apply_to_stream(socket.raw_socket, connected=True)
         return socket
 
-    def _take(self) -> SocketT | None:
-        """Accept, if that takes no waiting: for whoever accepts very many."""
-        wire = self._acceptor.take()
-        return None if wire is None else self._socket_of(wire)
-
-    def _socket_of(self, wire: Wire) -> SocketT:
+    def _take(self, limit: int = 1) -> list[SocketT]:
+        """Accept up to `limit` connections, as far as that takes no waiting; see `Acceptor.take`."""
+        accepted = self._acceptor.take(limit)
         if self._set_up_per_socket:
-            self._options.apply_to_stream(wire.raw_socket, connected=True)
-        return self._socket_class._connected(self._options, wire, self._ledger)
+            for socket in accepted:
+                self._prepared(socket)
+        return accepted
+
+    def _prepared(self, socket: SocketT) -> SocketT:
+        """Set the options, where accepted sockets do not inherit them."""
+        if self._set_up_per_socket:
+            try:
+                self._options.apply_to_stream(socket.raw_socket, connected=True)
+            except BaseException:
+                socket.abort()
+                raise
+        return socket
 
     def pause(self) -> None:
         """Stop accepting; the kernel's queue holds new connections. Waiting `accept` calls go on waiting."""

@@ -25,7 +25,7 @@ from typing import IO, Any, Generic, Self, TypeVar
 from .addresses import SocketAddress, UnixAddress
 from .dialing import Dialed
 from .engine import SocketBase, short_cut, stream_wire
-from .errors import IncompleteReadError, LimitExceededError, SocketBusyError, SocketClosedError
+from .errors import AionetError, IncompleteReadError, LimitExceededError, SocketBusyError, SocketClosedError
 from .options import StreamOptions
 from .receive_buffer import ReceiveBuffer
 from .scope import current_scope
@@ -47,7 +47,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     ``async with`` closes it at the end; ``async for chunk in socket`` reads to the end of the stream.
     """
 
-    __slots__ = ("__weakref__", "_dialing", "_ledger", "_options")
+    __slots__ = ("__weakref__",)
 
     _dialing: _Dialing | None
     _ledger: set[Any] | None
@@ -370,6 +370,13 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             self._dialing = None
             dialing.ended.set()
 
+    def _take_over(self, other: Self) -> None:
+        """Become what `other`, just accepted, is."""
+        if other._ledger is not None:
+            other._ledger.discard(other)
+        self._attach(other._wire, other._ledger)
+        other._wire = NEVER_CONNECTED
+
     def _attach(self, wire: Wire, ledger: set[Any] | None) -> None:
         self._wire = wire
         self._ledger = ledger
@@ -407,11 +414,11 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             raise SocketBusyError("this socket is already connected", **self._where(operation))
 
     def _where(self, operation: str) -> Any:
-        return {
-            "operation": operation,
-            "local_address": self._wire.local_address,
-            "peer_address": self._wire.peer_address,
-        }
+        return {"operation": operation, "ends": self._wire}
+
+    def _is_what_failed(self, error: AionetError) -> bool:
+        """Whether `error` is of this very connection, and not of another one."""
+        return error._ends is self._wire
 
     async def _begin_buffered(self) -> ReceiveBuffer:
         """Return the buffer; what is in it may not be taken while another task waits, nor after closing."""

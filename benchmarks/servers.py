@@ -126,6 +126,12 @@ def on_asyncio(main: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(main())  # type: ignore[arg-type]
 
 
+def on_aionet(main: Callable[[], Awaitable[None]]) -> None:
+    import aionet
+
+    aionet.run(main())  # type: ignore[arg-type]
+
+
 def on_uvloop(main: Callable[[], Awaitable[None]]) -> None:
     import uvloop
 
@@ -200,6 +206,7 @@ SERVERS = {
     "aiofastnet-asyncio": Server(protocol, on_aiofastnet, "callback", ("aiofastnet",)),
     "aiofastnet-uvloop": Server(protocol, on_aiofastnet_over_uvloop, "callback", ("aiofastnet", "uvloop")),
     "aionet-asyncio": Server(aionet_echo, on_asyncio, "await", ("aionet",)),
+    "aionet-aionet": Server(aionet_echo, on_aionet, "await", ("aionet",)),
     "aionet-uvloop": Server(aionet_echo, on_uvloop, "await", ("aionet", "uvloop")),
     "aionet-portable-asyncio": Server(
         aionet_echo, on_asyncio, "await", ("aionet",), {"AIONET_ENGINE": "portable"}

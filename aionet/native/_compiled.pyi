@@ -7,10 +7,20 @@ from typing import Any, Generic, Self, TypeVar, final
 from ..wires.contract import Buffer
 
 _T = TypeVar("_T")
-_S = TypeVar("_S", bound=Stream)
+_S = TypeVar("_S")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-def accept(listener: Any, wire_type: type[_S], reactor: Reactor, local: Any, /) -> _S | None: ...
+def accept(
+    listener: Any,
+    limit: int,
+    reactor: Reactor,
+    local: Any,
+    wire_class: type[Stream],
+    socket_class: type[_S],
+    options: Any,
+    ledger: Any,
+    /,
+) -> tuple[list[_S], bool]: ...
 
 class Wait:
     def add_done_callback(self, callback: Callable[[Self], object], *, context: Any = None) -> None: ...
@@ -59,6 +69,7 @@ class Stream:
     def reader_turn(self) -> Operation[None]: ...
     def _until_readable(self) -> Operation[None]: ...
     def _wake_reader(self) -> None: ...
+    def _close_at_once(self, linger: float, /) -> bool: ...
     def _close_descriptor(self) -> None: ...
 
 @final
@@ -94,6 +105,9 @@ class Driver(Wait, Coroutine[Any, Any, Any]):
 class SocketBase:
     _wire: Any
     _received: Any
+    _options: Any
+    _ledger: Any
+    _dialing: Any
 
 @final
 class Method(Generic[_F]):

@@ -224,29 +224,22 @@ static PySendResult driver_am_send(PyObject *self, PyObject *value, PyObject **r
 
 static int enter(Driver *driver)
 {
-    PyObject *arguments[] = {driver->base.loop, driver->task};
     if (PyContext_Enter(driver->base.context) < 0)
         return -1;
-    PyObject *done = PyObject_Vectorcall(driver->base.state->enter_task, arguments, 2, NULL);
-    if (done == NULL) {
-        PyObject *raised = take_exception();
-        PyContext_Exit(driver->base.context);
-        raise_taken(raised);
-        return -1;
-    }
-    Py_DECREF(done);
-    return 0;
+    if (reactor_enter(driver->reactor, driver->task) == 0)
+        return 0;
+    PyObject *raised = take_exception();
+    PyContext_Exit(driver->base.context);
+    raise_taken(raised);
+    return -1;
 }
 
-/* With an exception of the coroutine's possibly set, which stays. */
+/* With an exception of the coroutine's possibly set, which stays. The task stays current: see `reactor_enter`. */
 static void leave(Driver *driver)
 {
     PyObject *raised = take_exception();
-    PyObject *arguments[] = {driver->base.loop, driver->task};
-    PyObject *done = PyObject_Vectorcall(driver->base.state->leave_task, arguments, 2, NULL);
-    if (done == NULL || PyContext_Exit(driver->base.context) < 0)
+    if (PyContext_Exit(driver->base.context) < 0)
         PyErr_WriteUnraisable((PyObject *)driver);
-    Py_XDECREF(done);
     if (raised != NULL)
         raise_taken(raised);
 }
@@ -256,29 +249,31 @@ int driver_resume(Driver *driver)
     PyObject *result;
     if (!driver->parked || driver->base.callback == NULL)
         return 0;
+    Reactor *reactor = driver->reactor = driver->operation->stream->reactor;
     Py_INCREF(driver);
-    if (enter(driver) < 0) {
-        Py_DECREF(driver);
-        return -1;
-    }
-    unpark(driver);
-    driver->cancel_asked = 0;
-    PySendResult status = run(driver, Py_None, &result);
-    if (status == PYGEN_NEXT && parks_on(driver, result)) {
-        Py_DECREF(result);
-        driver->parked = 1;
-        leave(driver);
-        if (!driver->cancel_asked) {
-            Py_DECREF(driver);
-            return 0;
+    Py_INCREF(reactor);
+    int woken = enter(driver);
+    if (woken == 0) {
+        unpark(driver);
+        driver->cancel_asked = 0;
+        PySendResult status = run(driver, Py_None, &result);
+        int parks = status == PYGEN_NEXT && parks_on(driver, result);
+        if (parks) {
+            Py_DECREF(result);
+            driver->parked = 1;
         }
-    } else {
         leave(driver);
-        keep_pending(driver, status, result);
-        if (status != PYGEN_NEXT)
-            Py_CLEAR(driver->task); /* it holds this: no cycle is to outlive it */
+        if (!parks) {
+            keep_pending(driver, status, result);
+            if (status != PYGEN_NEXT)
+                Py_CLEAR(driver->task); /* it holds this: no cycle is to outlive it */
+        }
+        if (!parks || driver->cancel_asked) {
+            reactor_leave(reactor);
+            woken = wait_wake(&driver->base);
+        }
     }
-    int woken = wait_wake(&driver->base);
+    Py_DECREF(reactor);
     Py_DECREF(driver);
     return woken;
 }

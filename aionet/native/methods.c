@@ -32,10 +32,12 @@ static const struct {
 /* The stream beneath a socket, or NULL (without an error) if there is no short cut to it. */
 static Stream *stream_of(ModuleState *state, PyObject *socket)
 {
-    if (!PyObject_TypeCheck(socket, state->socket_base_type))
+    PyObject *wire;
+    if (!PyObject_TypeCheck(socket, state->socket_base_type) || (wire = ((SocketBase *)socket)->wire) == NULL)
         return NULL;
-    PyObject *wire = ((SocketBase *)socket)->wire;
-    return wire != NULL && PyObject_TypeCheck(wire, state->stream_type) ? (Stream *)wire : NULL;
+    if (Py_TYPE(wire) != state->wire_class && !PyObject_TypeCheck(wire, state->stream_type))
+        return NULL;
+    return (Stream *)wire;
 }
 
 static PyObject *method_vectorcall(PyObject *self, PyObject *const *arguments, size_t flags, PyObject *names)
@@ -198,20 +200,28 @@ PyType_Spec method_spec = {
     .slots = method_slots,
 };
 
-/* -- SocketBase: the two attributes of a socket that the short cut looks at -------------------------------------- */
+/* -- SocketBase: the attributes of a socket ---------------------------------------------------------------------- */
 
 static int socket_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((SocketBase *)self)->wire);
-    Py_VISIT(((SocketBase *)self)->received);
+    SocketBase *socket = (SocketBase *)self;
+    Py_VISIT(socket->wire);
+    Py_VISIT(socket->received);
+    Py_VISIT(socket->options);
+    Py_VISIT(socket->ledger);
+    Py_VISIT(socket->dialing);
     return 0;
 }
 
 static int socket_clear(PyObject *self)
 {
-    Py_CLEAR(((SocketBase *)self)->wire);
-    Py_CLEAR(((SocketBase *)self)->received);
+    SocketBase *socket = (SocketBase *)self;
+    Py_CLEAR(socket->wire);
+    Py_CLEAR(socket->received);
+    Py_CLEAR(socket->options);
+    Py_CLEAR(socket->ledger);
+    Py_CLEAR(socket->dialing);
     return 0;
 }
 
@@ -227,11 +237,14 @@ static void socket_dealloc(PyObject *self)
 static PyMemberDef socket_members[] = {
     {"_wire", T_OBJECT_EX, offsetof(SocketBase, wire), 0, NULL},
     {"_received", T_OBJECT_EX, offsetof(SocketBase, received), 0, NULL},
+    {"_options", T_OBJECT_EX, offsetof(SocketBase, options), 0, NULL},
+    {"_ledger", T_OBJECT_EX, offsetof(SocketBase, ledger), 0, NULL},
+    {"_dialing", T_OBJECT_EX, offsetof(SocketBase, dialing), 0, NULL},
     {NULL},
 };
 
 static PyType_Slot socket_slots[] = {
-    {Py_tp_doc, "What a socket is to the compiled engine: a wire, and bytes received ahead."},
+    {Py_tp_doc, "The attributes of a socket, where C finds them."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_dealloc, socket_dealloc},
     {Py_tp_traverse, socket_traverse},

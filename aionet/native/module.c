@@ -84,30 +84,63 @@ PyObject *returned_of(PySendResult status, PyObject *result)
 
 /* -- accept(2) -------------------------------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(accept_doc, "accept(listener, wire_type, reactor, local)\n--\n\n"
-                         "Take a connection off the queue of a listening descriptor, as a wire; None if it is empty.");
+PyDoc_STRVAR(accept_doc, "accept(listener, limit, reactor, local, wire_class, socket_class, options, ledger)\n--\n\n"
+                         "Take up to `limit` connections off the queue of a listening descriptor.\n\n"
+                         "Returns their sockets, and whether the queue is empty now. Raises OSError if the first one "
+                         "fails; a later failure ends the batch.");
 
-static PyObject *accept_function(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+static PyObject *socket_of(Stream *stream, PyTypeObject *type, PyObject *options, PyObject *ledger)
+{
+    SocketBase *socket = (SocketBase *)type->tp_alloc(type, 0);
+    if (socket == NULL)
+        return NULL;
+    socket->wire = Py_NewRef(stream);
+    socket->received = Py_NewRef(Py_None);
+    socket->dialing = Py_NewRef(Py_None);
+    socket->options = Py_NewRef(options);
+    socket->ledger = Py_NewRef(ledger);
+    if (ledger != Py_None && PySet_Add(ledger, (PyObject *)socket) < 0)
+        Py_CLEAR(socket);
+    return (PyObject *)socket;
+}
+
+static PyObject *accept_function(PyObject *module, PyObject *arguments)
 {
     ModuleState *state = PyModule_GetState(module);
-    if (count != 4) {
-        PyErr_SetString(PyExc_TypeError, "accept(listener, wire_type, reactor, local)");
+    PyObject *listener, *local, *options, *ledger;
+    PyTypeObject *wire_class, *socket_class;
+    Reactor *reactor;
+    int limit, empty = 0;
+    if (!PyArg_ParseTuple(arguments, "OiO!OO!O!OO:accept", &listener, &limit, state->reactor_type, &reactor, &local,
+                          &PyType_Type, &wire_class, &PyType_Type, &socket_class, &options, &ledger))
+        return NULL;
+    if (!PyType_IsSubtype(wire_class, state->stream_type) || !PyType_IsSubtype(socket_class, state->socket_base_type)) {
+        PyErr_SetString(PyExc_TypeError, "accept() needs classes of the compiled engine");
         return NULL;
     }
-    int listener = PyObject_AsFileDescriptor(arguments[0]);
-    if (listener < 0)
-        return NULL;
-    if (!PyType_Check(arguments[1]) || !PyType_IsSubtype((PyTypeObject *)arguments[1], state->stream_type) ||
-        !PyObject_TypeCheck(arguments[2], state->reactor_type)) {
-        PyErr_SetString(PyExc_TypeError, "accept() needs a type of wire and a reactor");
-        return NULL;
+    int fd = PyObject_AsFileDescriptor(listener);
+    PyObject *sockets = fd < 0 ? NULL : PyList_New(0);
+    while (sockets != NULL && PyList_GET_SIZE(sockets) < limit) {
+        Stream *stream = stream_accept(state, fd, (PyObject *)wire_class, reactor, local);
+        if (stream == NULL) {
+            empty = !PyErr_Occurred();
+            if (!empty && PyList_GET_SIZE(sockets) == 0)
+                Py_CLEAR(sockets);
+            else
+                PyErr_Clear(); /* if it is more than this one connection's, the next try will tell */
+            break;
+        }
+        PyObject *socket = socket_of(stream, socket_class, options, ledger);
+        Py_DECREF(stream);
+        if (socket == NULL || PyList_Append(sockets, socket) < 0)
+            Py_CLEAR(sockets);
+        Py_XDECREF(socket);
     }
-    Stream *stream = stream_accept(state, listener, arguments[1], (Reactor *)arguments[2], arguments[3]);
-    return stream != NULL || PyErr_Occurred() ? (PyObject *)stream : Py_NewRef(Py_None);
+    return sockets == NULL ? NULL : Py_BuildValue("(NO)", sockets, empty ? Py_True : Py_False);
 }
 
 static PyMethodDef functions[] = {
-    {"accept", (PyCFunction)(void (*)(void))accept_function, METH_FASTCALL, accept_doc},
+    {"accept", accept_function, METH_VARARGS, accept_doc},
     {NULL},
 };
 
@@ -180,6 +213,11 @@ static int module_exec(PyObject *module)
         import_from("asyncio.events", "get_running_loop", &state->get_running_loop) ||
         import_from("asyncio.exceptions", "CancelledError", &state->cancelled_error))
         return -1;
+    if (import_from("asyncio.tasks", "_swap_current_task", &state->swap_task)) {
+        PyErr_Clear();
+        if (import_from("asyncio.tasks", "_current_tasks", &state->current_tasks))
+            return -1;
+    }
     return prepare_names(state) || add_types(module, state) ? -1 : 0;
 }
 
@@ -199,6 +237,9 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->current_task);
     Py_VISIT(state->get_running_loop);
     Py_VISIT(state->cancelled_error);
+    Py_VISIT(state->swap_task);
+    Py_VISIT(state->current_tasks);
+    Py_VISIT(state->wire_class);
     for (int kind = 0; kind < METHODS; kind++)
         Py_VISIT(state->slow[kind]);
     return 0;
@@ -236,6 +277,9 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->current_task);
     Py_CLEAR(state->get_running_loop);
     Py_CLEAR(state->cancelled_error);
+    Py_CLEAR(state->swap_task);
+    Py_CLEAR(state->current_tasks);
+    Py_CLEAR(state->wire_class);
     for (int kind = 0; kind < METHODS; kind++)
         Py_CLEAR(state->slow[kind]);
     return 0;

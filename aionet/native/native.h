@@ -56,6 +56,8 @@ typedef struct {
     PyTypeObject *socket_base_type, *method_type, *selector_type;
     /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
     PyObject *enter_task, *leave_task, *current_task, *get_running_loop, *cancelled_error;
+    PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before */
+    PyTypeObject *wire_class;            /* the subclass of Stream that is in use: spares a look at bases */
     PyObject *slow[METHODS]; /* the Python functions that the methods stand for */
     /* interned */
     PyObject *str_add_reader, *str_remove_reader, *str_fileno, *str_call_soon, *str_context, *str_throw, *str_close,
@@ -103,6 +105,7 @@ struct Reactor {
     int slot_count, watched;
     int epoll;
     int budget;
+    PyObject *entered;  /* the task that is current because its driver was resumed, until `reactor_leave` */
     int turn_asked; /* whether the loop was asked to run `wake_ready` */
     unsigned long forks;
     uint32_t generation;
@@ -116,6 +119,8 @@ int reactor_note(Reactor *reactor, const struct epoll_event *events, int count);
 int reactor_wake_ready(Reactor *reactor);                                        /* runs tasks */
 void reactor_queue(Reactor *reactor, Operation *operation);
 int reactor_wake_later(Reactor *reactor, Operation *operation);
+int reactor_enter(Reactor *reactor, PyObject *task);
+void reactor_leave(Reactor *reactor); /* keeps an exception that is being raised */
 char *reactor_scratch(Reactor *reactor);
 int reactor_attached(Reactor *reactor, PyObject *selector, int epoll);
 
@@ -182,6 +187,7 @@ struct Driver {
     PyObject *task;
     Operation *operation; /* that it is parked on; owned */
     PyObject *pending;    /* what the next step of the Task is to be given */
+    Reactor *reactor;     /* that resumed it; only meanwhile */
     char pending_kind, running, parked, cancel_asked;
 };
 
@@ -192,8 +198,9 @@ PyObject *driver_cancel(Driver *driver, PyObject *message);
 
 typedef struct {
     PyObject_HEAD
-    PyObject *wire;
-    PyObject *received;
+    PyObject *wire;     /* what moves its bytes */
+    PyObject *received; /* bytes read ahead, or None */
+    PyObject *options, *ledger, *dialing;
 } SocketBase;
 
 extern PyType_Spec wait_spec, reactor_spec, stream_spec, operation_spec, driver_spec, socket_base_spec, method_spec,

@@ -29,7 +29,7 @@ static uint64_t tag_of(int fd, uint32_t generation)
 
 static int is_stream(Reactor *reactor, PyObject *watcher)
 {
-    return PyObject_TypeCheck(watcher, reactor->state->stream_type);
+    return Py_TYPE(watcher) == reactor->state->wire_class || PyObject_TypeCheck(watcher, reactor->state->stream_type);
 }
 
 /* -- opening and closing -------------------------------------------------------------------------------------- */
@@ -260,20 +260,62 @@ static int ask_for_a_turn(Reactor *reactor)
     return 0;
 }
 
+/* Make `task` current. Leaving is put off, so that a batch of resumed drivers costs one change a task. */
+int reactor_enter(Reactor *reactor, PyObject *task)
+{
+    ModuleState *state = reactor->state;
+    PyObject *arguments[] = {reactor->loop, task};
+    if (reactor->entered == task)
+        return 0;
+    if (reactor->entered != NULL && state->swap_task == NULL) {
+        if (PyDict_SetItem(state->current_tasks, reactor->loop, task) < 0)
+            return -1;
+    } else {
+        PyObject *hook = reactor->entered == NULL ? state->enter_task : state->swap_task;
+        PyObject *done = PyObject_Vectorcall(hook, arguments, 2, NULL);
+        if (done == NULL)
+            return -1;
+        Py_DECREF(done);
+    }
+    Py_XSETREF(reactor->entered, Py_NewRef(task));
+    return 0;
+}
+
+void reactor_leave(Reactor *reactor)
+{
+    PyObject *task = reactor->entered;
+    if (task == NULL)
+        return;
+    PyObject *raised = take_exception();
+    PyObject *arguments[] = {reactor->loop, task};
+    reactor->entered = NULL;
+    PyObject *done = PyObject_Vectorcall(reactor->state->leave_task, arguments, 2, NULL);
+    if (done == NULL)
+        PyErr_WriteUnraisable(task);
+    Py_XDECREF(done);
+    Py_DECREF(task);
+    if (raised != NULL)
+        raise_taken(raised);
+}
+
 int reactor_wake_ready(Reactor *reactor)
 {
     Operation *operation;
     while ((operation = next_ready(reactor)) != NULL) {
+        if (operation->driver == NULL)
+            reactor_leave(reactor);
         int failed = operation_wake(operation) < 0;
         Py_DECREF(operation);
         if (failed) {
             PyObject *raised = take_exception();
             if (reactor->first_ready != NULL && ask_for_a_turn(reactor) < 0)
                 PyErr_WriteUnraisable((PyObject *)reactor);
+            reactor_leave(reactor);
             raise_taken(raised);
             return -1;
         }
     }
+    reactor_leave(reactor);
     return 0;
 }
 
@@ -366,6 +408,7 @@ static int reactor_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(reactor->loop);
     Py_VISIT(reactor->selector);
+    Py_VISIT(reactor->entered);
     for (int fd = 0; reactor->state != NULL && fd < reactor->slot_count; fd++) {
         PyObject *watcher = reactor->slots[fd].watcher;
         if (watcher != NULL && (!is_stream(reactor, watcher) || ((Stream *)watcher)->anchored))
@@ -397,6 +440,7 @@ static int reactor_clear(PyObject *self)
         }
     }
     Py_CLEAR(reactor->selector);
+    Py_CLEAR(reactor->entered);
     return 0;
 }
 

@@ -55,7 +55,9 @@ class EpollSelector(Selector, selectors.BaseSelector):
         for fd, found in self._select(timeout):
             key = self._keys.get(fd)
             if key is not None:
-                events = (found & ~_READ and selectors.EVENT_WRITE) | (found & ~_WRITE and selectors.EVENT_READ)
+                events = (found & ~_READ and selectors.EVENT_WRITE) | (
+                    found & ~_WRITE and selectors.EVENT_READ
+                )
                 ready.append((key, events & key.events))
         return ready
 

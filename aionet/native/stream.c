@@ -201,6 +201,8 @@ static Stream *stream_make(PyTypeObject *type, Reactor *reactor, int fd, PyObjec
     Stream *stream = (Stream *)type->tp_alloc(type, 0);
     if (stream == NULL)
         return NULL;
+    if (reactor->state->wire_class == NULL)
+        reactor->state->wire_class = (PyTypeObject *)Py_NewRef(type);
     stream->reactor = (Reactor *)Py_NewRef(reactor);
     stream->fd = fd;
     stream->readable = 1;
@@ -369,6 +371,33 @@ static PyObject *stream_close_descriptor(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static int is_none(PyObject *object)
+{
+    return object == NULL || object == Py_None;
+}
+
+/* Close, if nothing stands in the way: the connection is lost or ended, and nobody waits for anything. */
+static PyObject *stream_close_at_once(PyObject *self, PyObject *linger)
+{
+    Stream *stream = (Stream *)self;
+    double seconds = PyFloat_AsDouble(linger);
+    if (seconds == -1 && PyErr_Occurred())
+        return NULL;
+    if (stream->closed || stream->raw != NULL || stream->local == NULL || stream->reader != NULL ||
+        !is_none(stream->outgoing) || !is_none(stream->waits) ||
+        (is_none(stream->lost) && (!stream->end_seen || seconds <= 0)))
+        Py_RETURN_FALSE;
+    int fd = stream->fd;
+    if (stream->watched)
+        reactor_forget(stream->reactor, fd, self);
+    stream->watched = 0;
+    stream->closed = 1;
+    stream->fd = -1;
+    stream->readable = 1;
+    close(fd);
+    Py_RETURN_TRUE;
+}
+
 static PyObject *stream_get_reader(PyObject *self, void *unused)
 {
     Stream *stream = (Stream *)self;
@@ -462,6 +491,7 @@ static PyMethodDef stream_methods[] = {
     {"_until_readable", stream_until_readable, METH_NOARGS, NULL},
     {"reader_turn", stream_reader_turn, METH_NOARGS, NULL},
     {"_wake_reader", stream_wake_reader, METH_NOARGS, NULL},
+    {"_close_at_once", stream_close_at_once, METH_O, NULL},
     {"_close_descriptor", stream_close_descriptor, METH_NOARGS, NULL},
     {NULL},
 };

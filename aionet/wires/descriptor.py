@@ -23,7 +23,7 @@ import os
 import socket
 import struct
 from collections.abc import Coroutine, Sequence
-from typing import IO, TYPE_CHECKING, Any, TypedDict, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..addresses import SocketAddress, UnixAddress
 from ..errors import ConnectionLostError, DeliveryError, SocketBusyError, SocketClosedError
@@ -38,13 +38,6 @@ __all__ = ["DescriptorWire", "as_address"]
 
 _ADDRESSES = (SocketAddress, UnixAddress)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socket(7))
-
-
-class _Ends(TypedDict):
-    """Both addresses, as errors take them."""
-
-    local_address: SocketAddress | UnixAddress | None
-    peer_address: SocketAddress | UnixAddress | None
 
 
 class DescriptorWire:
@@ -170,7 +163,7 @@ class DescriptorWire:
             raise self._error("write", self.lost) from self.lost
         if self._eof_asked:
             raise SocketClosedError(
-                errno.EPIPE, "the stream was ended by send_eof()", operation="write", **self._ends()
+                errno.EPIPE, "the stream was ended by send_eof()", operation="write", ends=self
             )
         await self._queue().send(entry, "write")
         return entry.sent
@@ -271,7 +264,7 @@ class DescriptorWire:
                 await self._queue().flush("aclose")
                 reset = False
                 pauses = iter(PAUSES)
-                while not settled(self._sock):
+                while self._fd != -1 and not settled(self._sock):  # not so if it was aborted meanwhile
                     await self._until_input(next(pauses, PAUSES[-1]))
         except (TimeoutError, ConnectionLostError, SocketClosedError):
             pass
@@ -343,8 +336,7 @@ class DescriptorWire:
             error.errno,
             error.strerror,
             operation=operation,
-            local_address=self.local_address,
-            peer_address=self.peer_address,
+            ends=self,
         )
 
     def _delivery_error(self, operation: str, cause: OSError) -> DeliveryError:
@@ -354,23 +346,20 @@ class DescriptorWire:
             f"{count} bytes were not acknowledged: {cause.strerror}",
             unacknowledged=count,
             operation=operation,
-            **self._ends(),
+            ends=self,
         )
 
     def _closed_error(self, operation: str) -> SocketClosedError:
-        return SocketClosedError(operation=operation, **self._ends())
+        return SocketClosedError(operation=operation, ends=self)
 
     def _busy_error(self) -> SocketBusyError | SocketClosedError:
         if self.closed:
             return self._closed_error("read")
-        return SocketBusyError("another task is already reading", operation="read", **self._ends())
+        return SocketBusyError("another task is already reading", operation="read", ends=self)
 
     def _refuse_if_closed(self, operation: str) -> None:
         if self.closed:
             raise self._closed_error(operation)
-
-    def _ends(self) -> _Ends:
-        return {"local_address": self.local_address, "peer_address": self.peer_address}
 
     def _learn_local(self) -> None:
         if self._fd != -1:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, Self
+from collections.abc import Coroutine
+from typing import Any
 
 from ..native._compiled import Stream, accept
-from . import delivery
+from . import delivery, descriptors
 from .contract import Buffer
 from .descriptor import DescriptorWire
 from .outgoing import OutgoingBuffers
@@ -23,9 +24,11 @@ class NativeWire(Stream, DescriptorWire):
     __slots__ = ()
 
     @classmethod
-    def accept(cls, listener: socket.socket, state: Any, local: Any) -> Self | None:
-        """Take a connection off the queue of `listener`; ``None`` if nobody is there. Raises `OSError`."""
-        return accept(listener, cls, state, local)
+    def accept(
+        cls, listener: socket.socket, limit: int, state: Any, local: Any, *for_sockets: Any
+    ) -> tuple[list[Any], bool]:
+        """Take up to `limit` connections off the queue of `listener`; see `PortableWire.accept`."""
+        return accept(listener, limit, state, local, cls, *for_sockets)
 
     @property
     def _sock(self) -> socket.socket:  # type: ignore[override]
@@ -37,6 +40,13 @@ class NativeWire(Stream, DescriptorWire):
             self._raw = raw
         sock: socket.socket = raw
         return sock
+
+    def begin_close(self, linger: float) -> Coroutine[Any, Any, None] | None:
+        if not self._close_at_once(linger):
+            return super().begin_close(linger)
+        if descriptors.waiting:
+            descriptors.released()
+        return None
 
     def _refuse_io(self) -> None:
         self._readable = True  # whoever waits is to look again

@@ -20,7 +20,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 from . import delivery
 from .contract import Buffer
@@ -92,14 +92,29 @@ class PortableWire(DescriptorWire):
         self.lost = None
 
     @classmethod
-    def accept(cls, listener: socket.socket, state: EventLoopState, local: Any) -> Self | None:
-        """Take a connection off the queue of `listener`; ``None`` if nobody is there. Raises `OSError`."""
-        try:
-            sock, peer = listener.accept()
-        except BlockingIOError:
-            return None
-        sock.setblocking(False)
-        return cls(sock, state, peer, local)
+    def accept(
+        cls, listener: socket.socket, limit: int, state: EventLoopState, local: Any, *for_sockets: Any
+    ) -> tuple[list[Any], bool]:
+        """Take up to `limit` connections off the queue of `listener`.
+
+        Returns their sockets, and whether the queue is empty now. `local` is the end that all of them have, if
+        that is known; `for_sockets` are the class of the sockets, their options and their ledger. Raises
+        `OSError` if the first one fails; a later failure ends the batch.
+        """
+        socket_class, options, ledger = for_sockets
+        sockets: list[Any] = []
+        while len(sockets) < limit:
+            try:
+                sock, peer = listener.accept()
+            except BlockingIOError:
+                return sockets, True
+            except OSError:
+                if sockets:  # if it is more than this one connection's, the next try will tell
+                    break
+                raise
+            sock.setblocking(False)
+            sockets.append(socket_class._connected(options, cls(sock, state, peer, local), ledger))
+        return sockets, False
 
     # Receiving ----------------------------------------------------------------------------------------
 

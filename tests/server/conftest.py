@@ -54,14 +54,14 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Callable[[], OSErro
     """`fault(server, next_error)`: accept(2) there raises what `next_error()` returns, if anything."""
 
     def install(server: Any, next_error: Callable[[], OSError | None]) -> None:
-        real_accept, descriptors = accepting.accept_wire, set(server.filenos())
+        real_accept, descriptors = accepting.accept, set(server.filenos())
 
-        def accept_wire(listener: socket.socket, *arguments: Any) -> Any:
+        def accept(listener: socket.socket, *arguments: Any) -> Any:
             error = next_error() if listener.fileno() in descriptors else None
             if error is not None:
                 raise error
             return real_accept(listener, *arguments)
 
-        monkeypatch.setattr(accepting, "accept_wire", accept_wire)
+        monkeypatch.setattr(accepting, "accept", accept)
 
     return install

@@ -273,7 +273,7 @@ async def _(stage):
 
 @provokes("accept", "OSError")
 async def _(stage):
-    with mock.patch.object(accepting, "accept_wire", side_effect=OSError(errno.EINVAL, "unusable")):
+    with mock.patch.object(accepting, "accept", side_effect=OSError(errno.EINVAL, "unusable")):
         try:
             await asyncio.wait_for(stage.server.accept(), 2)
         except TimeoutError:  # an OSError too, but not this one
