@@ -16,7 +16,16 @@ if TYPE_CHECKING or compiled is None:
 else:
     from .wires.native import NativeWire as _wire
 
-__all__ = ["Driver", "Implementation", "SocketBase", "accept", "implementation", "short_cut", "stream_wire"]
+__all__ = [
+    "Driver",
+    "Implementation",
+    "SocketBase",
+    "accept",
+    "drive",
+    "implementation",
+    "short_cut",
+    "stream_wire",
+]
 
 Implementation = Literal["native", "portable"]
 
@@ -40,6 +49,9 @@ accept = _wire.accept
 Driver: Any = None if compiled is None else compiled.Driver
 """Runs a coroutine for a Task that stays parked while it waits for sockets (`native/driver.c`), or ``None``."""
 
+drive: Any = None if compiled is None else compiled.drive
+"""Makes a driver of a handler, with a function to be called at its end; or ``None``."""
+
 _Base: Any = object if compiled is None else compiled.SocketBase
 
 
@@ -47,6 +59,12 @@ class SocketBase(_Base):  # type: ignore[misc]
     """The attributes of a socket, which an engine makes and looks at."""
 
     __slots__ = ("_dialing", "_ledger", "_options", "_received", "_wire") if compiled is None else ()
+
+    if compiled is None:
+
+        def _close_at_once(self) -> bool:
+            """Close, if that takes no waiting and nobody has to be told; whether it did."""
+            return False
 
 
 def short_cut(method: F) -> F:

@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 from .cleaning_up import see_through
 from .connection import Connection
 from .draining import Drain, DrainReport
-from .engine import Driver
+from .engine import drive
 from .errors import ConnectionLostError, IncompleteReadError, SocketBusyError, SocketClosedError
 from .limits import ConnectionLimits
 from .stream_server import AsyncStreamConnectionServer
@@ -169,8 +169,9 @@ class ConnectionSpawner(Generic[SocketT]):
         try:
             while True:
                 sockets = server._take(self._room()) or [await server.accept()]
+                now = loop.time()
                 for socket in sockets:
-                    self._spawn(socket, loop)
+                    self._spawn(socket, loop, now)
         except SocketClosedError:
             pass
 
@@ -179,28 +180,22 @@ class ConnectionSpawner(Generic[SocketT]):
         most = self._limits.max_connections
         return _BATCH if most is None else max(most - len(self._connections), 1)
 
-    def _spawn(self, socket: SocketT, loop: asyncio.AbstractEventLoop) -> None:
-        connection = Connection(socket, loop.time())
+    def _spawn(self, socket: SocketT, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        connection = Connection(socket, now)
         self._accepted += 1
         self._connections.add(connection)
         if len(self._connections) == self._limits.max_connections:
             self._full = True
             for server in self._servers:
                 server._acceptor.hold(self)
-        task = loop.create_task(self._body_of(connection))
+        if drive is None:
+            task = loop.create_task(self._run(connection))
+        else:  # the same in C, with a task that stays parked while it waits for sockets
+            task = loop.create_task(drive(self._handler, socket, self._handler_ended, connection))
         if connection._task is None:  # an eager task has begun already, and may even have ended
             connection._task = task
-            if Driver is None:
+            if drive is None:
                 task.add_done_callback(self._never_began)
-
-    def _body_of(self, connection: Connection[SocketT]) -> Coroutine[Any, Any, None]:
-        """What the task of a connection runs: `_run`, or the compiled engine's driver, which does the same."""
-        if Driver is None:
-            return self._run(connection)
-        body: Coroutine[Any, Any, None] = Driver(
-            None, self._handler, connection.socket, self._handler_ended, connection
-        )
-        return body
 
     async def _run(self, connection: Connection[SocketT]) -> None:
         """Serve one connection: the body of its task."""
@@ -233,11 +228,15 @@ class ConnectionSpawner(Generic[SocketT]):
         self, connection: Connection[SocketT], error: BaseException | None
     ) -> Coroutine[Any, Any, None] | None:
         """Report `error`, close the connection; return what of that is left to await, if anything is."""
-        outcome = "completed" if error is None else self._judge(connection.socket, error)
+        socket = connection.socket
+        outcome = "completed" if error is None else self._judge(socket, error)
+        if socket._close_at_once():
+            self._ended(connection, outcome)
+            return None
         try:
-            closing = connection.socket._begin_close()
+            closing = socket._begin_close()
         except OSError as reason:
-            _log_bad_close(connection.socket, reason)
+            _log_bad_close(socket, reason)
             closing = None
         if closing is not None:
             return self._close_to_end(connection, closing, outcome)
@@ -256,15 +255,15 @@ class ConnectionSpawner(Generic[SocketT]):
 
     def _judge(self, socket: SocketT, error: BaseException) -> str:
         """Report what a handler raised; return what it counts as."""
+        if _peer_left(error, socket):
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("connection from %s ended: %s", socket.peer_address, error)
+            return "disconnected"
         if not isinstance(error, Exception):
             if isinstance(error, asyncio.CancelledError):
                 return "cancelled"
             socket.abort()  # KeyboardInterrupt, SystemExit: the loop is going down
             return "failed"
-        if _peer_left(error, socket):
-            if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("connection from %s ended: %s", socket.peer_address, error)
-            return "disconnected"
         _log.error("handler for %s failed", socket.peer_address, exc_info=error)
         if self._on_error is not None:
             try:
@@ -312,6 +311,7 @@ def _log_bad_close(socket: AsyncStreamSocket[Any], reason: OSError) -> None:
 
 def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any]) -> bool:
     """Whether `error` says that this very connection ended, and not another one that the handler uses."""
-    if isinstance(error, BaseExceptionGroup):  # a handler with a task group: all of it has to say so
-        return all(_peer_left(member, socket) for member in error.exceptions)
-    return isinstance(error, _PEER_LEFT) and socket._is_what_failed(error)
+    if isinstance(error, _PEER_LEFT):
+        return socket._is_what_failed(error)
+    # A handler with a task group: all of it has to say so.
+    return isinstance(error, ExceptionGroup) and all(_peer_left(member, socket) for member in error.exceptions)

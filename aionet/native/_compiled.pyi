@@ -22,6 +22,14 @@ def accept(
     /,
 ) -> tuple[list[_S], bool]: ...
 
+def drive(
+    start: Callable[[Any], Any],
+    argument: Any,
+    on_end: Callable[[Any, BaseException | None], Coroutine[Any, Any, object] | None],
+    on_end_argument: Any,
+    /,
+) -> Driver: ...
+
 class Wait:
     def add_done_callback(self, callback: Callable[[Self], object], *, context: Any = None) -> None: ...
     def cancel(self, msg: object = None) -> bool: ...
@@ -69,7 +77,6 @@ class Stream:
     def reader_turn(self) -> Operation[None]: ...
     def _until_readable(self) -> Operation[None]: ...
     def _wake_reader(self) -> None: ...
-    def _close_at_once(self, linger: float, /) -> bool: ...
     def _close_descriptor(self) -> None: ...
 
 @final
@@ -85,14 +92,7 @@ class Operation(Coroutine[Any, Any, _T], Generic[_T]):
 
 @final
 class Driver(Wait, Coroutine[Any, Any, Any]):
-    def __new__(
-        cls,
-        coroutine: Coroutine[Any, Any, Any] | None = None,
-        start: Callable[[Any], Any] | None = None,
-        start_argument: Any = None,
-        on_end: Callable[[Any, BaseException | None], Coroutine[Any, Any, object] | None] | None = None,
-        on_end_argument: Any = None,
-    ) -> Self: ...
+    def __new__(cls, coroutine: Coroutine[Any, Any, Any], /) -> Self: ...
     @property
     def coroutine(self) -> Any: ...
     def __await__(self) -> Generator[Any, Any, Any]: ...
@@ -108,6 +108,7 @@ class SocketBase:
     _options: Any
     _ledger: Any
     _dialing: Any
+    def _close_at_once(self) -> bool: ...
 
 @final
 class Method(Generic[_F]):

@@ -147,14 +147,20 @@ static void unpark(Driver *driver)
 /* In a step of the Task: it runs on this loop and is current now. */
 static int know_task(Driver *driver, PyObject *loop)
 {
-    PyObject *running = PyObject_CallNoArgs(driver->base.state->get_running_loop);
+    ModuleState *state = driver->base.state;
+    PyObject *running = PyObject_CallNoArgs(state->get_running_loop), *task;
     if (running == NULL)
         return -1;
     int here = running == loop;
     Py_DECREF(running);
     if (!here)
         return 0;
-    PyObject *task = PyObject_CallOneArg(driver->base.state->current_task, loop);
+    if (state->current_tasks == NULL) {
+        task = PyObject_CallOneArg(state->current_task, loop);
+    } else { /* what Python 3.11's `current_task`, which is slow, looks at */
+        task = PyDict_GetItemWithError(state->current_tasks, loop);
+        task = task == NULL && PyErr_Occurred() ? NULL : Py_NewRef(task ? task : Py_None);
+    }
     if (task == NULL)
         return -1;
     Py_XSETREF(driver->task, task);
@@ -417,30 +423,44 @@ static PyObject *driver_close(PyObject *self, PyObject *unused)
 
 /* -- the type --------------------------------------------------------------------------------------------------- */
 
+static Driver *driver_make(PyTypeObject *type, ModuleState *state)
+{
+    Driver *driver = state == NULL ? NULL : (Driver *)type->tp_alloc(type, 0);
+    if (driver != NULL)
+        driver->base.state = state;
+    return driver;
+}
+
 static PyObject *driver_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
 {
-    static char *words[] = {"coroutine", "start", "start_argument", "on_end", "on_end_argument", NULL};
-    PyObject *coroutine = Py_None, *start = Py_None, *start_argument = Py_None, *on_end = Py_None, *argument = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(arguments, names, "|OOOOO:Driver", words, &coroutine, &start, &start_argument,
-                                     &on_end, &argument))
+    PyObject *coroutine;
+    if (!PyArg_ParseTuple(arguments, "O:Driver", &coroutine))
         return NULL;
-    if ((coroutine == Py_None) == (start == Py_None)) {
-        PyErr_SetString(PyExc_TypeError, "a driver drives either a coroutine, or what a function returns");
-        return NULL;
-    }
-    Driver *driver = (Driver *)type->tp_alloc(type, 0);
-    if (driver == NULL)
-        return NULL;
-    driver->base.state = state_of((PyObject *)driver);
-    if (coroutine != Py_None) {
+    PyObject *module = PyType_GetModuleByDef(type, &native_module);
+    Driver *driver = module == NULL ? NULL : driver_make(type, PyModule_GetState(module));
+    if (driver != NULL)
         driver->coroutine = Py_NewRef(coroutine);
-    } else {
-        driver->start = Py_NewRef(start);
-        driver->start_argument = Py_NewRef(start_argument);
+    return (PyObject *)driver;
+}
+
+const char driver_drive_doc[] =
+    "drive(start, argument, on_end, on_end_argument)\n--\n\n"
+    "Return a driver of what `start(argument)` returns at the first step.\n\n"
+    "When that has ended, `on_end(on_end_argument, error or None)` is called, which may return a coroutine to go on in.";
+
+PyObject *driver_drive(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    ModuleState *state = PyModule_GetState(module);
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "drive(start, argument, on_end, on_end_argument)");
+        return NULL;
     }
-    if (on_end != Py_None) {
-        driver->on_end = Py_NewRef(on_end);
-        driver->on_end_argument = Py_NewRef(argument);
+    Driver *driver = driver_make(state->driver_type, state);
+    if (driver != NULL) {
+        driver->start = Py_NewRef(arguments[0]);
+        driver->start_argument = Py_NewRef(arguments[1]);
+        driver->on_end = Py_NewRef(arguments[2]);
+        driver->on_end_argument = Py_NewRef(arguments[3]);
     }
     return (PyObject *)driver;
 }

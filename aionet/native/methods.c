@@ -234,6 +234,34 @@ static void socket_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+/* Close, if that takes no waiting and nobody has to be told; whether it did. */
+static PyObject *socket_close_at_once(PyObject *self, PyObject *unused)
+{
+    SocketBase *socket = (SocketBase *)self;
+    ModuleState *state = state_of(self);
+    Stream *stream = state == NULL ? NULL : stream_of(state, self);
+    if (stream == NULL || socket->dialing != Py_None) {
+        if (PyErr_Occurred())
+            return NULL;
+        Py_RETURN_FALSE;
+    }
+    PyObject *linger = PyObject_GetAttr(socket->options, state->str_linger);
+    double seconds = linger == NULL ? -1 : PyFloat_AsDouble(linger);
+    Py_XDECREF(linger);
+    if (seconds == -1 && PyErr_Occurred())
+        return NULL;
+    if (!stream_close_at_once(stream, seconds))
+        Py_RETURN_FALSE;
+    if (socket->ledger != Py_None && PySet_Discard(socket->ledger, self) < 0)
+        return NULL;
+    Py_RETURN_TRUE;
+}
+
+static PyMethodDef socket_methods[] = {
+    {"_close_at_once", socket_close_at_once, METH_NOARGS, NULL},
+    {NULL},
+};
+
 static PyMemberDef socket_members[] = {
     {"_wire", T_OBJECT_EX, offsetof(SocketBase, wire), 0, NULL},
     {"_received", T_OBJECT_EX, offsetof(SocketBase, received), 0, NULL},
@@ -249,6 +277,7 @@ static PyType_Slot socket_slots[] = {
     {Py_tp_dealloc, socket_dealloc},
     {Py_tp_traverse, socket_traverse},
     {Py_tp_clear, socket_clear},
+    {Py_tp_methods, socket_methods},
     {Py_tp_members, socket_members},
     {0, NULL},
 };

@@ -140,6 +140,7 @@ static PyObject *accept_function(PyObject *module, PyObject *arguments)
 }
 
 static PyMethodDef functions[] = {
+    {"drive", (PyCFunction)(void (*)(void))driver_drive, METH_FASTCALL, driver_drive_doc},
     {"accept", accept_function, METH_VARARGS, accept_doc},
     {NULL},
 };
@@ -192,10 +193,11 @@ static int prepare_names(ModuleState *state)
         intern(&state->str_send_rest, "_send_rest") || intern(&state->str_read, "read") ||
         intern(&state->str_write, "write") || intern(&state->str_blocking, "_asyncio_future_blocking") ||
         intern(&state->str_selector, "_selector") || intern(&state->str_is_closed, "is_closed") ||
-        intern(&state->str_await, "__await__"))
+        intern(&state->str_linger, "linger"))
         return -1;
     state->context_keyword = PyTuple_Pack(1, state->str_context);
-    return state->context_keyword == NULL ? -1 : 0;
+    state->error_keywords = Py_BuildValue("(ss)", "operation", "ends");
+    return state->context_keyword == NULL || state->error_keywords == NULL ? -1 : 0;
 }
 
 static int module_exec(PyObject *module)
@@ -211,7 +213,9 @@ static int module_exec(PyObject *module)
         import_from("asyncio.tasks", "_leave_task", &state->leave_task) ||
         import_from("asyncio.tasks", "current_task", &state->current_task) ||
         import_from("asyncio.events", "get_running_loop", &state->get_running_loop) ||
-        import_from("asyncio.exceptions", "CancelledError", &state->cancelled_error))
+        import_from("asyncio.exceptions", "CancelledError", &state->cancelled_error) ||
+        import_from("aionet.errors", "ConnectionLostError", &state->connection_lost_error) ||
+        import_from("aionet.wires.descriptors", "waiting", &state->closed_descriptors))
         return -1;
     if (import_from("asyncio.tasks", "_swap_current_task", &state->swap_task)) {
         PyErr_Clear();
@@ -237,6 +241,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->current_task);
     Py_VISIT(state->get_running_loop);
     Py_VISIT(state->cancelled_error);
+    Py_VISIT(state->connection_lost_error);
+    Py_VISIT(state->closed_descriptors);
     Py_VISIT(state->swap_task);
     Py_VISIT(state->current_tasks);
     Py_VISIT(state->wire_class);
@@ -277,6 +283,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->current_task);
     Py_CLEAR(state->get_running_loop);
     Py_CLEAR(state->cancelled_error);
+    Py_CLEAR(state->connection_lost_error);
+    Py_CLEAR(state->closed_descriptors);
     Py_CLEAR(state->swap_task);
     Py_CLEAR(state->current_tasks);
     Py_CLEAR(state->wire_class);
@@ -297,10 +305,12 @@ static void module_free(void *module)
         &state->str_msg,          &state->str_on_events,     &state->str_error,          &state->str_busy_error,
         &state->str_closed_error, &state->str_note_end,      &state->str_on_cold_events, &state->str_send_rest,
         &state->str_read,         &state->str_write,         &state->str_blocking,       &state->str_selector,
-        &state->str_is_closed,    &state->str_await,         &state->context_keyword,
+        &state->str_is_closed,    &state->str_linger,        &state->context_keyword,    &state->error_keywords,
     };
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
         Py_CLEAR(*strings[i]);
+    for (int number = 0; number < MOST_ERRORS; number++)
+        Py_CLEAR(state->system_arguments[number]);
 }
 
 static PyModuleDef_Slot module_slots[] = {

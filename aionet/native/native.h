@@ -39,6 +39,7 @@ enum {
     SCRATCH_BYTES = 65536,   /* what a read receives into before it is known how much it will be */
     LARGE_READ_BYTES = 8192, /* after a read of this size the next one goes to its object directly */
     GIL_BYTES = 256 * 1024,  /* above this a system call copies long enough to let other threads run */
+    MOST_ERRORS = 160,       /* errno is below this */
     MOST_FREE = 256,         /* objects kept for the next use */
 };
 
@@ -56,6 +57,7 @@ typedef struct {
     PyTypeObject *socket_base_type, *method_type, *selector_type;
     /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
     PyObject *enter_task, *leave_task, *current_task, *get_running_loop, *cancelled_error;
+    PyObject *connection_lost_error, *closed_descriptors; /* aionet's: an exception, and who waits for descriptors */
     PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before */
     PyTypeObject *wire_class;            /* the subclass of Stream that is in use: spares a look at bases */
     PyObject *slow[METHODS]; /* the Python functions that the methods stand for */
@@ -63,8 +65,10 @@ typedef struct {
     PyObject *str_add_reader, *str_remove_reader, *str_fileno, *str_call_soon, *str_context, *str_throw, *str_close,
         *str_cancel, *str_msg, *str_on_events, *str_error, *str_busy_error, *str_closed_error, *str_note_end,
         *str_on_cold_events, *str_send_rest, *str_read, *str_write, *str_blocking, *str_selector, *str_is_closed,
-        *str_await;
+        *str_linger;
     PyObject *context_keyword; /* ("context",) */
+    PyObject *error_keywords;  /* ("operation", "ends") */
+    PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     Operation *free_operations;
     Wait *free_waits;
     int free_operation_count, free_wait_count;
@@ -144,6 +148,7 @@ struct Stream {
 Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Reactor *reactor,
                       PyObject *local); /* NULL without error: nobody is there */
 int stream_has_pending_writes(Stream *stream);
+int stream_close_at_once(Stream *stream, double linger); /* whether that was possible */
 void stream_on_events(Stream *stream, uint32_t events);
 PyObject *stream_receive(Stream *stream, Py_ssize_t max_bytes);                 /* NULL without error: wait */
 Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes); /* -1 without error: wait */
@@ -193,6 +198,8 @@ struct Driver {
 
 int driver_resume(Driver *driver); /* from the reactor: no task is running */
 PyObject *driver_cancel(Driver *driver, PyObject *message);
+PyObject *driver_drive(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+extern const char driver_drive_doc[];
 
 /* -- methods.c, selector.c, module.c ------------------------------------------------------------------------- */
 

@@ -28,15 +28,34 @@ static void raise_error_object(PyObject *error, PyObject *cause) /* steals both;
     Py_DECREF(error);
 }
 
+/* (errno, strerror), kept: making the text of an error takes longer than all the rest of it. Borrowed. */
+static PyObject *system_arguments(ModuleState *state, int number)
+{
+    PyObject *unkept = NULL, **place = number > 0 && number < MOST_ERRORS ? &state->system_arguments[number] : &unkept;
+    if (*place == NULL) {
+        errno = number;
+        PyErr_SetFromErrno(PyExc_OSError);
+        PyObject *error = take_exception();
+        *place = PyObject_GetAttrString(error, "args");
+        Py_DECREF(error);
+    }
+    return *place;
+}
+
+/* As `DescriptorWire._error` does it. The cause is made here and raised nowhere, so it can be kept as it is. */
 PyObject *stream_raise(Stream *stream, PyObject *operation, int number)
 {
-    errno = number;
-    PyErr_SetFromErrno(PyExc_OSError);
-    PyObject *cause = take_exception();
-    PyObject *error =
-        PyObject_CallMethodObjArgs((PyObject *)stream, stream->reactor->state->str_error, operation, cause, NULL);
+    ModuleState *state = stream->reactor->state;
+    PyObject *arguments = system_arguments(state, number);
+    PyObject *cause = arguments == NULL ? NULL : PyObject_CallObject(PyExc_OSError, arguments);
+    if (cause == NULL)
+        return NULL;
+    if (stream->lost == NULL || stream->lost == Py_None)
+        Py_XSETREF(stream->lost, Py_NewRef(cause));
+    PyObject *values[] = {PyTuple_GET_ITEM(arguments, 0), PyTuple_GET_ITEM(arguments, 1), operation, (PyObject *)stream};
+    PyObject *error = PyObject_Vectorcall(state->connection_lost_error, values, 2, state->error_keywords);
     if (error == NULL)
-        Py_XDECREF(cause);
+        Py_DECREF(cause);
     else
         raise_error_object(error, cause);
     return NULL;
@@ -377,25 +396,22 @@ static int is_none(PyObject *object)
 }
 
 /* Close, if nothing stands in the way: the connection is lost or ended, and nobody waits for anything. */
-static PyObject *stream_close_at_once(PyObject *self, PyObject *linger)
+int stream_close_at_once(Stream *stream, double linger)
 {
-    Stream *stream = (Stream *)self;
-    double seconds = PyFloat_AsDouble(linger);
-    if (seconds == -1 && PyErr_Occurred())
-        return NULL;
     if (stream->closed || stream->raw != NULL || stream->local == NULL || stream->reader != NULL ||
         !is_none(stream->outgoing) || !is_none(stream->waits) ||
-        (is_none(stream->lost) && (!stream->end_seen || seconds <= 0)))
-        Py_RETURN_FALSE;
+        PySet_GET_SIZE(stream->reactor->state->closed_descriptors) > 0 ||
+        (is_none(stream->lost) && (!stream->end_seen || linger <= 0)))
+        return 0;
     int fd = stream->fd;
     if (stream->watched)
-        reactor_forget(stream->reactor, fd, self);
+        reactor_forget(stream->reactor, fd, (PyObject *)stream);
     stream->watched = 0;
     stream->closed = 1;
     stream->fd = -1;
     stream->readable = 1;
     close(fd);
-    Py_RETURN_TRUE;
+    return 1;
 }
 
 static PyObject *stream_get_reader(PyObject *self, void *unused)
@@ -491,7 +507,6 @@ static PyMethodDef stream_methods[] = {
     {"_until_readable", stream_until_readable, METH_NOARGS, NULL},
     {"reader_turn", stream_reader_turn, METH_NOARGS, NULL},
     {"_wake_reader", stream_wake_reader, METH_NOARGS, NULL},
-    {"_close_at_once", stream_close_at_once, METH_O, NULL},
     {"_close_descriptor", stream_close_descriptor, METH_NOARGS, NULL},
     {NULL},
 };

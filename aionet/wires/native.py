@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Coroutine
 from typing import Any
 
 from ..native._compiled import Stream, accept
-from . import delivery, descriptors
+from . import delivery
 from .contract import Buffer
 from .descriptor import DescriptorWire
 from .outgoing import OutgoingBuffers
@@ -40,13 +39,6 @@ class NativeWire(Stream, DescriptorWire):
             self._raw = raw
         sock: socket.socket = raw
         return sock
-
-    def begin_close(self, linger: float) -> Coroutine[Any, Any, None] | None:
-        if not self._close_at_once(linger):
-            return super().begin_close(linger)
-        if descriptors.waiting:
-            descriptors.released()
-        return None
 
     def _refuse_io(self) -> None:
         self._readable = True  # whoever waits is to look again
