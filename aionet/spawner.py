@@ -229,7 +229,12 @@ class ConnectionSpawner(Generic[SocketT]):
     ) -> Coroutine[Any, Any, None] | None:
         """Report `error`, close the connection; return what of that is left to await, if anything is."""
         socket = connection.socket
-        outcome = "completed" if error is None else self._judge(socket, error)
+        if error is None:
+            outcome = "completed"
+        elif isinstance(error, _PEER_LEFT) and error._ends is socket._wire:
+            outcome = self._left(socket, error)
+        else:
+            outcome = self._judge(socket, error)
         if socket._close_at_once():
             self._ended(connection, outcome)
             return None
@@ -253,12 +258,15 @@ class ConnectionSpawner(Generic[SocketT]):
         finally:
             self._ended(connection, outcome)
 
+    def _left(self, socket: SocketT, error: BaseException) -> str:
+        if _log.isEnabledFor(logging.DEBUG):  # making its address takes longer than asking
+            _log.debug("connection from %s ended: %s", socket.peer_address, error)
+        return "disconnected"
+
     def _judge(self, socket: SocketT, error: BaseException) -> str:
         """Report what a handler raised; return what it counts as."""
         if _peer_left(error, socket):
-            if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("connection from %s ended: %s", socket.peer_address, error)
-            return "disconnected"
+            return self._left(socket, error)
         if not isinstance(error, Exception):
             if isinstance(error, asyncio.CancelledError):
                 return "cancelled"
@@ -312,6 +320,6 @@ def _log_bad_close(socket: AsyncStreamSocket[Any], reason: OSError) -> None:
 def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any]) -> bool:
     """Whether `error` says that this very connection ended, and not another one that the handler uses."""
     if isinstance(error, _PEER_LEFT):
-        return socket._is_what_failed(error)
+        return error._ends is socket._wire
     # A handler with a task group: all of it has to say so.
     return isinstance(error, ExceptionGroup) and all(_peer_left(member, socket) for member in error.exceptions)

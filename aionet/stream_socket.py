@@ -25,7 +25,7 @@ from typing import IO, Any, Generic, Self, TypeVar
 from .addresses import SocketAddress, UnixAddress
 from .dialing import Dialed
 from .engine import SocketBase, short_cut, stream_wire
-from .errors import AionetError, IncompleteReadError, LimitExceededError, SocketBusyError, SocketClosedError
+from .errors import IncompleteReadError, LimitExceededError, SocketBusyError, SocketClosedError
 from .options import StreamOptions
 from .receive_buffer import ReceiveBuffer
 from .scope import current_scope
@@ -415,10 +415,6 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
     def _where(self, operation: str) -> Any:
         return {"operation": operation, "ends": self._wire}
-
-    def _is_what_failed(self, error: AionetError) -> bool:
-        """Whether `error` is of this very connection, and not of another one."""
-        return error._ends is self._wire
 
     async def _begin_buffered(self) -> ReceiveBuffer:
         """Return the buffer; what is in it may not be taken while another task waits, nor after closing."""

@@ -33,7 +33,12 @@ static const struct {
 static Stream *stream_of(ModuleState *state, PyObject *socket)
 {
     PyObject *wire;
-    if (!PyObject_TypeCheck(socket, state->socket_base_type) || (wire = ((SocketBase *)socket)->wire) == NULL)
+    if (Py_TYPE(socket) != state->socket_class) {
+        if (!PyObject_TypeCheck(socket, state->socket_base_type))
+            return NULL;
+        Py_XSETREF(state->socket_class, (PyTypeObject *)Py_NewRef(Py_TYPE(socket)));
+    }
+    if ((wire = ((SocketBase *)socket)->wire) == NULL)
         return NULL;
     if (Py_TYPE(wire) != state->wire_class && !PyObject_TypeCheck(wire, state->stream_type))
         return NULL;

@@ -193,11 +193,11 @@ static int prepare_names(ModuleState *state)
         intern(&state->str_send_rest, "_send_rest") || intern(&state->str_read, "read") ||
         intern(&state->str_write, "write") || intern(&state->str_blocking, "_asyncio_future_blocking") ||
         intern(&state->str_selector, "_selector") || intern(&state->str_is_closed, "is_closed") ||
-        intern(&state->str_linger, "linger"))
+        intern(&state->str_linger, "linger") || intern(&state->str_operation, "operation") ||
+        intern(&state->str_ends, "_ends"))
         return -1;
     state->context_keyword = PyTuple_Pack(1, state->str_context);
-    state->error_keywords = Py_BuildValue("(ss)", "operation", "ends");
-    return state->context_keyword == NULL || state->error_keywords == NULL ? -1 : 0;
+    return state->context_keyword == NULL ? -1 : 0;
 }
 
 static int module_exec(PyObject *module)
@@ -246,6 +246,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->swap_task);
     Py_VISIT(state->current_tasks);
     Py_VISIT(state->wire_class);
+    Py_VISIT(state->socket_class);
     for (int kind = 0; kind < METHODS; kind++)
         Py_VISIT(state->slow[kind]);
     return 0;
@@ -288,6 +289,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->swap_task);
     Py_CLEAR(state->current_tasks);
     Py_CLEAR(state->wire_class);
+    Py_CLEAR(state->socket_class);
     for (int kind = 0; kind < METHODS; kind++)
         Py_CLEAR(state->slow[kind]);
     return 0;
@@ -305,7 +307,8 @@ static void module_free(void *module)
         &state->str_msg,          &state->str_on_events,     &state->str_error,          &state->str_busy_error,
         &state->str_closed_error, &state->str_note_end,      &state->str_on_cold_events, &state->str_send_rest,
         &state->str_read,         &state->str_write,         &state->str_blocking,       &state->str_selector,
-        &state->str_is_closed,    &state->str_linger,        &state->context_keyword,    &state->error_keywords,
+        &state->str_is_closed,    &state->str_linger,        &state->context_keyword,    &state->str_operation,
+        &state->str_ends,
     };
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
         Py_CLEAR(*strings[i]);

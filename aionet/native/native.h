@@ -59,15 +59,14 @@ typedef struct {
     PyObject *enter_task, *leave_task, *current_task, *get_running_loop, *cancelled_error;
     PyObject *connection_lost_error, *closed_descriptors; /* aionet's: an exception, and who waits for descriptors */
     PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before */
-    PyTypeObject *wire_class;            /* the subclass of Stream that is in use: spares a look at bases */
+    PyTypeObject *wire_class, *socket_class; /* subclasses that are in use: they spare a look at bases */
     PyObject *slow[METHODS]; /* the Python functions that the methods stand for */
     /* interned */
     PyObject *str_add_reader, *str_remove_reader, *str_fileno, *str_call_soon, *str_context, *str_throw, *str_close,
         *str_cancel, *str_msg, *str_on_events, *str_error, *str_busy_error, *str_closed_error, *str_note_end,
         *str_on_cold_events, *str_send_rest, *str_read, *str_write, *str_blocking, *str_selector, *str_is_closed,
-        *str_linger;
+        *str_linger, *str_operation, *str_ends;
     PyObject *context_keyword; /* ("context",) */
-    PyObject *error_keywords;  /* ("operation", "ends") */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     Operation *free_operations;
     Wait *free_waits;

@@ -42,6 +42,18 @@ static PyObject *system_arguments(ModuleState *state, int number)
     return *place;
 }
 
+/* What ConnectionLostError(*arguments, operation=operation, ends=stream) makes, less the detour through Python. */
+static PyObject *connection_lost_error(ModuleState *state, PyObject *arguments, PyObject *operation, Stream *stream)
+{
+    PyTypeObject *class = (PyTypeObject *)state->connection_lost_error, *system = (PyTypeObject *)PyExc_OSError;
+    PyObject *error = class->tp_new(class, arguments, NULL);
+    if (error != NULL && (system->tp_init(error, arguments, NULL) < 0 ||
+                          PyObject_SetAttr(error, state->str_operation, operation) < 0 ||
+                          PyObject_SetAttr(error, state->str_ends, (PyObject *)stream) < 0))
+        Py_CLEAR(error);
+    return error;
+}
+
 /* As `DescriptorWire._error` does it. The cause is made here and raised nowhere, so it can be kept as it is. */
 PyObject *stream_raise(Stream *stream, PyObject *operation, int number)
 {
@@ -52,8 +64,7 @@ PyObject *stream_raise(Stream *stream, PyObject *operation, int number)
         return NULL;
     if (stream->lost == NULL || stream->lost == Py_None)
         Py_XSETREF(stream->lost, Py_NewRef(cause));
-    PyObject *values[] = {PyTuple_GET_ITEM(arguments, 0), PyTuple_GET_ITEM(arguments, 1), operation, (PyObject *)stream};
-    PyObject *error = PyObject_Vectorcall(state->connection_lost_error, values, 2, state->error_keywords);
+    PyObject *error = connection_lost_error(state, arguments, operation, stream);
     if (error == NULL)
         Py_DECREF(cause);
     else
