@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from .engine import Driver
 from .native import compiled
 
-__all__ = ["new_event_loop", "run", "task_factory"]
+__all__ = ["LOOPS", "LoopName", "loop_factory", "new_event_loop", "run", "task_factory"]
 
 T = TypeVar("T")
+
+LoopName = Literal["aionet", "asyncio", "uvloop"]
+
+LOOPS: tuple[LoopName, ...] = get_args(LoopName)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -34,6 +38,19 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     from .native.selector import EpollSelector
 
     return asyncio.SelectorEventLoop(EpollSelector())
+
+
+def loop_factory(name: LoopName) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes a loop by its name: ``"aionet"`` stands for `new_event_loop`.
+
+    Raises `ImportError` where uvloop is not installed.
+    """
+    if name == "uvloop":
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+        return factory
+    return new_event_loop if name == "aionet" else asyncio.new_event_loop
 
 
 def run(

@@ -12,10 +12,11 @@ import importlib.util
 import json
 import sys
 
+from ..running import LOOPS, LoopName
 from .arguments import seconds, whole_number
 from .children import BenchError
 from .report import ProgressDisplay, print_report
-from .runner import BenchPlan, BenchResult, Loop, Workload, run_bench
+from .runner import BenchPlan, BenchResult, Workload, run_bench
 
 __all__ = ["add_arguments", "run"]
 
@@ -70,9 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--loop",
-        choices=["asyncio", "uvloop"],
-        default="asyncio",
-        help="the server's loop (default: asyncio)",
+        choices=LOOPS,
+        default="aionet",
+        help="the server's loop (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
 
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 def _plans(args: argparse.Namespace) -> list[BenchPlan]:
     workloads: list[Workload] = [args.workload] if args.workload else ["echo", "accept"]
     duration = _QUICK_SECONDS if args.quick else args.duration or _DEFAULT_SECONDS
-    loop: Loop = args.loop
+    loop: LoopName = args.loop
     sizes = {"accept": 1, "echo": args.size or 1024}
     return [
         BenchPlan(

@@ -23,14 +23,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..running import LOOPS, LoopName
 from .children import BenchError, Child
 from .facts import cpu_model, kernel, python_build, usable_cpus
 from .histogram import LatencyHistogram
 
-__all__ = ["BenchPlan", "BenchProgress", "BenchResult", "Loop", "Workload", "run_bench"]
+__all__ = ["BenchPlan", "BenchProgress", "BenchResult", "Workload", "run_bench"]
 
 Workload = Literal["accept", "echo"]
-Loop = Literal["asyncio", "uvloop"]
 
 _START_UP = 15.0  # seconds that a process may take to say its first word
 _SLACK = 20.0  # seconds beyond warm-up and measuring, opening all connections included
@@ -46,13 +46,13 @@ class BenchPlan:
     size: int = 1024
     """Bytes of a message; `accept` always sends one."""
     seconds: float = 10.0
-    loop: Loop = "asyncio"
+    loop: LoopName = "aionet"
 
     def __post_init__(self) -> None:
         if self.workload not in ("accept", "echo"):
             raise ValueError(f"the workload is accept or echo, not {self.workload!r}")
-        if self.loop not in ("asyncio", "uvloop"):
-            raise ValueError(f"the loop is asyncio or uvloop, not {self.loop!r}")
+        if self.loop not in LOOPS:
+            raise ValueError(f"the loop is one of {', '.join(LOOPS)}, not {self.loop!r}")
         if self.connections < 1 or self.size < 1 or self.seconds <= 0:
             raise ValueError(
                 "connections, size and seconds are above 0, not"
@@ -85,7 +85,7 @@ class BenchResult:
 
     workload: Workload
     engine: str
-    loop: Loop
+    loop: LoopName
     python: str
     kernel: str
     cpu: str

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from aionet import AsyncTcpConnectionServer, AsyncTcpSocket, ConnectionSpawner, implementation
+from aionet.running import LOOPS, loop_factory
 
 from .arguments import whole_number
 from .facts import pin_to
@@ -79,24 +80,15 @@ def _when_standard_input_ends(loop: asyncio.AbstractEventLoop, call: Callable[[]
     threading.Thread(target=wait, name="standard input", daemon=True).start()
 
 
-def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    if name == "uvloop":
-        import uvloop
-
-        factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-        return factory
-    return asyncio.new_event_loop
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until standard input ends."""
     parser = argparse.ArgumentParser(prog="python -m aionet.bench.server_process")
     parser.add_argument("--workload", choices=["accept", "echo"], required=True)
-    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
+    parser.add_argument("--loop", choices=LOOPS, default="aionet")
     parser.add_argument("--cpu", type=whole_number(0, 4095), help="the cpu to stay on")
     options = parser.parse_args(arguments)
     pinned = pin_to(options.cpu)
-    with asyncio.Runner(loop_factory=_loop_factory(options.loop)) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
         runner.run(_serve(options, pinned=pinned))
     return 0
 

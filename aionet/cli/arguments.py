@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib.util
 import math
-from collections.abc import Callable
 from typing import TypeAlias
 
 from ..addresses import SocketAddress, UnixAddress, as_address
+from ..running import LOOPS
 
 __all__ = [
     "Address",
@@ -20,7 +19,6 @@ __all__ = [
     "connections",
     "fill_in",
     "listen_address",
-    "loop_factory",
     "seconds",
     "seconds_or_zero",
     "target_address",
@@ -28,8 +26,6 @@ __all__ = [
 
 Address: TypeAlias = SocketAddress | UnixAddress
 """Where a command listens or connects to."""
-
-_LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 _DEFAULT_BIND = SocketAddress("127.0.0.1", 3000)
 
@@ -107,20 +103,10 @@ def add_loop_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loop",
         type=_loop_name,
-        choices=["asyncio", "uvloop"],
-        default="asyncio",
-        help="the event loop to run on (default: %(default)s)",
+        choices=LOOPS,
+        default="aionet",
+        help="the event loop to run on; aionet is asyncio's own over aionet's selector (default: %(default)s)",
     )
-
-
-def loop_factory(name: str) -> _LoopFactory:
-    """Return what makes the loop that ``--loop`` named."""
-    if name == "uvloop":
-        import uvloop
-
-        factory: _LoopFactory = uvloop.new_event_loop
-        return factory
-    return asyncio.new_event_loop
 
 
 def add_json_argument(parser: argparse.ArgumentParser, text: str) -> None:

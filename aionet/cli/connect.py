@@ -26,7 +26,8 @@ from typing import Any
 
 from ..errors import ConnectError, ConnectionLostError, ResolveError
 from ..stream_socket import AsyncStreamSocket
-from .arguments import Address, add_loop_argument, fill_in, loop_factory, seconds, target_address
+from ..running import loop_factory
+from .arguments import Address, add_loop_argument, fill_in, seconds, target_address
 from .dialing import dial
 from .failing import CommandError, explain
 from .standard_streams import StandardInput, StandardOutput

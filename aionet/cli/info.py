@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..bench.facts import cpu_model, kernel, python_build
 from ..engine import implementation
+from ..native import why_portable
 from ..tcp_info import read_tcp_info
 from ..version import __version__
 from ..wires.delivery import enable_acknowledgement_events
@@ -52,6 +53,7 @@ def facts() -> dict[str, object]:
     return {
         "version": __version__,
         "engine": implementation(),
+        **({"why_portable": why_portable} if why_portable else {}),
         "loops": {"asyncio": platform.python_version(), "uvloop": _version_of("uvloop")},
         "python": {"version": platform.python_version(), "build": python_build()},
         "kernel": kernel(),

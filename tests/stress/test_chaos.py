@@ -425,7 +425,9 @@ class Watchdog(threading.Thread):
             if now != seen:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > PATIENCE:
-                self._world.fail(AssertionError(f"nothing happened for {PATIENCE} s\n{self._stacks()}"))
+                report = f"nothing happened for {PATIENCE} s\n{self._stacks()}"
+                print(report, file=sys.stderr)  # now, for the run may be beyond stopping
+                self._world.fail(AssertionError(report))
                 self._loop.call_soon_threadsafe(self._stop_run)
                 return
 
