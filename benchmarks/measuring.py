@@ -63,7 +63,7 @@ def two_cpus() -> tuple[int, int]:
 def take_turn(name: str, workload: Workload, seconds: float, *, cold_malloc: bool = False) -> dict[str, Any]:
     """Start the server, put the load on it, end it; what the generator measured and what the server said."""
     server_cpu, load_cpu = two_cpus()
-    with _server(name, server_cpu, cold_malloc=cold_malloc) as (process, ready):
+    with running_server(name, server_cpu, cold_malloc=cold_malloc) as (process, ready):
         arguments = [
             BUILD / "load_generator",
             workload.mode,
@@ -89,9 +89,10 @@ def take_turn(name: str, workload: Workload, seconds: float, *, cold_malloc: boo
 
 
 @contextmanager
-def _server(
-    name: str, cpu: int, *, cold_malloc: bool
+def running_server(
+    name: str, cpu: int | None = None, *, cold_malloc: bool = False
 ) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+    """Start server `name`, on `cpu` alone if that is given; end it in the end. With it comes what it said."""
     command = (
         [str(BUILD / "epoll_reference")]
         if name == REFERENCE
@@ -108,7 +109,7 @@ def _server(
             stdout=subprocess.PIPE,
             stderr=messages,
             env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+            preexec_fn=None if cpu is None else lambda: os.sched_setaffinity(0, {cpu}),
         )
         try:
             assert process.stdout is not None

@@ -3,10 +3,12 @@
 Theory of operation
 -------------------
 *The matrix.* Each ``@pytest.mark.asyncio`` test runs once per loop: the stock one, the stock one with eager
-tasks (Python 3.12 and up) and uvloop. A test that is about one of them says
+tasks (Python 3.12 and up) and uvloop; what is about sockets themselves runs on aionet's own loop, too, and
+with ``--all-loops`` everything does. A test that is about one of them says
 ``@pytest.mark.asyncio(loop_factories=["uvloop"])``.
 
-``--callback-reactor`` runs all of it on the reactor of systems without epoll.
+All of it runs on the engine that aionet runs on: ``AIONET_ENGINE=portable pytest`` is another column, and
+with ``--callback-reactor`` the reactor of systems without epoll a third.
 
 *The ledger.* After every test no descriptor and no task may be left, and the loop may not have complained of
 anything. Descriptors are counted outside of the loop, which has come and gone in between, so the loop's own
@@ -20,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
@@ -27,6 +30,7 @@ import hypothesis  # noqa: F401 - before gc.freeze(), which its look at who refe
 import pytest
 from helpers import open_descriptors
 
+import aionet
 from aionet.wires import event_loop
 from aionet.wires.reactor import CallbackReactor
 
@@ -58,9 +62,13 @@ def _loop_factories() -> dict[str, LoopFactory]:
 
 
 LOOP_FACTORIES = _loop_factories()
+OWN_LOOP = {} if aionet.implementation() == "portable" else {"aionet": aionet.new_event_loop}
+ON_OWN_LOOP = ("conformance", "spawner")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
+    if config.getoption("--all-loops") or item.path.parent.name in ON_OWN_LOOP:
+        return LOOP_FACTORIES | OWN_LOOP
     return LOOP_FACTORIES
 
 
@@ -70,11 +78,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run on the reactor that systems without epoll get",
     )
+    parser.addoption("--all-loops", action="store_true", help="run everything on aionet's own loop, too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--callback-reactor"):
+        if aionet.implementation() != "portable":
+            raise pytest.UsageError("--callback-reactor needs AIONET_ENGINE=portable")
         event_loop.make_reactor = CallbackReactor
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # programs under test are interrupted, too
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -287,7 +287,7 @@ int driver_resume(Driver *driver)
 /* The Task was cancelled; message is its own. */
 PyObject *driver_cancel(Driver *driver, PyObject *message)
 {
-    if (!driver->parked || driver->running || driver->base.cancelled || driver->base.callback == NULL) {
+    if (driver->running || driver->base.cancelled || driver->base.callback == NULL) {
         driver->cancel_asked = 1;
         Py_RETURN_FALSE; /* it remembers, and throws at its next step */
     }

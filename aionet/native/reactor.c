@@ -178,13 +178,17 @@ void reactor_forget(Reactor *reactor, int fd, PyObject *watcher)
         return;
     watcher = reactor->slots[fd].watcher;
     reactor->slots[fd].watcher = NULL;
-    if (!is_stream(reactor, watcher)) {
-        if (reactor->forks == forks && reactor->epoll >= 0)
-            epoll_ctl(reactor->epoll, EPOLL_CTL_DEL, fd, NULL); /* it may live on; a stream's is about to be closed */
-        Py_DECREF(watcher);
+    int owned = 1;
+    if (is_stream(reactor, watcher)) { /* it is about to be closed; whoever waits is woken by other means */
+        owned = ((Stream *)watcher)->anchored;
+        ((Stream *)watcher)->anchored = 0;
+    } else if (reactor->forks == forks && reactor->epoll >= 0) {
+        epoll_ctl(reactor->epoll, EPOLL_CTL_DEL, fd, NULL); /* it may live on */
     }
     if (--reactor->watched == 0)
         close_epoll(reactor);
+    if (owned)
+        Py_DECREF(watcher);
 }
 
 /* -- a turn --------------------------------------------------------------------------------------------------- */

@@ -169,7 +169,7 @@ void stream_set_reader(Stream *stream, Operation *operation)
 {
     Operation *before = stream->reader;
     stream->reader = (Operation *)Py_NewRef(operation);
-    if (!stream->anchored) {
+    if (!stream->anchored && stream->watched) {
         stream->anchored = 1;
         Py_INCREF(stream);
     }

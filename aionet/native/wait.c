@@ -98,7 +98,7 @@ static PyObject *wait_cancel(PyObject *self, PyObject *const *arguments, Py_ssiz
     PyObject *message = count + named > 0 ? arguments[0] : Py_None;
     if (Py_TYPE(self) == wait->state->driver_type)
         return driver_cancel((Driver *)self, message);
-    if (wait->cancelled || wait->operation == NULL)
+    if (wait->cancelled || wait->callback == NULL)
         Py_RETURN_FALSE; /* it was woken already: the task will find that it is to be cancelled */
     wait->cancelled = 1;
     wait->message = Py_NewRef(message);

@@ -148,8 +148,12 @@ class DescriptorWire:
 
     async def send_eof(self) -> None:
         self._refuse_if_closed("send_eof")
-        if self._eof_asked:
-            return
+        while self._eof_asked:  # by another task, whose call may yet be cancelled
+            if self._eof_sent:
+                return
+            await self._queue().flush("send_eof")
+            await asyncio.sleep(0)  # now that one says how it went
+        self._refuse_if_closed("send_eof")
         self._eof_asked = True
         entry = OutgoingEof()
         try:

@@ -268,6 +268,26 @@ async def test_nothing_is_written_after_eof(sock, peer, write):
     assert await peer.receive_to_end() == b""
 
 
+async def test_a_second_end_waits_for_the_first(sock, peer):
+    writing = await begin(sock.write(bytes(BIG)))
+    first = await begin(sock.send_eof())
+    second = await begin(sock.send_eof())
+    assert not second.done()
+    assert await peer.receive_exactly(BIG) == bytes(BIG)
+    assert await peer.receive() == b""
+    await asyncio.gather(writing, first, second)
+
+
+async def test_a_second_end_takes_the_place_of_a_first_that_is_cancelled(sock, peer):
+    writing = await begin(sock.write(bytes(BIG)))
+    first = await begin(sock.send_eof())
+    second = await begin(sock.send_eof())
+    await cancel(first)
+    assert await peer.receive_exactly(BIG) == bytes(BIG)
+    assert await peer.receive() == b""
+    await asyncio.gather(writing, second)
+
+
 async def test_eof_comes_after_the_writes_before_it(sock, peer):
     first = await begin(sock.write(b"a" * BIG))
     second = await begin(sock.write(b"b" * 1000))

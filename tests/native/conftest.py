@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+import selectors
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from conftest import LOOP_FACTORIES as COMMON_LOOP_FACTORIES
 
 import aionet
 
-from .support import LOOPS, TASKS, LoopFactory, MakeTask
+from .ping_pong import PingPong, playing
+from .support import LOOPS, TASKS, LoopFactory, MakeTask, make_selector
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
@@ -46,3 +50,22 @@ def make_task(request: pytest.FixtureRequest) -> MakeTask:
     """`make_task(coroutine)`: a plain task or a parked one."""
     make: Callable[..., Any] = TASKS[request.param]
     return lambda coroutine: make(asyncio.get_running_loop(), coroutine)
+
+
+@pytest.fixture(params=[selectors.EpollSelector, make_selector], ids=["standard", "ours"])
+def selector(request: pytest.FixtureRequest) -> Iterator[selectors.BaseSelector]:
+    with request.param() as selector:
+        yield selector
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest_asyncio.fixture
+async def ping_pong(make_task: MakeTask) -> AsyncIterator[PingPong]:
+    async with playing(make_task) as game:
+        yield game

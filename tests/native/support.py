@@ -17,7 +17,17 @@ from peers import RawPeer
 
 import aionet
 
-__all__ = ["LOOPS", "TASKS", "Line", "LoopFactory", "MakeTask", "checkout", "lines", "run_script"]
+__all__ = [
+    "LOOPS",
+    "TASKS",
+    "Line",
+    "LoopFactory",
+    "MakeTask",
+    "checkout",
+    "lines",
+    "make_selector",
+    "run_script",
+]
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 MakeTask = Callable[[Any], "asyncio.Task[Any]"]
@@ -32,6 +42,13 @@ TASKS: dict[str, Callable[..., Any]] = {
 
 checkout = Path(aionet.__file__).parent.parent
 """Where the package that is tested lies."""
+
+
+def make_selector() -> Any:
+    """Return a selector of ours."""
+    from aionet.native.selector import EpollSelector
+
+    return EpollSelector()
 
 
 class Line(NamedTuple):

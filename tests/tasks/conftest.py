@@ -35,7 +35,12 @@ async def lines() -> AsyncIterator[list[Line]]:
         yield [await stack.enter_async_context(connected()) for _ in range(3)]
 
 
-@pytest.fixture(params=PASTS)
+OFTEN = ("read", "read-yield")  # what a developer's run takes of `PASTS`; CI takes all
+
+
+@pytest.fixture(
+    params=[pytest.param(past, marks=[] if past in OFTEN else [pytest.mark.slow]) for past in PASTS]
+)
 def stage(request: pytest.FixtureRequest, make_task: Kind, line: Line) -> Stage:
     return Stage(make_task, line, PASTS[request.param])
 

@@ -1,0 +1,264 @@
+"""Loops that end, and interpreters that end, with sockets open and tasks parked."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from .support import run_script
+
+STAGE = """
+import contextlib, signal
+
+signal.alarm(20)
+
+
+async def connected():
+    async with aionet.AsyncTcpConnectionServer(("127.0.0.1", 0)) as server:
+        raw = socket.create_connection(("127.0.0.1", server.address.port))
+        return await server.accept(), raw
+
+
+async def parked(coroutine):
+    task = aionet.task_factory(asyncio.get_running_loop(), coroutine)
+    for _ in range(6):
+        await asyncio.sleep(0)
+    assert not task.done()
+    return task
+
+
+async def begin():
+    '''Everything there is to wait for.'''
+    everything = []
+    server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0))
+    accepting = await parked(server.accept())
+    everything += [server, accepting]
+    for make in (parked, lambda coroutine: parked(plain(coroutine))):
+        for name in ("read", "read_line", "peek", "__anext__"):
+            sock, raw = await connected()
+            everything += [sock, raw, await make(getattr(sock, name)())]
+    sock, raw = await connected()
+    everything += [sock, raw, await parked(written(sock))]
+
+    async def handler(sock):
+        async for data in sock:
+            await sock.write(data)
+
+    spawner = aionet.ConnectionSpawner(handler)
+    served = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0))
+    everything += [spawner, served, await parked(spawner.serve(served))]
+    for _ in range(3):
+        raw = socket.create_connection(("127.0.0.1", served.address.port))
+        raw.sendall(b"x")
+        assert await asyncio.to_thread(raw.recv, 1) == b"x"
+        everything.append(raw)
+    return everything
+
+
+async def plain(coroutine):
+    return await asyncio.create_task(coroutine)
+
+
+async def written(sock):
+    await sock.write(bytes(50_000_000))
+"""
+
+PERHAPS = re.compile(
+    r"^$|^  |^Traceback |^The above exception was the direct cause"
+    r"|ResourceWarning: (unclosed|Enable tracemalloc)"
+    r"|RuntimeWarning: (coroutine .* was never awaited|Enable tracemalloc)"
+    r"|^Task was destroyed but it is pending!|^task: <"
+    r"|^Task exception was never retrieved|^future: <"
+    r"|^Exception ignored in: <coroutine|^Exception ignored in: <.* Driver"
+    r"|^RuntimeError: (Event loop is closed|no running event loop)$"
+    r"|^StopAsyncIteration|^ConnectionResetError: |^aionet.errors.ConnectionLostError: |^SystemExit: 0$"
+)
+
+
+def ends(body: str, loop_name: str, *options: str) -> str:
+    """Run `body`; return what it wrote to stderr: nothing but complaints of what was left open."""
+    done = run_script(STAGE + body, loop_name, *options)
+    strange = [line for line in done.stderr.splitlines() if not PERHAPS.search(line)]
+    assert (done.returncode, strange) == (0, []), done.stderr
+    assert done.stdout.endswith("done\n")
+    return done.stderr
+
+
+def test_the_interpreter_ends_in_the_middle_of_everything(loop_name):
+    body = """
+loop = new_loop()
+everything = loop.run_until_complete(begin())
+print("done")
+"""
+    ends(body, loop_name)
+
+
+def test_the_interpreter_ends_after_the_loop_was_closed_on_everything(loop_name):
+    body = """
+loop = new_loop()
+everything = loop.run_until_complete(begin())
+loop.close()
+print("done")
+"""
+    ends(body, loop_name)
+
+
+def test_a_loop_closed_on_everything_and_collected(loop_name):
+    body = """
+import weakref
+
+loop = new_loop()
+everything = loop.run_until_complete(begin())
+left = weakref.WeakSet(each for each in everything if not isinstance(each, aionet.ConnectionSpawner))
+loop.run_until_complete(loop.shutdown_default_executor())
+loop.close()
+del everything, loop
+gc.collect()
+gc.collect()
+assert not left, list(left)
+print("done")
+"""
+    ends(body, loop_name)
+
+
+def test_everything_collected_before_the_loop_is_closed(loop_name):
+    body = """
+loop = new_loop()
+everything = loop.run_until_complete(begin())
+del everything
+for _ in range(3):
+    loop.run_until_complete(asyncio.sleep(0))
+    gc.collect()
+loop.close()
+del loop
+gc.collect()
+print("done")
+"""
+    ends(body, loop_name)
+
+
+def test_sys_exit_in_a_handler(loop_name):
+    body = """
+async def main():
+    async def handler(sock):
+        await sock.read()
+        print("done", flush=True)
+        sys.exit(0)
+
+    kept.extend(await begin())
+    spawner = aionet.ConnectionSpawner(handler)
+    server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0))
+    raw = socket.create_connection(("127.0.0.1", server.address.port))
+    raw.sendall(b"x")
+    await spawner.serve(server)
+
+kept = []
+with asyncio.Runner(loop_factory=new_loop) as runner:
+    runner.run(main())
+"""
+    ends(body, loop_name)
+
+
+def test_a_daemon_thread_with_a_loop_does_not_keep_the_interpreter(loop_name):
+    body = """
+def work():
+    loop = new_loop()
+    kept.extend([loop, loop.run_until_complete(begin())])
+    ready.set()
+    loop.run_forever()
+
+kept, ready = [], threading.Event()
+threading.Thread(target=work, daemon=True).start()
+assert ready.wait(10)
+print("done")
+"""
+    ends(body, loop_name)
+
+
+@pytest.mark.parametrize("where", ["client", "accepted"])
+def test_an_unclosed_socket_is_a_resource_warning(loop_name, where):
+    body = f"""
+async def main():
+    async with aionet.AsyncTcpConnectionServer(("127.0.0.1", 0)) as server:
+        client = await aionet.AsyncTcpSocket().connect_to(server.address)
+        accepted = await server.accept()
+        {"accepted" if where == "client" else "client"}.abort()
+
+with asyncio.Runner(loop_factory=new_loop) as runner:
+    runner.run(main())
+gc.collect()
+print("done")
+"""
+    stderr = ends(body, loop_name, "-X", "dev")
+    assert "ResourceWarning: unclosed <" in stderr
+    done = run_script(STAGE + body, loop_name, "-W", "error::ResourceWarning")
+    assert "ResourceWarning: unclosed <" in done.stderr
+    assert done.stderr.startswith("Exception ignored in: <")
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+def test_closed_sockets_give_no_warnings(loop_name):
+    body = """
+async def main():
+    async with aionet.AsyncTcpConnectionServer(("127.0.0.1", 0)) as server:
+        async with await aionet.AsyncTcpSocket().connect_to(server.address) as client:
+            async with await server.accept() as accepted:
+                await client.write(b"x")
+                await accepted.read()
+
+with asyncio.Runner(loop_factory=new_loop, debug=True) as runner:
+    runner.run(main())
+gc.collect()
+print("done")
+"""
+    assert ends(body, loop_name, "-X", "dev", "-W", "error") == ""
+
+
+@pytest.mark.parametrize("run", ["aionet.run(main())", "asyncio.run(main())"])
+def test_one_run_after_the_other(loop_name, run):
+    body = f"""
+async def main():
+    loop = asyncio.get_running_loop()
+    everything = await begin()
+    for each in everything:
+        if isinstance(each, asyncio.Task):
+            each.cancel()
+    await asyncio.wait([each for each in everything if isinstance(each, asyncio.Task)])
+    for each in everything:
+        if isinstance(each, aionet.AsyncTcpSocket):
+            each.abort()
+        elif not isinstance(each, (asyncio.Task, aionet.ConnectionSpawner)):
+            each.close()
+
+for _ in range(5):
+    {run}
+gc.collect()
+print("done")
+"""
+    assert ends(body, loop_name, "-X", "dev", "-W", "error") == ""
+
+
+def test_a_handler_that_stops_the_loop_stops_it_promptly(loop_name):
+    body = """
+async def handler(sock):
+    await sock.read()
+    loop.stop()
+    await sock.read()
+
+loop = new_loop()
+sock, raw = loop.run_until_complete(connected())
+task = aionet.task_factory(loop, handler(sock))
+threading.Timer(0.05, raw.sendall, [b"x"]).start()
+loop.call_later(15, os._exit, 3)
+before = time.monotonic()
+loop.run_forever()
+assert time.monotonic() - before < 5
+raw.sendall(b"y")
+loop.run_until_complete(task)
+sock.abort()
+raw.close()
+loop.close()
+print("done")
+"""
+    assert ends(body, loop_name) == ""
