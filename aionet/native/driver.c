@@ -214,9 +214,21 @@ static void keep_pending(Driver *driver, PySendResult status, PyObject *result)
     driver->pending = status == PYGEN_ERROR ? take_exception() : result;
 }
 
+/* Whether its coroutine runs already, that is, tries to run itself. */
+static int refuses(Driver *driver)
+{
+    if (driver->running)
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+    return driver->running;
+}
+
 static PySendResult driver_am_send(PyObject *self, PyObject *value, PyObject **result)
 {
     Driver *driver = (Driver *)self;
+    if (refuses(driver)) {
+        *result = NULL;
+        return PYGEN_ERROR;
+    }
     if (driver->pending_kind != NOTHING_PENDING) {
         PySendResult status = take_pending(driver, result);
         return to_task(driver, status, result);
@@ -350,6 +362,10 @@ static PyObject *driver_throw(PyObject *self, PyObject *const *arguments, Py_ssi
     PySendResult status;
     if (exception == NULL)
         return NULL;
+    if (refuses(driver)) {
+        Py_DECREF(exception);
+        return NULL;
+    }
     unpark(driver);
     int passed_on = cancels_what_it_awaits(driver, exception);
     if (passed_on < 0) {
@@ -392,6 +408,8 @@ static PyObject *driver_close(PyObject *self, PyObject *unused)
 {
     Driver *driver = (Driver *)self;
     ModuleState *state = driver->base.state;
+    if (refuses(driver))
+        return NULL;
     unpark(driver);
     Py_CLEAR(driver->pending);
     driver->pending_kind = NOTHING_PENDING;

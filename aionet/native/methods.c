@@ -45,6 +45,16 @@ static Stream *stream_of(ModuleState *state, PyObject *socket)
     return (Stream *)wire;
 }
 
+/* Whether iterating over a socket reads with our `read`, and not with one of a subclass. */
+static int reads_with_ours(Method *method, PyObject *socket)
+{
+    PyObject *read = PyObject_GetAttr((PyObject *)Py_TYPE(socket), method->state->str_read);
+    int ours = read != NULL && Py_TYPE(read) == method->state->method_type && ((Method *)read)->kind == READ;
+    Py_XDECREF(read);
+    PyErr_Clear();
+    return ours;
+}
+
 static PyObject *method_vectorcall(PyObject *self, PyObject *const *arguments, size_t flags, PyObject *names)
 {
     Method *method = (Method *)self;
@@ -52,7 +62,8 @@ static PyObject *method_vectorcall(PyObject *self, PyObject *const *arguments, s
     int kind = method->kind;
     Stream *stream;
     if (names != NULL || given < kinds[kind].arguments || given > kinds[kind].arguments + kinds[kind].optional ||
-        (stream = stream_of(method->state, arguments[0])) == NULL)
+        (stream = stream_of(method->state, arguments[0])) == NULL ||
+        (kind == NEXT_CHUNK && !reads_with_ours(method, arguments[0])))
         goto function;
 
     PyObject *argument = given ? arguments[1] : NULL;
@@ -245,7 +256,7 @@ static PyObject *socket_close_at_once(PyObject *self, PyObject *unused)
     SocketBase *socket = (SocketBase *)self;
     ModuleState *state = state_of(self);
     Stream *stream = state == NULL ? NULL : stream_of(state, self);
-    if (stream == NULL || socket->dialing != Py_None) {
+    if (stream == NULL || socket->dialing != Py_None || socket->options == NULL || socket->ledger == NULL) {
         if (PyErr_Occurred())
             return NULL;
         Py_RETURN_FALSE;

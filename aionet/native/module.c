@@ -194,7 +194,7 @@ static int prepare_names(ModuleState *state)
         intern(&state->str_write, "write") || intern(&state->str_blocking, "_asyncio_future_blocking") ||
         intern(&state->str_selector, "_selector") || intern(&state->str_is_closed, "is_closed") ||
         intern(&state->str_linger, "linger") || intern(&state->str_operation, "operation") ||
-        intern(&state->str_ends, "_ends"))
+        intern(&state->str_ends, "_ends") || intern(&state->str_scheduled, "_scheduled"))
         return -1;
     state->context_keyword = PyTuple_Pack(1, state->str_context);
     return state->context_keyword == NULL ? -1 : 0;
@@ -308,7 +308,7 @@ static void module_free(void *module)
         &state->str_closed_error, &state->str_note_end,      &state->str_on_cold_events, &state->str_send_rest,
         &state->str_read,         &state->str_write,         &state->str_blocking,       &state->str_selector,
         &state->str_is_closed,    &state->str_linger,        &state->context_keyword,    &state->str_operation,
-        &state->str_ends,
+        &state->str_ends,         &state->str_scheduled,
     };
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
         Py_CLEAR(*strings[i]);

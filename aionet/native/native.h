@@ -65,7 +65,7 @@ typedef struct {
     PyObject *str_add_reader, *str_remove_reader, *str_fileno, *str_call_soon, *str_context, *str_throw, *str_close,
         *str_cancel, *str_msg, *str_on_events, *str_error, *str_busy_error, *str_closed_error, *str_note_end,
         *str_on_cold_events, *str_send_rest, *str_read, *str_write, *str_blocking, *str_selector, *str_is_closed,
-        *str_linger, *str_operation, *str_ends;
+        *str_linger, *str_operation, *str_ends, *str_scheduled;
     PyObject *context_keyword; /* ("context",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     Operation *free_operations;
@@ -125,7 +125,6 @@ int reactor_wake_later(Reactor *reactor, Operation *operation);
 int reactor_enter(Reactor *reactor, PyObject *task);
 void reactor_leave(Reactor *reactor); /* keeps an exception that is being raised */
 char *reactor_scratch(Reactor *reactor);
-int reactor_attached(Reactor *reactor, PyObject *selector, int epoll);
 
 /* -- stream.c ------------------------------------------------------------------------------------------------ */
 
@@ -208,6 +207,9 @@ typedef struct {
     PyObject *received; /* bytes read ahead, or None */
     PyObject *options, *ledger, *dialing;
 } SocketBase;
+
+int selector_attach(PyObject *selector, Reactor *reactor); /* the descriptor of its epoll instance, or -1 */
+void selector_detach(PyObject *selector);
 
 extern PyType_Spec wait_spec, reactor_spec, stream_spec, operation_spec, driver_spec, socket_base_spec, method_spec,
     selector_spec;

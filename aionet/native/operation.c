@@ -309,13 +309,24 @@ static PySendResult begin(Operation *operation, PyObject **result)
     }
 }
 
+static PySendResult refuse(PyObject *error, const char *why, PyObject **result)
+{
+    PyErr_SetString(error, why);
+    *result = NULL;
+    return PYGEN_ERROR;
+}
+
 static PySendResult operation_am_send(PyObject *self, PyObject *value, PyObject **result)
 {
     Operation *operation = (Operation *)self;
     switch ((Phase)operation->phase) {
     case FRESH:
+        if (value != Py_None)
+            return refuse(PyExc_TypeError, "can't send non-None value to a just-started coroutine", result);
         return begin(operation, result);
     case WAITING:
+        if (operation->driver != NULL || (operation->wait != NULL && operation->wait->callback != NULL))
+            return refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
         operation->stream->reactor->budget = BUDGET; /* everybody else has had a turn */
         /* fall through */
     case YIELDED_BEFORE:
@@ -334,9 +345,7 @@ static PySendResult operation_am_send(PyObject *self, PyObject *value, PyObject 
     case FINISHED:
         break;
     }
-    PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-    *result = NULL;
-    return PYGEN_ERROR;
+    return refuse(PyExc_RuntimeError, "cannot reuse already awaited coroutine", result);
 }
 
 static PyObject *operation_iternext(PyObject *self)
@@ -366,10 +375,16 @@ static PyObject *operation_throw(PyObject *self, PyObject *const *arguments, Py_
         return result;
     }
     PyObject *exception = exception_of_throw(arguments, count);
+    if (exception == NULL)
+        return NULL;
+    if (operation->phase == FINISHED) {
+        Py_DECREF(exception);
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+        return NULL;
+    }
     operation_detach(operation);
     finish(operation);
-    if (exception != NULL)
-        raise_taken(exception);
+    raise_taken(exception);
     return NULL;
 }
 

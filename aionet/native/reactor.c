@@ -43,13 +43,10 @@ static int use_selector(Reactor *reactor)
     }
     int found = 0;
     if (PyObject_TypeCheck(selector, reactor->state->selector_type)) {
-        PyObject *epoll = PyObject_CallMethod(selector, "_attach", "O", (PyObject *)reactor);
-        found = epoll == NULL ? -1 : 1;
-        if (epoll != NULL) {
-            reactor->epoll = (int)PyLong_AsLong(epoll);
+        reactor->epoll = selector_attach(selector, reactor);
+        found = reactor->epoll < 0 ? -1 : 1;
+        if (found > 0)
             reactor->selector = Py_NewRef(selector);
-            Py_DECREF(epoll);
-        }
     }
     Py_DECREF(selector);
     return found;
@@ -87,10 +84,7 @@ static void close_epoll(Reactor *reactor)
     int epoll = reactor->epoll;
     reactor->epoll = -1;
     if (reactor->selector != NULL) {
-        PyObject *done = PyObject_CallMethod(reactor->selector, "_detach", NULL);
-        if (done == NULL)
-            PyErr_WriteUnraisable(reactor->selector);
-        Py_XDECREF(done);
+        selector_detach(reactor->selector);
         Py_CLEAR(reactor->selector);
     } else if (epoll >= 0) {
         PyObject *closed = NULL, *done = NULL;
@@ -302,6 +296,20 @@ void reactor_leave(Reactor *reactor)
         raise_taken(raised);
 }
 
+/* What a callback raised, as the loop treats it everywhere else. */
+static void tell_loop(Reactor *reactor)
+{
+    PyObject *raised = take_exception(), *done = NULL;
+    PyObject *context = Py_BuildValue("{sssO}", "message", "Exception in a callback of a wait", "exception", raised);
+    if (context != NULL)
+        done = PyObject_CallMethod(reactor->loop, "call_exception_handler", "O", context);
+    if (done == NULL)
+        PyErr_WriteUnraisable((PyObject *)reactor);
+    Py_XDECREF(raised);
+    Py_XDECREF(context);
+    Py_XDECREF(done);
+}
+
 int reactor_wake_ready(Reactor *reactor)
 {
     Operation *operation;
@@ -310,7 +318,10 @@ int reactor_wake_ready(Reactor *reactor)
             reactor_leave(reactor);
         int failed = operation_wake(operation) < 0;
         Py_DECREF(operation);
-        if (failed) {
+        if (failed && PyErr_ExceptionMatches(PyExc_Exception)) {
+            reactor_leave(reactor);
+            tell_loop(reactor);
+        } else if (failed) { /* KeyboardInterrupt, SystemExit: the loop is going down */
             PyObject *raised = take_exception();
             if (reactor->first_ready != NULL && ask_for_a_turn(reactor) < 0)
                 PyErr_WriteUnraisable((PyObject *)reactor);

@@ -23,7 +23,7 @@ typedef struct {
     PyObject_HEAD
     ModuleState *state;
     Reactor *reactor;           /* owned while attached */
-    PyObject *ready, *timers;   /* of its loop, while attached: `_ready` and `_scheduled` */
+    PyObject *ready, *timers;   /* of its loop, while attached: `_ready`, and `_scheduled` at the last look */
     int epoll;
     unsigned long forks;
 } Selector;
@@ -50,7 +50,7 @@ static PyObject *first_of(PyObject *list) /* borrowed; NULL if empty */
 /* Whether a turn of the loop would find nothing to do. */
 static int loop_is_idle(Selector *selector, PyObject *first_timer)
 {
-    if (selector->ready == NULL || selector->reactor == NULL || first_of(selector->timers) != first_timer)
+    if (selector->ready == NULL || selector->timers == NULL || first_of(selector->timers) != first_timer)
         return 0;
     Py_ssize_t scheduled = PyObject_Size(selector->ready);
     PyObject *stopping = scheduled ? NULL : PyObject_GetAttrString(selector->reactor->loop, "_stopping");
@@ -94,6 +94,18 @@ static int wait_for_events(Selector *selector, struct epoll_event *events, int t
     return count;
 }
 
+/* The loop replaces its list of timers now and then, but not while it selects. */
+static void look_up_timers(Selector *selector)
+{
+    Py_CLEAR(selector->timers);
+    if (selector->reactor == NULL)
+        return;
+    selector->timers = PyObject_GetAttr(selector->reactor->loop, selector->state->str_scheduled);
+    if (selector->timers == NULL || !PyList_CheckExact(selector->timers))
+        Py_CLEAR(selector->timers);
+    PyErr_Clear();
+}
+
 /* select(timeout or None) -> [(descriptor, events)] of those that are not streams. */
 static PyObject *selector_select(PyObject *self, PyObject *argument)
 {
@@ -105,6 +117,7 @@ static PyObject *selector_select(PyObject *self, PyObject *argument)
     double deadline = argument == Py_None || seconds <= 0 ? 0 : now() + seconds;
     int timeout = argument == Py_None ? -1 : milliseconds(seconds);
     PyObject *found = PyList_New(0);
+    look_up_timers(selector);
     while (found != NULL) {
         PyObject *first_timer = first_of(selector->timers);
         int count = wait_for_events(selector, events, timeout);
@@ -174,36 +187,29 @@ static PyObject *selector_remove(PyObject *self, PyObject *arguments)
 
 /* -- the reactor ---------------------------------------------------------------------------------------------------- */
 
-static PyObject *selector_attach(PyObject *self, PyObject *argument)
+int selector_attach(PyObject *self, Reactor *reactor)
 {
     Selector *selector = (Selector *)self;
     if (selector->epoll < 0) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
-        return NULL;
+        return -1;
     }
-    if (selector->reactor != NULL || !PyObject_TypeCheck(argument, selector->state->reactor_type)) {
+    if (selector->reactor != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a selector belongs to the reactor of one event loop");
-        return NULL;
+        return -1;
     }
-    selector->reactor = (Reactor *)Py_NewRef(argument);
-    selector->ready = PyObject_GetAttrString(selector->reactor->loop, "_ready");
+    selector->reactor = (Reactor *)Py_NewRef(reactor);
+    selector->ready = PyObject_GetAttrString(reactor->loop, "_ready"); /* without it, it never stays */
     PyErr_Clear();
-    selector->timers = PyObject_GetAttrString(selector->reactor->loop, "_scheduled");
-    PyErr_Clear();
-    if (selector->ready == NULL || selector->timers == NULL || !PyList_CheckExact(selector->timers)) {
-        Py_CLEAR(selector->ready); /* not as we know it: never stay */
-        Py_CLEAR(selector->timers);
-    }
-    return PyLong_FromLong(selector->epoll);
+    return selector->epoll;
 }
 
-static PyObject *selector_detach(PyObject *self, PyObject *unused)
+void selector_detach(PyObject *self)
 {
     Selector *selector = (Selector *)self;
     Py_CLEAR(selector->ready);
     Py_CLEAR(selector->timers);
     Py_CLEAR(selector->reactor);
-    Py_RETURN_NONE;
 }
 
 static PyObject *selector_close(PyObject *self, PyObject *unused)
@@ -251,7 +257,7 @@ static int selector_traverse(PyObject *self, visitproc visit, void *arg)
 
 static int selector_clear(PyObject *self)
 {
-    Py_XDECREF(selector_detach(self, NULL));
+    selector_detach(self);
     return 0;
 }
 
@@ -270,8 +276,6 @@ static PyMethodDef selector_methods[] = {
     {"_add", selector_add, METH_VARARGS, NULL},
     {"_change", selector_change, METH_VARARGS, NULL},
     {"_remove", selector_remove, METH_VARARGS, NULL},
-    {"_attach", selector_attach, METH_O, NULL},
-    {"_detach", selector_detach, METH_NOARGS, NULL},
     {"_close", selector_close, METH_NOARGS, NULL},
     {"fileno", selector_fileno, METH_NOARGS, NULL},
     {NULL},

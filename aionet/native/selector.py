@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import select
 import selectors
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._compiled import Selector
@@ -72,7 +72,7 @@ class EpollSelector(Selector, selectors.BaseSelector):
             raise KeyError(f"{fileobj!r} is not registered") from None
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._keys
+        return _KeysByFile(self)
 
     def _descriptor_of(self, fileobj: Any) -> int:
         """The descriptor that `fileobj` was registered with, even if it is closed by now."""
@@ -85,8 +85,27 @@ class EpollSelector(Selector, selectors.BaseSelector):
             raise
 
 
+class _KeysByFile(Mapping[Any, selectors.SelectorKey]):
+    """What is registered, by file object or descriptor."""
+
+    def __init__(self, selector: EpollSelector) -> None:
+        self._selector = selector
+
+    def __len__(self) -> int:
+        return len(self._selector._keys)
+
+    def __getitem__(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._selector.get_key(fileobj)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._selector._keys)
+
+
 def _descriptor(fileobj: Any) -> int:
-    fd = fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
+    try:
+        fd = fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"Invalid file object: {fileobj!r}") from None
     if fd < 0:
         raise ValueError(f"Invalid file descriptor: {fd}")
     return fd

@@ -80,21 +80,21 @@ import aionet
 
 LOOPS = {"asyncio": asyncio.SelectorEventLoop, "own": aionet.new_event_loop}
 new_loop = LOOPS[sys.argv[1]]
-assert aionet.implementation() == "native"
+assert aionet.implementation() == os.environ.get("AIONET_ENGINE", "native")
 """
 
 
 def run_script(
-    source: str, loop_name: str = "own", *options: str, seconds: float = 30
+    source: str, loop_name: str = "own", *options: str, engine: str = "native"
 ) -> subprocess.CompletedProcess[str]:
     """Run `source`, which finds `new_loop` and the usual modules, in an interpreter with `options`."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "AIONET_ENGINE": engine}
     environment.pop("PYTHONWARNINGS", None)
     return subprocess.run(
         [sys.executable, *options, "-c", _PRELUDE + textwrap.dedent(source), loop_name],
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=30,
         env=environment,
         check=False,
     )

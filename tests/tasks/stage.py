@@ -2,13 +2,13 @@
 
 Theory of operation
 -------------------
-A *driven* task is an `asyncio.Task` around a driver of its coroutine: while the coroutine waits for one of our
-sockets, the reactor resumes it directly, and the Task sleeps on. Nobody may be able to tell. So every test here
-runs with plain tasks and with driven ones, and asserts nothing but what plain ones do.
+A *driven* task is an `asyncio.Task` around a driver of its coroutine: while the coroutine waits for one of
+our sockets, the reactor resumes it directly, and the Task sleeps on. Nobody may be able to tell. So every
+test here runs with plain tasks and with driven ones, and asserts nothing but what plain ones do.
 
-What can go wrong depends on who runs the coroutine at the moment (the Task, or the reactor, for the first time
-or once more) and on what it waits for next. So every test with a `Stage` runs once for each *past*, which is
-what the task has done before the part that the test is about, and many of them with every `Wait`.
+What can go wrong depends on who runs the coroutine at the moment (the Task, or the reactor, for the first
+time or once more) and on what it waits for next. So every test with a `Stage` runs once for each *past*,
+which is what the task has done before the part that the test is about, and many of them with every `Wait`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ eager_tasks = sys.version_info >= (3, 12)
 class Kind:
     """Makes tasks of one kind: ``kind(coroutine, name=..., context=...)``."""
 
-    def __init__(self, name: str, make: Callable[..., Any] | None) -> None:
+    def __init__(self, name: str, make: Callable[..., Any]) -> None:
         self.name = name
-        self.exists = make is not None
         self._make = make
 
     def __call__(self, coroutine: Any, *, loop: Any = None, **arguments: Any) -> asyncio.Task[Any]:
@@ -45,7 +44,6 @@ class Kind:
 
     def factory(self, loop: Any, coroutine: Any, **arguments: Any) -> asyncio.Task[Any]:
         """Make a task, as task factories are called."""
-        assert self._make is not None
         task: asyncio.Task[Any] = self._make(loop, coroutine, **arguments)
         if self.name == "driven" and aionet.implementation() == "native":
             drivable = isinstance(coroutine, types.CoroutineType)
@@ -65,7 +63,7 @@ class Kind:
 
 KINDS = {
     "plain": Kind("plain", lambda loop, coroutine, **kw: asyncio.Task(coroutine, loop=loop, **kw)),
-    "driven": Kind("driven", getattr(aionet, "task_factory", None)),
+    "driven": Kind("driven", aionet.task_factory),
 }
 
 

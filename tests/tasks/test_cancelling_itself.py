@@ -73,6 +73,36 @@ async def test_a_task_that_it_awaits_next_is_told(stage):
     assert seen == [("both of us",)]
 
 
+class Stubborn(asyncio.Future):
+    """Refuses to be cancelled."""
+
+    def cancel(self, msg=None):
+        return False
+
+
+async def test_what_refuses_to_be_cancelled_is_waited_for_first(stage):
+    future = Stubborn()
+    seen = []
+
+    async def handler():
+        await stage.prologue()
+        cancel_itself("myself")
+        try:
+            await future
+        except asyncio.CancelledError as error:
+            seen.append((future.done(), error.args))
+        return await stage.sock.read()
+
+    task = await stage.begin(handler())
+    await give_turns()
+    assert seen == []
+    future.set_result(None)
+    await give_turns()
+    assert seen == [(True, ("myself",))]
+    stage.peer.send_now(b"next")
+    assert await task == b"next"
+
+
 async def test_a_bare_yield_raises(stage):
     seen = []
 

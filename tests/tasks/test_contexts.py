@@ -11,7 +11,7 @@ from helpers import give_turns, until
 
 pytestmark = pytest.mark.asyncio
 
-needs_get_context = pytest.mark.skipif(sys.version_info < (3, 12), reason="Task.get_context() is of Python 3.12")
+needs_get_context = pytest.mark.skipif(sys.version_info < (3, 12), reason="it is of Python 3.12")
 
 var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="default")
 other_var: contextvars.ContextVar[str] = contextvars.ContextVar("other_var", default="default")

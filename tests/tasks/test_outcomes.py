@@ -52,7 +52,7 @@ async def test_returns_what_it_waited_for(stage, wait):
     assert await task == b"end"
 
 
-ERRORS = [ValueError("oops"), BaseError("oops"), OSError(5, "oops"), StopAsyncIteration("oops"), GeneratorExit()]
+ERRORS = [ValueError("oops"), BaseError("oops"), OSError(5, "oops"), StopAsyncIteration(), GeneratorExit()]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -152,7 +152,7 @@ async def test_eagerly_it_may_end_at_once(stage):
 
     async def handler():
         await stage.prologue()
-        tasks = [stage.make_task(child(), eager_start=True), stage.make_task(child(KeyError()), eager_start=True)]
+        tasks = [stage.make_task(child(error), eager_start=True) for error in (None, KeyError())]
         assert all(task.done() for task in tasks)
         assert not asyncio.all_tasks() & set(tasks)
         return tasks[0].result(), type(tasks[1].exception()), await stage.sock.read()
