@@ -135,7 +135,11 @@ static PyObject *try_receive_into(Operation *operation)
     Py_buffer view;
     if (PyObject_GetBuffer(operation->argument, &view, PyBUF_WRITABLE) < 0)
         return NULL;
-    Py_ssize_t received = stream_receive_into(operation->stream, view.buf, view.len);
+    Py_ssize_t received = -1;
+    if (view.len == 0) /* it had room when the read began */
+        PyErr_SetString(PyExc_ValueError, "read_into() needs room for at least one byte");
+    else
+        received = stream_receive_into(operation->stream, view.buf, view.len);
     PyBuffer_Release(&view);
     return received < 0 ? NULL : PyLong_FromSsize_t(received);
 }

@@ -486,6 +486,16 @@ static PyMethodDef reactor_methods[] = {
     {NULL},
 };
 
+static PyObject *reactor_get_inherited(PyObject *self, void *unused)
+{
+    return PyBool_FromLong(((Reactor *)self)->forks != forks);
+}
+
+static PyGetSetDef reactor_getset[] = {
+    {"inherited", reactor_get_inherited, NULL, "Whether this is a fork's child, and all of it the parent's.", NULL},
+    {NULL},
+};
+
 static PyMemberDef reactor_members[] = {
     {"loop", T_OBJECT, offsetof(Reactor, loop), READONLY, NULL},
     {"budget", T_INT, offsetof(Reactor, budget), 0, NULL},
@@ -501,6 +511,7 @@ static PyType_Slot reactor_slots[] = {
     {Py_tp_clear, reactor_clear},
     {Py_tp_methods, reactor_methods},
     {Py_tp_members, reactor_members},
+    {Py_tp_getset, reactor_getset},
     {0, NULL},
 };
 

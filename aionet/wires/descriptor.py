@@ -302,7 +302,7 @@ class DescriptorWire:
             self._learn_local()
         if self._watched:
             self._state.reactor.forget(self._fd)
-        if reset:
+        if reset and not self._state.reactor.inherited:  # it would be the parent's connection that is reset
             try:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             except OSError:  # the connection is gone already, or knows no reset

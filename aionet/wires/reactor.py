@@ -21,6 +21,7 @@ when it fires. That is slower and works everywhere; it tells of reading and writ
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 from typing import Protocol
 
@@ -46,6 +47,18 @@ PEER_ENDED = 0x2000  # EPOLLRDHUP
 
 _EVENTS_PER_TURN = 512
 
+_forks = 0
+
+
+def _count_fork() -> None:
+    """A child shares the epoll instances of its parent, the loop's own included, and leaves them alone."""
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
 
 class Watcher(Protocol):
     """Whoever is told of events. It must not run code of the user's."""
@@ -61,6 +74,10 @@ class Reactor(Protocol):
     """Whether `arm_reads` or `arm_writes` has to be called before each wait."""
     tells_errors: bool
     """Whether events of the error queue are told."""
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this process is a fork's child, and the reactor and all that it watches are its parent's."""
 
     def watch(self, fd: int, watcher: Watcher) -> None:
         """Tell `watcher` of events on `fd`, those that are there already included."""
@@ -84,8 +101,15 @@ class EpollReactor:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._watchers: dict[int, Watcher] = {}
+        self._forks = _forks
+
+    @property
+    def inherited(self) -> bool:
+        return self._forks != _forks
 
     def watch(self, fd: int, watcher: Watcher) -> None:
+        if self._forks != _forks:
+            raise RuntimeError("this event loop's sockets belong to the process that forked this one")
         if not self._watchers:
             self._open()
         try:
@@ -97,7 +121,8 @@ class EpollReactor:
 
     def forget(self, fd: int) -> None:
         del self._watchers[fd]
-        self._epoll.unregister(fd)
+        if self._forks == _forks:
+            self._epoll.unregister(fd)
         if not self._watchers:
             self._close()
 
@@ -112,7 +137,7 @@ class EpollReactor:
         self._loop.add_reader(self._epoll.fileno(), self._turn)
 
     def _close(self) -> None:
-        if not self._loop.is_closed():
+        if self._forks == _forks and not self._loop.is_closed():
             self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
@@ -129,6 +154,7 @@ class CallbackReactor:
 
     one_shot = True
     tells_errors = False
+    inherited = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -166,6 +166,11 @@ def outcomes():
     return found
 
 
+def raised(*found):
+    """Whether all of them are errors: which one, if two things are wrong, is nobody's business."""
+    return all("BaseException" in outcome[0] for outcome in found)
+
+
 @pytest.mark.parametrize("method", CASES)
 def test_both_engines_agree(outcomes, method):
     names = [name for name in outcomes["portable"] if f": {method}(" in name]
@@ -174,5 +179,6 @@ def test_both_engines_agree(outcomes, method):
         name: {engine: outcomes[engine][name] for engine in outcomes}
         for name in names
         if outcomes["native"][name] != outcomes["portable"][name]
+        and not (name.startswith("closed: ") and raised(outcomes["native"][name], outcomes["portable"][name]))
     }
     assert not different, json.dumps(different, indent=1)
