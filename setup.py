@@ -1,7 +1,7 @@
 """Builds the compiled engine where that is possible; everything else stands in pyproject.toml.
 
-The extension is optional: without a compiler, or with AIONET_PURE_PYTHON=1, the package is pure Python, runs on
-the portable engine, and its wheel says so. `python -m aionet info` tells which engine runs.
+The extension is optional: without a compiler, or with AIONET_PURE_PYTHON=1, the package is pure Python, runs
+on the portable engine, and its wheel says so. `python -m aionet info` tells which engine runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ ENGINE = Extension(
     "aionet.native._compiled",
     sources=sorted(glob("aionet/native/*.c")),
     depends=HEADERS,
-    extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden", "-fno-plt", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+    extra_compile_args=[
+        "-std=c11",
+        "-O2",
+        "-fvisibility=hidden",
+        "-fno-plt",
+        "-Wall",
+        "-Wextra",
+        "-Wno-unused-parameter",
+    ],
     libraries=["m"],
     optional=True,
 )
@@ -29,7 +37,9 @@ class BuildEngine(build_ext):
     """Remembers whether anything was compiled."""
 
     def was_built(self) -> bool:
-        return any(os.path.exists(self.get_ext_fullpath(extension.name)) for extension in self.extensions or ())
+        return any(
+            os.path.exists(self.get_ext_fullpath(extension.name)) for extension in self.extensions or ()
+        )
 
 
 class Wheel(bdist_wheel):

@@ -73,8 +73,8 @@ class Acceptor:
     ) -> None:
         """`sockets` are listening and non-blocking; `address` is for errors and the log.
 
-        `local` is the local end that every connection will have, if that is known beforehand; `for_sockets` is
-        what a connection's socket is made with: its class, its options, its ledger.
+        `local` is the local end that every connection will have, if that is known beforehand; `for_sockets`
+        is what a connection's socket is made with: its class, its options, its ledger.
         """
         self._listeners = deque(Listener(sock, self._wake_next) for sock in sockets)
         self._address = address

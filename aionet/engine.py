@@ -14,7 +14,7 @@ from .wires.portable import PortableWire
 if TYPE_CHECKING or compiled is None:
     _wire = PortableWire
 else:
-    from .wires.native import NativeWire as _wire
+    from .wires.native import NativeWire as _wire  # noqa: N813
 
 __all__ = [
     "Driver",
@@ -44,10 +44,10 @@ stream_wire = _wire
 """Makes a wire of a connected, non-blocking socket."""
 
 accept = _wire.accept
-"""Takes up to `limit` connections off the queue of a listening socket; see `wires.portable.PortableWire.accept`."""
+"""Takes connections off the queue of a listening socket; see `wires.portable.PortableWire.accept`."""
 
 Driver: Any = None if compiled is None else compiled.Driver
-"""Runs a coroutine for a Task that stays parked while it waits for sockets (`native/driver.c`), or ``None``."""
+"""Runs a coroutine for a Task that stays parked while it waits (`native/driver.c`); or ``None``."""
 
 drive: Any = None if compiled is None else compiled.drive
 """Makes a driver of a handler, with a function to be called at its end; or ``None``."""

@@ -2,11 +2,11 @@
 
 Theory of operation
 -------------------
-None of this is needed: sockets run on any event loop, and a `ConnectionSpawner` makes its tasks by itself. It is
-for the last part of speed, on the compiled engine: a loop that waits for its own descriptors and for our sockets
-with one system call (`native/selector.py`), and tasks that stay *parked* while they wait for our sockets, so that
-their coroutine is resumed without a step of the task (`native/driver.c`). On the portable engine they are what
-asyncio has.
+None of this is needed: sockets run on any event loop, and a `ConnectionSpawner` makes its tasks by itself. It
+is for the last part of speed, on the compiled engine: a loop that waits for its own descriptors and for our
+sockets with one system call (`native/selector.py`), and tasks that stay *parked* while they wait for our
+sockets, so that their coroutine is resumed without a step of the task (`native/driver.c`). On the portable
+engine they are what asyncio has.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ LOOPS: tuple[LoopName, ...] = get_args(LoopName)
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return a new asyncio event loop that suits the engine.
 
-    On the compiled engine it is an `asyncio.SelectorEventLoop` over a selector of aionet's own; elsewhere, what
-    `asyncio.new_event_loop` returns. Use it as ``asyncio.Runner(loop_factory=aionet.new_event_loop)``, or `run`.
+    On the compiled engine it is an `asyncio.SelectorEventLoop` over a selector of aionet's own; elsewhere,
+    what `asyncio.new_event_loop` returns. Use it as ``asyncio.Runner(loop_factory=aionet.new_event_loop)``,
+    or `run`.
     """
     if compiled is None:
         return asyncio.new_event_loop()
@@ -80,9 +81,9 @@ def task_factory(
     """Make an `asyncio.Task` that stays parked while its coroutine waits for sockets of aionet's.
 
     For ``loop.set_task_factory(aionet.task_factory)``, or to be called by itself; `kwargs` are those of
-    `asyncio.Task`. It is a task like any other in all that can be seen of it, but that ``get_coro`` returns the
-    driver of `coroutine`, which forwards ``cr_frame`` and the like. Pays off where a task mostly waits for
-    sockets.
+    `asyncio.Task`. It is a task like any other in all that can be seen of it, but that ``get_coro`` returns
+    the driver of `coroutine`, which forwards ``cr_frame`` and the like. Pays off where a task mostly waits
+    for sockets.
 
     Raises `TypeError` if `coroutine` is none.
     """

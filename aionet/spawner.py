@@ -322,4 +322,6 @@ def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any]) -> bool:
     if isinstance(error, _PEER_LEFT):
         return error._ends is socket._wire
     # A handler with a task group: all of it has to say so.
-    return isinstance(error, ExceptionGroup) and all(_peer_left(member, socket) for member in error.exceptions)
+    return isinstance(error, ExceptionGroup) and all(
+        _peer_left(member, socket) for member in error.exceptions
+    )

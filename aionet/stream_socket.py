@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import operator
 import socket
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
@@ -90,12 +91,11 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         Cancel safety: no byte is lost; it waits for the next read.
         Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
         """
-        if not self._received and max_bytes > 0:
+        if type(max_bytes) is not int or max_bytes < 1:
+            max_bytes = _checked_count("max_bytes", max_bytes)
+        if not self._received:
             return await self._wire.receive(max_bytes)
-        if max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
         await self._wire.reader_turn()
-        assert self._received is not None
         return self._received.take(max_bytes)
 
     async def read_exactly(self, n: int) -> bytes:
@@ -257,7 +257,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         return await self._wire.send_file(file, offset, count)
 
     async def send_eof(self) -> None:
-        """End this direction, after all that was written; the other one stays open. A second call changes nothing.
+        """End this direction, after all that was written; the other stays open. A second call changes nothing.
 
         Raises `ConnectionLostError` and `SocketClosedError` as `write`.
         Cancel safety: cancelled before its turn has come, the stream is not ended.
@@ -463,6 +463,15 @@ def _peer_of(sock: socket.socket, address: SocketAddress | UnixAddress) -> Any:
         return sock.getpeername()
     except OSError:  # reset already; the first read will say so
         return address
+
+
+def _checked_count(name: str, count: object) -> int:
+    if not hasattr(count, "__index__"):
+        raise TypeError(f"{name} must be a whole number, not {count!r}")
+    number = operator.index(count)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, not {count!r}")
+    return number
 
 
 def _checked_separators(separators: tuple[bytes, ...], max_bytes: int) -> tuple[bytes, ...]:

@@ -1,9 +1,9 @@
 """What a connection costs that does nothing: ``python benchmarks/idle.py --help``.
 
-Each server is given so many connections; every one of them echoes a byte, so that its task has begun and waits.
-Private bytes of the process (``/proc/PID/smaps_rollup``) are read before and after; the kernel's own memory for a
-socket is not in them. A first, smaller batch of connections goes before, so that what a server sets up once does
-not count.
+Each server is given so many connections; every one of them echoes a byte, so that its task has begun and
+waits. Private bytes of the process (``/proc/PID/smaps_rollup``) are read before and after; the kernel's own
+memory for a socket is not in them. A first, smaller batch of connections goes before, so that what a server
+sets up once does not count.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def main() -> int:
     for row in sorted(rows, key=lambda row: row["private_bytes_per_connection"]):
         engine = f" ({row['engine']})" if row["engine"] else ""
         low, high = row["spread"]
-        print(f"| {row['server']}{engine} | {row['private_bytes_per_connection']:,.0f} ({low:,.0f}-{high:,.0f}) |")
+        size = row["private_bytes_per_connection"]
+        print(f"| {row['server']}{engine} | {size:,.0f} ({low:,.0f}-{high:,.0f}) |")
     return 0
 
 

@@ -105,7 +105,7 @@ def add_loop_argument(parser: argparse.ArgumentParser) -> None:
         type=_loop_name,
         choices=LOOPS,
         default="aionet",
-        help="the event loop to run on; aionet is asyncio's own over aionet's selector (default: %(default)s)",
+        help="the event loop: aionet is asyncio's own over aionet's selector (default: %(default)s)",
     )
 
 

@@ -25,8 +25,8 @@ import signal
 from typing import Any
 
 from ..errors import ConnectError, ConnectionLostError, ResolveError
-from ..stream_socket import AsyncStreamSocket
 from ..running import loop_factory
+from ..stream_socket import AsyncStreamSocket
 from .arguments import Address, add_loop_argument, fill_in, seconds, target_address
 from .dialing import dial
 from .failing import CommandError, explain

@@ -26,11 +26,11 @@ from typing import Any
 
 from ..draining import DrainReport
 from ..limits import ConnectionLimits
+from ..running import loop_factory
 from ..serving import listen, serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
 from ..tcp_connection_server import AsyncTcpConnectionServer
-from ..running import loop_factory
 from .arguments import Address
 from .failing import CommandError, explain, say
 from .standard_streams import flush_standard_output, silence_standard_output

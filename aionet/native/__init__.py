@@ -2,13 +2,14 @@
 
 Theory of operation
 -------------------
-The C files beside this one become the extension module `_compiled` where a compiler was at hand when aionet was
-installed (`setup.py`); without it everything runs on the portable engine. `AIONET_ENGINE` asks for one of the
-two by name, and fails loudly where it cannot be had: a service that was measured on one engine should not
+The C files beside this one become the extension module `_compiled` where a compiler was at hand when aionet
+was installed (`setup.py`); without it everything runs on the portable engine. `AIONET_ENGINE` asks for one of
+the two by name, and fails loudly where it cannot be had: a service that was measured on one engine should not
 silently start on another.
 
-`compiled` is the module, or ``None`` when the portable engine runs. Its types become aionet's in three places:
-`loop_state` (the reactor of a loop), `wires.native` (a wire) and `selector` (an event loop's selector).
+`compiled` is the module, or ``None`` when the portable engine runs. Its types become aionet's in three
+places: `loop_state` (the reactor of a loop), `wires.native` (a wire) and `selector` (an event loop's
+selector).
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ def accept(
     ledger: Any,
     /,
 ) -> tuple[list[_S], bool]: ...
-
 def drive(
     start: Callable[[Any], Any],
     argument: Any,

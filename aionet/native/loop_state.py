@@ -1,7 +1,7 @@
 """`NativeLoopState`: what all wires and listeners of one event loop share, on the compiled engine.
 
-It has the members of `wires.event_loop.EventLoopState`, whose theory of operation holds here, too; the reactor
-and the budget are one object, so that C finds both in one place.
+It has the members of `wires.event_loop.EventLoopState`, whose theory of operation holds here, too; the
+reactor and the budget are one object, so that C finds both in one place.
 """
 
 from __future__ import annotations

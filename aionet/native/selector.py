@@ -1,7 +1,7 @@
 """`EpollSelector`: a whole selector around the compiled one, for `asyncio.SelectorEventLoop`.
 
-The C type (`selector.c`) waits, and wakes the tasks of our streams; what is left are asyncio's own descriptors,
-which are kept here as every selector of the standard library keeps them.
+The C type (`selector.c`) waits, and wakes the tasks of our streams; what is left are asyncio's own
+descriptors, which are kept here as every selector of the standard library keeps them.
 """
 
 from __future__ import annotations

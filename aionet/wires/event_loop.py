@@ -44,7 +44,7 @@ class EventLoopState:
 if compiled is None:
     _state_class: Any = EventLoopState
 else:
-    from ..native.loop_state import NativeLoopState as _state_class
+    from ..native.loop_state import NativeLoopState as _state_class  # noqa: N813
 
 _states: WeakValueDictionary[asyncio.AbstractEventLoop, EventLoopState] = WeakValueDictionary()
 

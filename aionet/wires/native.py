@@ -1,4 +1,4 @@
-"""The wire of the compiled engine: the hot half is a C type (`native/stream.c`), the cold half `DescriptorWire`."""
+"""The wire of the compiled engine: a C type (`native/stream.c`) for the hot half, Python for the cold one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class NativeWire(Stream, DescriptorWire):
         self._readable = True  # whoever waits is to look again
 
     def _on_cold_events(self, events: int) -> int:
-        """What is rare: an acknowledgement, which looks like an error and is none; room for pending writes."""
+        """What is rare: an acknowledgement, which only looks like an error; room for pending writes."""
         if self._timestamps and events & ERROR:
             delivery.discard_error_queue(self._sock)
             self._wake_acknowledgement_waits()

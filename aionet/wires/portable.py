@@ -97,8 +97,8 @@ class PortableWire(DescriptorWire):
     ) -> tuple[list[Any], bool]:
         """Take up to `limit` connections off the queue of `listener`.
 
-        Returns their sockets, and whether the queue is empty now. `local` is the end that all of them have, if
-        that is known; `for_sockets` are the class of the sockets, their options and their ledger. Raises
+        Returns their sockets, and whether the queue is empty now. `local` is the end that all of them have,
+        if that is known; `for_sockets` are the class of the sockets, their options and their ledger. Raises
         `OSError` if the first one fails; a later failure ends the batch.
         """
         socket_class, options, ledger = for_sockets

@@ -77,7 +77,7 @@ class Reactor(Protocol):
 
     @property
     def inherited(self) -> bool:
-        """Whether this process is a fork's child, and the reactor and all that it watches are its parent's."""
+        """Whether this process is a fork's child, and all of it its parent's."""
 
     def watch(self, fd: int, watcher: Watcher) -> None:
         """Tell `watcher` of events on `fd`, those that are there already included."""
