@@ -7,6 +7,7 @@ on the portable engine, and its wheel says so. `python -m aionet info` tells whi
 from __future__ import annotations
 
 import os
+import sysconfig
 from glob import glob
 from typing import Any
 
@@ -34,7 +35,17 @@ ENGINE = Extension(
 
 
 class BuildEngine(build_ext):
-    """Remembers whether anything was compiled."""
+    """Knows whether anything was compiled, and leaves nothing old where compiling failed."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except BaseException:
+            in_source = ext.name.replace(".", "/") + sysconfig.get_config_var("EXT_SUFFIX")
+            for path in (self.get_ext_fullpath(ext.name), in_source):
+                if os.path.exists(path):
+                    os.remove(path)
+            raise
 
     def was_built(self) -> bool:
         return any(

@@ -257,7 +257,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         return await self._wire.send_file(file, offset, count)
 
     async def send_eof(self) -> None:
-        """End this direction, after all that was written; the other stays open. A second call changes nothing.
+        """End this direction, after all that was written; the other stays open. A second call waits for it.
 
         Raises `ConnectionLostError` and `SocketClosedError` as `write`.
         Cancel safety: cancelled before its turn has come, the stream is not ended.

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Generic, Self, TypeVar, final
 
+from typing_extensions import disjoint_base
+
 from ..wires.contract import Buffer
 
 _T = TypeVar("_T")
@@ -29,6 +31,7 @@ def drive(
     /,
 ) -> Driver: ...
 
+@disjoint_base
 class Wait:
     def add_done_callback(self, callback: Callable[[Self], object], *, context: Any = None) -> None: ...
     def cancel(self, msg: object = None) -> bool: ...
@@ -37,6 +40,7 @@ class Wait:
     def done(self) -> bool: ...
     _asyncio_future_blocking: bool
 
+@disjoint_base
 class Reactor:
     budget: int
     @property
@@ -51,6 +55,7 @@ class Reactor:
     def turn(self) -> None: ...
     def wake_ready(self) -> None: ...
 
+@disjoint_base
 class Stream:
     def __new__(cls, sock: Any, state: Any, peer: Any = None, local: Any = None) -> Self: ...
     _fd: int
@@ -82,6 +87,8 @@ class Stream:
 
 @final
 class Operation(Coroutine[Any, Any, _T], Generic[_T]):
+    __name__: str
+    __qualname__: str
     def __await__(self) -> Generator[Any, Any, _T]: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> Any: ...
@@ -103,6 +110,7 @@ class Driver(Wait, Coroutine[Any, Any, Any]):
     def throw(self, *exc_info: Any) -> Any: ...
     def close(self) -> None: ...
 
+@disjoint_base
 class SocketBase:
     _wire: Any
     _received: Any
@@ -117,8 +125,9 @@ class Method(Generic[_F]):
     @property
     def __wrapped__(self) -> _F: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
-    def __get__(self, instance: Any, owner: Any = None) -> Any: ...
+    def __get__(self, instance: Any, owner: Any = None, /) -> Any: ...
 
+@disjoint_base
 class Selector:
     def __new__(cls) -> Self: ...
     def fileno(self) -> int: ...

@@ -214,6 +214,8 @@ static void keep_pending(Driver *driver, PySendResult status, PyObject *result)
     driver->pending = status == PYGEN_ERROR ? take_exception() : result;
 }
 
+static PySendResult throw_into(Driver *driver, PyObject *exception, PyObject **result);
+
 /* Whether its coroutine runs already, that is, tries to run itself. */
 static int refuses(Driver *driver)
 {
@@ -236,7 +238,14 @@ static PySendResult driver_am_send(PyObject *self, PyObject *value, PyObject **r
     if (driver->parked) { /* stepped by somebody else than the reactor: let the coroutine look again */
         unpark(driver);
     }
-    PySendResult status = run(driver, value, result);
+    PySendResult status;
+    if (driver->owed != NULL) {
+        PyObject *exception = driver->owed;
+        driver->owed = NULL;
+        status = throw_into(driver, exception, result);
+    } else {
+        status = run(driver, value, result);
+    }
     return to_task(driver, status, result);
 }
 
@@ -314,7 +323,8 @@ PyObject *driver_cancel(Driver *driver, PyObject *message)
 
 /* -- throwing and closing ---------------------------------------------------------------------------------------- */
 
-/* Self-cancelled, and waiting for a foreign future by now: the Task would have cancelled that future. */
+/* Self-cancelled, and waiting for a foreign future by now: the Task would have cancelled that future. Returns 1 if it
+ * takes that, 2 if it refuses, 0 if this is not the case, -1 on an error. */
 static int cancels_what_it_awaits(Driver *driver, PyObject *exception)
 {
     PyObject *future = driver->pending, *cancelled;
@@ -331,9 +341,9 @@ static int cancels_what_it_awaits(Driver *driver, PyObject *exception)
     Py_XDECREF(names);
     if (cancelled == NULL)
         return -1;
-    int done = PyObject_IsTrue(cancelled);
+    int taken = PyObject_IsTrue(cancelled);
     Py_DECREF(cancelled);
-    return done;
+    return taken < 0 ? -1 : taken ? 1 : 2;
 }
 
 static PySendResult throw_into(Driver *driver, PyObject *exception, PyObject **result) /* steals `exception` */
@@ -366,12 +376,18 @@ static PyObject *driver_throw(PyObject *self, PyObject *const *arguments, Py_ssi
         Py_DECREF(exception);
         return NULL;
     }
+    if (driver->owed != NULL) { /* which comes before whatever the future ended with */
+        Py_SETREF(exception, driver->owed);
+        driver->owed = NULL;
+    }
     unpark(driver);
     int passed_on = cancels_what_it_awaits(driver, exception);
     if (passed_on < 0) {
         Py_DECREF(exception);
         return NULL;
     }
+    if (passed_on == 2) /* it is waited for first */
+        Py_XSETREF(driver->owed, Py_NewRef(exception));
     if (passed_on || driver->pending_kind == PENDING_RAISE) {
         Py_DECREF(exception);
         status = take_pending(driver, &result);
@@ -462,7 +478,7 @@ static PyObject *driver_new(PyTypeObject *type, PyObject *arguments, PyObject *n
 }
 
 const char driver_drive_doc[] =
-    "drive(start, argument, on_end, on_end_argument)\n--\n\n"
+    "drive(start, argument, on_end, on_end_argument, /)\n--\n\n"
     "Return a driver of what `start(argument)` returns at the first step.\n\n"
     "When that has ended, `on_end(on_end_argument, error or None)` is called, which may return a coroutine to go on in.";
 
@@ -517,6 +533,7 @@ static int driver_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(driver->task);
     Py_VISIT(driver->operation);
     Py_VISIT(driver->pending);
+    Py_VISIT(driver->owed);
     return wait_traverse(self, visit, arg);
 }
 
@@ -532,6 +549,7 @@ static int driver_clear(PyObject *self)
     Py_CLEAR(driver->outcome);
     Py_CLEAR(driver->task);
     Py_CLEAR(driver->pending);
+    Py_CLEAR(driver->owed);
     return wait_clear(self);
 }
 

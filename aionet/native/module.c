@@ -84,7 +84,7 @@ PyObject *returned_of(PySendResult status, PyObject *result)
 
 /* -- accept(2) -------------------------------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(accept_doc, "accept(listener, limit, reactor, local, wire_class, socket_class, options, ledger)\n--\n\n"
+PyDoc_STRVAR(accept_doc, "accept(listener, limit, reactor, local, wire_class, socket_class, options, ledger, /)\n--\n\n"
                          "Take up to `limit` connections off the queue of a listening descriptor.\n\n"
                          "Returns their sockets, and whether the queue is empty now. Raises OSError if the first one "
                          "fails; a later failure ends the batch.");

@@ -190,6 +190,7 @@ struct Driver {
     PyObject *task;
     Operation *operation; /* that it is parked on; owned */
     PyObject *pending;    /* what the next step of the Task is to be given */
+    PyObject *owed;       /* a CancelledError to be raised at the next step, whatever that brings */
     Reactor *reactor;     /* that resumed it; only meanwhile */
     char pending_kind, running, parked, cancel_asked;
 };

@@ -64,8 +64,15 @@ static int open_epoll(Reactor *reactor)
     }
     PyObject *turn = PyObject_GetAttrString((PyObject *)reactor, "turn");
     PyObject *number = PyLong_FromLong(reactor->epoll), *done = NULL;
-    if (turn != NULL && number != NULL)
+    PyObject *context = PyContext_New(); /* the loop keeps it, and is not to keep alive what is in the caller's */
+    if (turn != NULL && number != NULL && context != NULL && PyContext_Enter(context) == 0) {
         done = PyObject_CallMethodObjArgs(reactor->loop, reactor->state->str_add_reader, number, turn, NULL);
+        PyObject *raised = take_exception();
+        PyContext_Exit(context);
+        if (raised != NULL)
+            raise_taken(raised);
+    }
+    Py_XDECREF(context);
     Py_XDECREF(turn);
     Py_XDECREF(number);
     if (done == NULL) {
@@ -243,6 +250,22 @@ static Operation *next_ready(Reactor *reactor)
     return operation;
 }
 
+/* Whether the loop is; then the exception that told so is cleared. */
+static int is_closed(Reactor *reactor)
+{
+    PyObject *raised = take_exception();
+    PyObject *closed = PyObject_CallMethodNoArgs(reactor->loop, reactor->state->str_is_closed);
+    if (closed == Py_True) {
+        Py_DECREF(closed);
+        Py_XDECREF(raised);
+        return 1;
+    }
+    Py_XDECREF(closed);
+    PyErr_Clear();
+    raise_taken(raised);
+    return 0;
+}
+
 static int ask_for_a_turn(Reactor *reactor)
 {
     if (reactor->turn_asked)
@@ -252,7 +275,7 @@ static int ask_for_a_turn(Reactor *reactor)
         method == NULL ? NULL : PyObject_CallMethodOneArg(reactor->loop, reactor->state->str_call_soon, method);
     Py_XDECREF(method);
     if (handle == NULL)
-        return -1;
+        return is_closed(reactor) ? 0 : -1; /* a closed loop wakes nobody any more */
     Py_DECREF(handle);
     reactor->turn_asked = 1;
     return 0;

@@ -46,13 +46,14 @@ if compiled is None:
 else:
     from ..native.loop_state import NativeLoopState as _state_class  # noqa: N813
 
-_states: WeakValueDictionary[asyncio.AbstractEventLoop, EventLoopState] = WeakValueDictionary()
+_states: WeakValueDictionary[int, EventLoopState] = WeakValueDictionary()
+"""By the identity of the loop, which its state keeps alive: the loop itself as a key would never be collected."""
 
 
 def running_state() -> EventLoopState:
     """Return the state of the running loop. Raises `RuntimeError` where none runs."""
     loop = asyncio.get_running_loop()
-    state = _states.get(loop)
+    state = _states.get(id(loop))
     if state is None:
-        state = _states[loop] = _state_class(loop)
+        state = _states[id(loop)] = _state_class(loop)
     return state

@@ -254,7 +254,7 @@ class PortableWire(DescriptorWire):
         self._sock.close()
 
     def _wake_reader(self) -> None:
-        if self._read_waiter is not None and not self._read_waiter.done():
+        if self._read_waiter is not None and not self._read_waiter.done() and not self._loop.is_closed():
             self._read_waiter.set_result(None)
 
 

@@ -21,6 +21,7 @@ when it fires. That is slower and works everywhere; it tells of reading and writ
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import select
 from typing import Protocol
@@ -134,7 +135,8 @@ class EpollReactor:
 
     def _open(self) -> None:
         self._epoll = select.epoll()
-        self._loop.add_reader(self._epoll.fileno(), self._turn)
+        # The loop keeps the context of this call, and is not to keep alive what is in the caller's.
+        contextvars.Context().run(self._loop.add_reader, self._epoll.fileno(), self._turn)
 
     def _close(self) -> None:
         if self._forks == _forks and not self._loop.is_closed():

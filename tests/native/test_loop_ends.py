@@ -2,87 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
-from .support import run_script
-
-STAGE = """
-import contextlib, signal
-
-signal.alarm(20)
-
-
-async def connected():
-    async with aionet.AsyncTcpConnectionServer(("127.0.0.1", 0)) as server:
-        raw = socket.create_connection(("127.0.0.1", server.address.port))
-        return await server.accept(), raw
-
-
-async def parked(coroutine):
-    task = aionet.task_factory(asyncio.get_running_loop(), coroutine)
-    for _ in range(6):
-        await asyncio.sleep(0)
-    assert not task.done()
-    return task
-
-
-async def begin():
-    '''Everything there is to wait for.'''
-    everything = []
-    server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0))
-    accepting = await parked(server.accept())
-    everything += [server, accepting]
-    for make in (parked, lambda coroutine: parked(plain(coroutine))):
-        for name in ("read", "read_line", "peek", "__anext__"):
-            sock, raw = await connected()
-            everything += [sock, raw, await make(getattr(sock, name)())]
-    sock, raw = await connected()
-    everything += [sock, raw, await parked(written(sock))]
-
-    async def handler(sock):
-        async for data in sock:
-            await sock.write(data)
-
-    spawner = aionet.ConnectionSpawner(handler)
-    served = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0))
-    everything += [spawner, served, await parked(spawner.serve(served))]
-    for _ in range(3):
-        raw = socket.create_connection(("127.0.0.1", served.address.port))
-        raw.sendall(b"x")
-        assert await asyncio.to_thread(raw.recv, 1) == b"x"
-        everything.append(raw)
-    return everything
-
-
-async def plain(coroutine):
-    return await asyncio.create_task(coroutine)
-
-
-async def written(sock):
-    await sock.write(bytes(50_000_000))
-"""
-
-PERHAPS = re.compile(
-    r"^$|^  |^Traceback |^The above exception was the direct cause"
-    r"|ResourceWarning: (unclosed|Enable tracemalloc)"
-    r"|RuntimeWarning: (coroutine .* was never awaited|Enable tracemalloc)"
-    r"|^Task was destroyed but it is pending!|^task: <"
-    r"|^Task exception was never retrieved|^future: <"
-    r"|^Exception ignored in: <coroutine|^Exception ignored in: <.* Driver"
-    r"|^RuntimeError: (Event loop is closed|no running event loop)$"
-    r"|^StopAsyncIteration|^ConnectionResetError: |^aionet.errors.ConnectionLostError: |^SystemExit: 0$"
-)
-
-
-def ends(body: str, loop_name: str, *options: str) -> str:
-    """Run `body`; return what it wrote to stderr: nothing but complaints of what was left open."""
-    done = run_script(STAGE + body, loop_name, *options)
-    strange = [line for line in done.stderr.splitlines() if not PERHAPS.search(line)]
-    assert (done.returncode, strange) == (0, []), done.stderr
-    assert done.stdout.endswith("done\n")
-    return done.stderr
+from .end_stage import ends
 
 
 def test_the_interpreter_ends_in_the_middle_of_everything(loop_name):
@@ -174,45 +96,6 @@ assert ready.wait(10)
 print("done")
 """
     ends(body, loop_name)
-
-
-@pytest.mark.parametrize("where", ["client", "accepted"])
-def test_an_unclosed_socket_is_a_resource_warning(loop_name, where):
-    body = f"""
-async def main():
-    async with aionet.AsyncTcpConnectionServer(("127.0.0.1", 0)) as server:
-        client = await aionet.AsyncTcpSocket().connect_to(server.address)
-        accepted = await server.accept()
-        {"accepted" if where == "client" else "client"}.abort()
-
-with asyncio.Runner(loop_factory=new_loop) as runner:
-    runner.run(main())
-gc.collect()
-print("done")
-"""
-    stderr = ends(body, loop_name, "-X", "dev")
-    assert "ResourceWarning: unclosed <" in stderr
-    done = run_script(STAGE + body, loop_name, "-W", "error::ResourceWarning")
-    assert "ResourceWarning: unclosed <" in done.stderr
-    assert done.stderr.startswith("Exception ignored in: <")
-    assert (done.returncode, done.stdout) == (0, "done\n")
-
-
-def test_closed_sockets_give_no_warnings(loop_name):
-    body = """
-async def main():
-    async with aionet.AsyncTcpConnectionServer(("127.0.0.1", 0)) as server:
-        async with await aionet.AsyncTcpSocket().connect_to(server.address) as client:
-            async with await server.accept() as accepted:
-                await client.write(b"x")
-                await accepted.read()
-
-with asyncio.Runner(loop_factory=new_loop, debug=True) as runner:
-    runner.run(main())
-gc.collect()
-print("done")
-"""
-    assert ends(body, loop_name, "-X", "dev", "-W", "error") == ""
 
 
 @pytest.mark.parametrize("run", ["aionet.run(main())", "asyncio.run(main())"])
