@@ -127,7 +127,10 @@ class Acceptor:
             listener.sock.close()
         for waiter in self._waiters:
             if not waiter.done():
-                waiter.set_result(None)
+                try:
+                    waiter.set_result(None)
+                except (RuntimeError, AttributeError):  # the loop is closed, or half collected: nobody waits
+                    pass
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:

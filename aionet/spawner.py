@@ -117,6 +117,8 @@ class ConnectionSpawner(Generic[SocketT]):
         try:
             await _all_or_first_error(acceptors)
             await self._until_empty()
+        except GeneratorExit:  # the loop is gone: there is nothing to wait with
+            raise
         except BaseException:
             self._close_servers()
             await see_through(self._cancel_all(acceptors))

@@ -471,7 +471,7 @@ static PyObject *driver_new(PyTypeObject *type, PyObject *arguments, PyObject *n
     if (!PyArg_ParseTuple(arguments, "O:Driver", &coroutine))
         return NULL;
     PyObject *module = PyType_GetModuleByDef(type, &native_module);
-    Driver *driver = module == NULL ? NULL : driver_make(type, PyModule_GetState(module));
+    Driver *driver = module == NULL ? NULL : driver_make(type, module_state(module));
     if (driver != NULL)
         driver->coroutine = Py_NewRef(coroutine);
     return (PyObject *)driver;
@@ -484,7 +484,7 @@ const char driver_drive_doc[] =
 
 PyObject *driver_drive(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
-    ModuleState *state = PyModule_GetState(module);
+    ModuleState *state = module_state(module);
     if (count != 4) {
         PyErr_SetString(PyExc_TypeError, "drive(start, argument, on_end, on_end_argument)");
         return NULL;

@@ -13,7 +13,12 @@ static void count_fork(void)
 ModuleState *state_of(PyObject *self)
 {
     PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &native_module);
-    return module == NULL ? NULL : PyModule_GetState(module);
+    return module == NULL ? NULL : module_state(module);
+}
+
+ModuleState *module_state(PyObject *module)
+{
+    return *(ModuleState **)PyModule_GetState(module);
 }
 
 /* -- coroutine manners ---------------------------------------------------------------------------------------- */
@@ -106,7 +111,7 @@ static PyObject *socket_of(Stream *stream, PyTypeObject *type, PyObject *options
 
 static PyObject *accept_function(PyObject *module, PyObject *arguments)
 {
-    ModuleState *state = PyModule_GetState(module);
+    ModuleState *state = module_state(module);
     PyObject *listener, *local, *options, *ledger;
     PyTypeObject *wire_class, *socket_class;
     Reactor *reactor;
@@ -203,7 +208,11 @@ static int prepare_names(ModuleState *state)
 static int module_exec(PyObject *module)
 {
     static int counts_forks; /* once in a process, however many interpreters */
-    ModuleState *state = PyModule_GetState(module);
+    ModuleState *state = *(ModuleState **)PyModule_GetState(module) = PyMem_Calloc(1, sizeof(ModuleState));
+    if (state == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
     if (!counts_forks && (errno = pthread_atfork(NULL, NULL, count_fork)) != 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
@@ -227,7 +236,9 @@ static int module_exec(PyObject *module)
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
-    ModuleState *state = PyModule_GetState(module);
+    ModuleState *state = module_state(module);
+    if (state == NULL)
+        return 0;
     Py_VISIT(state->wait_type);
     Py_VISIT(state->reactor_type);
     Py_VISIT(state->stream_type);
@@ -267,53 +278,13 @@ static void free_kept_objects(ModuleState *state)
     state->free_operation_count = state->free_wait_count = MOST_FREE; /* keep none from now on */
 }
 
+/* The state outlives the module. At the end of the interpreter modules, types and objects are cleared in any order, and
+ * objects of ours are still to find their types and names then; so all that goes is what was kept for later. */
 static int module_clear(PyObject *module)
 {
-    ModuleState *state = PyModule_GetState(module);
-    free_kept_objects(state); /* as long as their types are there */
-    Py_CLEAR(state->wait_type);
-    Py_CLEAR(state->reactor_type);
-    Py_CLEAR(state->stream_type);
-    Py_CLEAR(state->operation_type);
-    Py_CLEAR(state->driver_type);
-    Py_CLEAR(state->socket_base_type);
-    Py_CLEAR(state->method_type);
-    Py_CLEAR(state->selector_type);
-    Py_CLEAR(state->enter_task);
-    Py_CLEAR(state->leave_task);
-    Py_CLEAR(state->current_task);
-    Py_CLEAR(state->get_running_loop);
-    Py_CLEAR(state->cancelled_error);
-    Py_CLEAR(state->connection_lost_error);
-    Py_CLEAR(state->closed_descriptors);
-    Py_CLEAR(state->swap_task);
-    Py_CLEAR(state->current_tasks);
-    Py_CLEAR(state->wire_class);
-    Py_CLEAR(state->socket_class);
-    for (int kind = 0; kind < METHODS; kind++)
-        Py_CLEAR(state->slow[kind]);
+    if (module_state(module) != NULL)
+        free_kept_objects(module_state(module));
     return 0;
-}
-
-static void module_free(void *module)
-{
-    ModuleState *state = PyModule_GetState((PyObject *)module);
-    if (state == NULL)
-        return;
-    module_clear(module);
-    PyObject **strings[] = {
-        &state->str_add_reader,   &state->str_remove_reader, &state->str_fileno,         &state->str_call_soon,
-        &state->str_context,      &state->str_throw,         &state->str_close,          &state->str_cancel,
-        &state->str_msg,          &state->str_on_events,     &state->str_error,          &state->str_busy_error,
-        &state->str_closed_error, &state->str_note_end,      &state->str_on_cold_events, &state->str_send_rest,
-        &state->str_read,         &state->str_write,         &state->str_blocking,       &state->str_selector,
-        &state->str_is_closed,    &state->str_linger,        &state->context_keyword,    &state->str_operation,
-        &state->str_ends,         &state->str_scheduled,
-    };
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        Py_CLEAR(*strings[i]);
-    for (int number = 0; number < MOST_ERRORS; number++)
-        Py_CLEAR(state->system_arguments[number]);
 }
 
 static PyModuleDef_Slot module_slots[] = {
@@ -328,12 +299,11 @@ struct PyModuleDef native_module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "aionet.native._compiled",
     .m_doc = "The compiled engine's types; see native.h.",
-    .m_size = sizeof(ModuleState),
+    .m_size = sizeof(ModuleState *),
     .m_methods = functions,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,
-    .m_free = module_free,
 };
 
 PyMODINIT_FUNC PyInit__compiled(void)

@@ -217,6 +217,7 @@ extern PyType_Spec wait_spec, reactor_spec, stream_spec, operation_spec, driver_
 
 extern struct PyModuleDef native_module;
 
+ModuleState *module_state(PyObject *module);
 ModuleState *state_of(PyObject *self); /* of an instance of one of our types, or of a subclass */
 extern unsigned long forks;            /* how often this process is a fork's child */
 

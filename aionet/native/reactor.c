@@ -99,8 +99,10 @@ static void close_epoll(Reactor *reactor)
             closed = PyObject_CallMethodNoArgs(reactor->loop, reactor->state->str_is_closed);
             if (closed == Py_False)
                 done = PyObject_CallMethod(reactor->loop, "remove_reader", "i", epoll);
-            if (closed == NULL || (closed == Py_False && done == NULL))
-                PyErr_WriteUnraisable((PyObject *)reactor);
+            if (closed == NULL) /* a loop that cannot say is half collected */
+                PyErr_Clear();
+            else if (closed == Py_False && done == NULL)
+                PyErr_WriteUnraisable(reactor->loop); /* not the reactor, which may be on its way out */
         }
         Py_XDECREF(closed);
         Py_XDECREF(done);
@@ -255,13 +257,13 @@ static int is_closed(Reactor *reactor)
 {
     PyObject *raised = take_exception();
     PyObject *closed = PyObject_CallMethodNoArgs(reactor->loop, reactor->state->str_is_closed);
-    if (closed == Py_True) {
-        Py_DECREF(closed);
+    if (closed == NULL || closed == Py_True) { /* a loop that cannot say is half collected */
+        PyErr_Clear();
+        Py_XDECREF(closed);
         Py_XDECREF(raised);
         return 1;
     }
-    Py_XDECREF(closed);
-    PyErr_Clear();
+    Py_DECREF(closed);
     raise_taken(raised);
     return 0;
 }

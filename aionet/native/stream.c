@@ -315,7 +315,7 @@ static PyObject *stream_new(PyTypeObject *type, PyObject *arguments, PyObject *n
     PyObject *module = PyType_GetModuleByDef(base, &native_module);
     if (module == NULL)
         return NULL;
-    state = PyModule_GetState(module);
+    state = module_state(module);
     if (!PyObject_TypeCheck(reactor, state->reactor_type)) {
         PyErr_Format(PyExc_TypeError, "a compiled wire needs a compiled reactor, not %R", reactor);
         return NULL;

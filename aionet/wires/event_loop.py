@@ -47,7 +47,7 @@ else:
     from ..native.loop_state import NativeLoopState as _state_class  # noqa: N813
 
 _states: WeakValueDictionary[int, EventLoopState] = WeakValueDictionary()
-"""By the identity of the loop, which its state keeps alive: the loop itself as a key would never be collected."""
+"""By the identity of the loop, which its state keeps alive: as a key it would never be collected."""
 
 
 def running_state() -> EventLoopState:
