@@ -167,6 +167,7 @@ parent = Parent()
 kept = sys.modules["kept"] = parent.loop
 child = os.fork()
 if child == 0:
+    asyncio.BaseEventLoop.__del__ = lambda loop: None  # asyncio's own closes what is the parent's, too
     warnings.simplefilter("ignore")
     {exit_}
 finish(child)
