@@ -90,9 +90,12 @@ def take_turn(name: str, workload: Workload, seconds: float, *, cold_malloc: boo
 
 @contextmanager
 def running_server(
-    name: str, cpu: int | None = None, *, cold_malloc: bool = False
+    name: str, cpu: int | None = None, *, cold_malloc: bool = False, prefix: tuple[str, ...] = ()
 ) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
-    """Start server `name`, on `cpu` alone if that is given; end it in the end. With it comes what it said."""
+    """Start server `name`, on `cpu` alone if that is given; end it in the end. With it comes what it said.
+
+    `prefix` is a command to run it under.
+    """
     command = (
         [str(BUILD / "epoll_reference")]
         if name == REFERENCE
@@ -104,7 +107,7 @@ def running_server(
         environment |= SERVERS[name].environment | {"COLD_MALLOC": "1" if cold_malloc else ""}
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(
-            command,
+            [*prefix, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=messages,
