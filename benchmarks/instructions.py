@@ -3,9 +3,10 @@
     python benchmarks/instructions.py echo aionet-asyncio
     python benchmarks/instructions.py accept asyncio-streams --top 40
 
-valgrind's callgrind counts the instructions of the server's process (the kernel's are not among them). Each server
-runs twice, for a small and a large number of exchanges; the difference of the two counts is free of what a process
-does once. Unlike seconds, counts do not care what else the machine does: two runs differ by well under a percent.
+valgrind's callgrind counts the instructions of the server's process (the kernel's are not among them). Each
+server runs twice, for a small and a large number of exchanges; the difference of the two counts is free of
+what a process does once. Unlike seconds, counts do not care what else the machine does: two runs differ by
+well under a percent.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def instructions_of(server: str, workload: str, count: int) -> Counter[str]:
             assert process.stdin is not None
             process.stdin.close()  # the server ends, and callgrind writes what it counted
             process.wait(60)
-        command = ("callgrind_annotate", "--threshold=100", "--show=Ir", str(out))
+        command = ("callgrind_annotate", "--auto=no", "--threshold=100", "--show=Ir", str(out))
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: Counter[str] = Counter()
     for line in text.splitlines():

@@ -127,4 +127,7 @@ def running_server(
             raise TurnError(f"{name}: {error}\n{said}") from error
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()
