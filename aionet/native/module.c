@@ -188,12 +188,11 @@ static int intern(PyObject **place, const char *text)
 
 static int prepare_names(ModuleState *state)
 {
-    if (intern(&state->str_add_reader, "add_reader") || intern(&state->str_remove_reader, "remove_reader") ||
-        intern(&state->str_fileno, "fileno") || intern(&state->str_call_soon, "call_soon") ||
+    if (intern(&state->str_add_reader, "add_reader") || intern(&state->str_call_soon, "call_soon") ||
         intern(&state->str_context, "context") || intern(&state->str_throw, "throw") ||
         intern(&state->str_close, "close") || intern(&state->str_cancel, "cancel") || intern(&state->str_msg, "msg") ||
-        intern(&state->str_on_events, "on_events") || intern(&state->str_error, "_error") ||
-        intern(&state->str_busy_error, "_busy_error") || intern(&state->str_closed_error, "_closed_error") ||
+        intern(&state->str_on_events, "on_events") || intern(&state->str_busy_error, "_busy_error") ||
+        intern(&state->str_closed_error, "_closed_error") ||
         intern(&state->str_note_end, "_note_end") || intern(&state->str_on_cold_events, "_on_cold_events") ||
         intern(&state->str_send_rest, "_send_rest") || intern(&state->str_read, "read") ||
         intern(&state->str_write, "write") || intern(&state->str_blocking, "_asyncio_future_blocking") ||

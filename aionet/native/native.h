@@ -62,10 +62,10 @@ typedef struct {
     PyTypeObject *wire_class, *socket_class; /* subclasses that are in use: they spare a look at bases */
     PyObject *slow[METHODS]; /* the Python functions that the methods stand for */
     /* interned */
-    PyObject *str_add_reader, *str_remove_reader, *str_fileno, *str_call_soon, *str_context, *str_throw, *str_close,
-        *str_cancel, *str_msg, *str_on_events, *str_error, *str_busy_error, *str_closed_error, *str_note_end,
-        *str_on_cold_events, *str_send_rest, *str_read, *str_write, *str_blocking, *str_selector, *str_is_closed,
-        *str_linger, *str_operation, *str_ends, *str_scheduled;
+    PyObject *str_add_reader, *str_blocking, *str_busy_error, *str_call_soon, *str_cancel, *str_close,
+        *str_closed_error, *str_context, *str_ends, *str_is_closed, *str_linger, *str_msg, *str_note_end,
+        *str_on_cold_events, *str_on_events, *str_operation, *str_read, *str_scheduled, *str_selector, *str_send_rest,
+        *str_throw, *str_write;
     PyObject *context_keyword; /* ("context",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     Operation *free_operations;
