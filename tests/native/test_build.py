@@ -188,11 +188,7 @@ class TestEditableInstallations:
 
 
 def test_the_stub_says_what_the_module_has():
-    done = run(sys.executable, "-c", "import mypy", cwd=checkout, check=False)
-    if done.returncode:
-        if os.environ.get("CI"):
-            pytest.fail("mypy is not installed, and CI must have it", pytrace=False)
-        pytest.skip("mypy is not installed")
+    pytest.importorskip("mypy")  # which only developers have; CI runs stubtest by itself
     done = run(sys.executable, "-m", "mypy.stubtest", "aionet.native._compiled", cwd=checkout, check=False)
     errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert done.returncode == 0, "\n".join(errors) or done.stdout + done.stderr

@@ -69,7 +69,11 @@ class Program:
 
     def ask(self, request: bytes) -> socket.socket:
         client = socket.create_connection(("127.0.0.1", self._port), timeout=10)
-        client.sendall(request + b"\n")
+        try:
+            client.sendall(request + b"\n")
+        except OSError:
+            client.close()
+            raise
         return client
 
     def signal(self, number: signal.Signals) -> None:
