@@ -72,6 +72,8 @@ PERHAPS = re.compile(
     r"|^Task exception was never retrieved|^future: <"
     r"|^Exception ignored in: <coroutine|^Exception ignored in: <.* Driver"
     r"|^RuntimeError: (Event loop is closed|no running event loop)$"
+    r"|^--- Logging error ---$|^Exception ignored in: <bound method BaseEventLoop.call_exception_handler"
+    r"|^ImportError: sys.meta_path is None"  # by then there is no module left to make a traceback with
     r"|^StopAsyncIteration|^ConnectionResetError: |^aionet.errors.ConnectionLostError: |^SystemExit: 0$"
 )
 

@@ -9,8 +9,9 @@ from .support import run_script
 __all__ = ["run"]
 
 _STAGE = """
-import logging, signal
+import logging, signal, warnings
 
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 logging.disable()  # tasks that are destroyed pending: in a child all of them are
 signal.alarm(20)
 COUNT = 4
