@@ -26,9 +26,8 @@ class Connection(Generic[SocketT]):
     @property
     def task(self) -> asyncio.Task[None]:
         """The task that runs the handler."""
-        task = self._task or asyncio.current_task()  # an eager task asks before whoever made it knows it
-        assert task is not None
-        return task
+        assert self._task is not None
+        return self._task
 
     def __repr__(self) -> str:
         return f"<Connection {self.socket!r}>"

@@ -173,7 +173,10 @@ class ConnectionSpawner(Generic[SocketT]):
                 sockets = server._take(self._room()) or [await server.accept()]
                 now = loop.time()
                 for socket in sockets:
-                    self._spawn(socket, loop, now)
+                    if self._drain is None:
+                        self._spawn(socket, loop, now)
+                    else:  # begun by the handler of one before it: eager tasks run at once
+                        socket.abort()
         except SocketClosedError:
             pass
 
@@ -192,12 +195,22 @@ class ConnectionSpawner(Generic[SocketT]):
                 server._acceptor.hold(self)
         if drive is None:
             task = loop.create_task(self._run(connection))
-        else:  # the same in C, with a task that stays parked while it waits for sockets
+        elif (
+            loop.get_task_factory() is None
+        ):  # the same in C; the task stays parked while it waits for sockets
             task = loop.create_task(drive(self._handler, socket, self._handler_ended, connection))
+        else:
+            task = loop.create_task(drive(self._start, connection, self._handler_ended, connection))
         if connection._task is None:  # an eager task has begun already, and may even have ended
             connection._task = task
             if drive is None:
                 task.add_done_callback(self._never_began)
+
+    def _start(self, connection: Connection[SocketT]) -> Awaitable[object]:
+        """Call the handler, in the task of `connection`, which may be eager and known to nobody yet."""
+        if connection._task is None:
+            connection._task = asyncio.current_task()
+        return self._handler(connection.socket)
 
     async def _run(self, connection: Connection[SocketT]) -> None:
         """Serve one connection: the body of its task."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -224,3 +225,25 @@ async def test_a_reply_under_way_is_not_cut_by_the_drain(stage: Stage) -> None:
     assert counts(await spawner.drain(FOREVER)) == (1, 0, 0)
     await serving
     assert len(await receiving) == size
+
+
+@pytest.mark.asyncio
+async def test_a_drain_that_a_handler_begins_in_the_middle_of_a_batch_leaves_nobody(stage: Stage) -> None:
+    """With eager tasks the first handler runs before the others of its batch have a task."""
+    drains: list[asyncio.Task[aionet.DrainReport]] = []
+
+    async def handler(sock: Any) -> None:
+        if not drains:
+            drains.append(asyncio.create_task(spawner.drain(0)))
+        await asyncio.Event().wait()
+
+    spawner = aionet.ConnectionSpawner(handler)
+    server = stage.server("tcp")
+    clients = [stage.client(server) for _ in range(5)]
+    serving = await stage.serve(spawner, server)
+    await asyncio.wait_for(serving, 5)
+    await asyncio.wait(drains)
+    assert spawner.connections == ()
+    for client in clients:
+        with contextlib.suppress(ConnectionResetError):
+            assert await client.receive() == b""
