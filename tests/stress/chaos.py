@@ -342,7 +342,6 @@ class End:
         # A Unix socket knows no reset: a connection that was aborted looks as if it had ended cleanly.
         self._incoming, self._outgoing = world.streams(may_tear=not self._tcp)
         self._writers = rng.choice((1, 1, 2))
-        self._ending = False
 
     async def live(self, *, close: bool = True) -> None:
         """Do everything at once for a while, then close, or leave that to others."""
@@ -442,12 +441,8 @@ class End:
             await world.attempt(rng, "send_eof", self._send_eof)
 
     async def _send_eof(self) -> None:
-        idle, self._ending = self._ending, True  # a second call returns before the first has ended anything
-        try:
-            await self.sock.send_eof()
-        finally:
-            self._ending = idle and self._ending
-        self._outgoing.ended |= not idle
+        await self.sock.send_eof()
+        self._outgoing.ended = True
 
     async def _wait_acknowledged(self) -> None:
         await self.sock.wait_acknowledged()
