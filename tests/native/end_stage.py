@@ -9,9 +9,13 @@ from .support import run_script
 __all__ = ["STAGE", "ends"]
 
 STAGE = """
-import contextlib, signal
+import contextlib, logging, signal
 
-signal.alarm(20)
+signal.alarm(60)
+
+
+# Debug mode tells of slow callbacks: that is of the machine, not of what was left open.
+logging.getLogger("asyncio").addFilter(lambda record: not record.msg.startswith("Executing "))
 
 
 async def connected():
