@@ -13,7 +13,7 @@ import logging, signal, warnings
 
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 logging.disable()  # tasks that are destroyed pending: in a child all of them are
-signal.alarm(20)
+signal.alarm(60)
 COUNT = 4
 
 
