@@ -144,27 +144,31 @@ static void unpark(Driver *driver)
     }
 }
 
-/* In a step of the Task: it runs on this loop and is current now. */
+static PyObject *current_task(ModuleState *state, PyObject *loop)
+{
+    if (state->current_tasks == NULL)
+        return PyObject_CallOneArg(state->current_task, loop);
+    /* what Python 3.11's `current_task`, which is slow, looks at */
+    PyObject *task = PyDict_GetItemWithError(state->current_tasks, loop);
+    return task == NULL && PyErr_Occurred() ? NULL : Py_NewRef(task ? task : Py_None);
+}
+
+/* Whether this is a step of the driver's Task, on this loop. Asking which loop runs would cost a getpid(2). */
 static int know_task(Driver *driver, PyObject *loop)
 {
     ModuleState *state = driver->base.state;
-    PyObject *running = PyObject_CallNoArgs(state->get_running_loop), *task;
-    if (running == NULL)
-        return -1;
-    int here = running == loop;
-    Py_DECREF(running);
-    if (!here)
-        return 0;
-    if (state->current_tasks == NULL) {
-        task = PyObject_CallOneArg(state->current_task, loop);
-    } else { /* what Python 3.11's `current_task`, which is slow, looks at */
-        task = PyDict_GetItemWithError(state->current_tasks, loop);
-        task = task == NULL && PyErr_Occurred() ? NULL : Py_NewRef(task ? task : Py_None);
-    }
+    PyObject *task = current_task(state, loop);
     if (task == NULL)
         return -1;
-    Py_XSETREF(driver->task, task);
-    return task != Py_None;
+    PyObject *coroutine = task == Py_None ? NULL : PyObject_CallMethodNoArgs(task, state->str_get_coro);
+    int known = coroutine == (PyObject *)driver;
+    PyErr_Clear(); /* it is no Task of asyncio's */
+    Py_XDECREF(coroutine);
+    if (known)
+        Py_XSETREF(driver->task, task);
+    else
+        Py_DECREF(task);
+    return known;
 }
 
 /* What the Task is given at the end of its step. */

@@ -189,7 +189,7 @@ static int intern(PyObject **place, const char *text)
 static int prepare_names(ModuleState *state)
 {
     if (intern(&state->str_add_reader, "add_reader") || intern(&state->str_call_soon, "call_soon") ||
-        intern(&state->str_context, "context") || intern(&state->str_throw, "throw") ||
+        intern(&state->str_context, "context") || intern(&state->str_get_coro, "get_coro") || intern(&state->str_throw, "throw") ||
         intern(&state->str_close, "close") || intern(&state->str_cancel, "cancel") || intern(&state->str_msg, "msg") ||
         intern(&state->str_on_events, "on_events") || intern(&state->str_busy_error, "_busy_error") ||
         intern(&state->str_closed_error, "_closed_error") ||
@@ -220,7 +220,6 @@ static int module_exec(PyObject *module)
     if (import_from("asyncio.tasks", "_enter_task", &state->enter_task) ||
         import_from("asyncio.tasks", "_leave_task", &state->leave_task) ||
         import_from("asyncio.tasks", "current_task", &state->current_task) ||
-        import_from("asyncio.events", "get_running_loop", &state->get_running_loop) ||
         import_from("asyncio.exceptions", "CancelledError", &state->cancelled_error) ||
         import_from("aionet.errors", "ConnectionLostError", &state->connection_lost_error) ||
         import_from("aionet.wires.descriptors", "waiting", &state->closed_descriptors))
@@ -249,7 +248,6 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->enter_task);
     Py_VISIT(state->leave_task);
     Py_VISIT(state->current_task);
-    Py_VISIT(state->get_running_loop);
     Py_VISIT(state->cancelled_error);
     Py_VISIT(state->connection_lost_error);
     Py_VISIT(state->closed_descriptors);

@@ -56,14 +56,14 @@ typedef struct {
     PyTypeObject *wait_type, *reactor_type, *stream_type, *operation_type, *driver_type;
     PyTypeObject *socket_base_type, *method_type, *selector_type;
     /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
-    PyObject *enter_task, *leave_task, *current_task, *get_running_loop, *cancelled_error;
+    PyObject *enter_task, *leave_task, *current_task, *cancelled_error;
     PyObject *connection_lost_error, *closed_descriptors; /* aionet's: an exception, and who waits for descriptors */
     PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before */
     PyTypeObject *wire_class, *socket_class; /* subclasses that are in use: they spare a look at bases */
     PyObject *slow[METHODS]; /* the Python functions that the methods stand for */
     /* interned */
     PyObject *str_add_reader, *str_blocking, *str_busy_error, *str_call_soon, *str_cancel, *str_close,
-        *str_closed_error, *str_context, *str_ends, *str_is_closed, *str_linger, *str_msg, *str_note_end,
+        *str_closed_error, *str_context, *str_ends, *str_get_coro, *str_is_closed, *str_linger, *str_msg, *str_note_end,
         *str_on_cold_events, *str_on_events, *str_operation, *str_read, *str_scheduled, *str_selector, *str_send_rest,
         *str_throw, *str_write;
     PyObject *context_keyword; /* ("context",) */
@@ -96,6 +96,7 @@ int wait_clear(PyObject *self);
 typedef struct {
     PyObject *watcher; /* a Stream (borrowed unless `anchored`) or a Python object (owned) */
     uint32_t generation;
+    uint32_t writes; /* EPOLLOUT, where room to write is told of */
 } Slot;
 
 struct Reactor {

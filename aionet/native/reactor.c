@@ -4,7 +4,9 @@
  * -------------------
  * One epoll instance per event loop, itself registered with `loop.add_reader`, so that any loop which has that
  * drives it; under a selector of our own (selector.c) that selector's instance is used instead, and a turn costs
- * one epoll_wait(2) in place of two. Descriptors are registered once, edge-triggered, for both directions.
+ * one epoll_wait(2) in place of two. Descriptors are registered once, edge-triggered. A stream's is registered for
+ * input only, until a write has to wait for the first time: a fresh connection has room to write, and would at once
+ * cause an event that nobody needs.
  *
  * A turn has two halves. First all events are noted, which runs no code of the user's. Then whoever waited for
  * them is woken, one after the other, from a list of owned references: what runs then may close, cancel and
@@ -21,6 +23,8 @@
 #include "native.h"
 
 enum { EVENTS_PER_TURN = 256 };
+
+static const uint32_t INPUT = EPOLLIN | EPOLLRDHUP | EPOLLET;
 
 static uint64_t tag_of(int fd, uint32_t generation)
 {
@@ -132,11 +136,10 @@ static int make_room(Reactor *reactor, int fd)
     return 0;
 }
 
-static int register_with_epoll(Reactor *reactor, int fd)
+static int register_with_epoll(Reactor *reactor, int fd, uint32_t writes)
 {
     uint32_t generation = ++reactor->generation ? reactor->generation : ++reactor->generation; /* never 0 */
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-                                .data.u64 = tag_of(fd, generation)};
+    struct epoll_event event = {.events = INPUT | writes, .data.u64 = tag_of(fd, generation)};
     int failed = epoll_ctl(reactor->epoll, EPOLL_CTL_ADD, fd, &event);
     if (failed && errno == EEXIST) /* the same open file under the same number: its registration outlived a close */
         failed = epoll_ctl(reactor->epoll, EPOLL_CTL_MOD, fd, &event);
@@ -145,6 +148,7 @@ static int register_with_epoll(Reactor *reactor, int fd)
         return -1;
     }
     reactor->slots[fd].generation = generation;
+    reactor->slots[fd].writes = writes;
     return 0;
 }
 
@@ -162,7 +166,7 @@ int reactor_watch(Reactor *reactor, int fd, PyObject *watcher)
         return -1;
     if (reactor->watched == 0 && open_epoll(reactor) < 0)
         return -1;
-    if (register_with_epoll(reactor, fd) < 0) {
+    if (register_with_epoll(reactor, fd, is_stream(reactor, watcher) ? 0 : EPOLLOUT) < 0) {
         if (reactor->watched == 0)
             close_epoll(reactor);
         return -1;
@@ -192,6 +196,21 @@ void reactor_forget(Reactor *reactor, int fd, PyObject *watcher)
         close_epoll(reactor);
     if (owned)
         Py_DECREF(watcher);
+}
+
+/* From now on tell when there is room to write, too. */
+static int arm_writes(Reactor *reactor, int fd)
+{
+    if (fd < 0 || fd >= reactor->slot_count || reactor->slots[fd].watcher == NULL || reactor->slots[fd].writes ||
+        reactor->forks != forks)
+        return 0;
+    struct epoll_event event = {.events = INPUT | EPOLLOUT, .data.u64 = tag_of(fd, reactor->slots[fd].generation)};
+    if (epoll_ctl(reactor->epoll, EPOLL_CTL_MOD, fd, &event) != 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    reactor->slots[fd].writes = EPOLLOUT;
+    return 0;
 }
 
 /* -- a turn --------------------------------------------------------------------------------------------------- */
@@ -417,9 +436,17 @@ static PyObject *reactor_forget_method(PyObject *self, PyObject *argument)
     Py_RETURN_NONE;
 }
 
-static PyObject *reactor_nothing(PyObject *self, PyObject *unused)
+static PyObject *reactor_arm_reads(PyObject *self, PyObject *unused)
 {
-    Py_RETURN_NONE; /* registrations are for good: there is nothing to arm */
+    Py_RETURN_NONE; /* input is always told of */
+}
+
+static PyObject *reactor_arm_writes(PyObject *self, PyObject *argument)
+{
+    long fd = PyLong_AsLong(argument);
+    if ((fd == -1 && PyErr_Occurred()) || arm_writes((Reactor *)self, (int)fd) < 0)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *reactor_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
@@ -504,8 +531,8 @@ static void reactor_dealloc(PyObject *self)
 static PyMethodDef reactor_methods[] = {
     {"watch", reactor_watch_method, METH_VARARGS, "Tell the watcher of events on a descriptor."},
     {"forget", reactor_forget_method, METH_O, "Tell nothing more of a descriptor, before it is closed."},
-    {"arm_reads", reactor_nothing, METH_O, "Nothing: events are told for good."},
-    {"arm_writes", reactor_nothing, METH_O, "Nothing: events are told for good."},
+    {"arm_reads", reactor_arm_reads, METH_O, "Nothing: input is always told of."},
+    {"arm_writes", reactor_arm_writes, METH_O, "From now on tell when there is room to write, too."},
     {"turn", reactor_turn, METH_NOARGS, "Look for events and wake who waits for them."},
     {"wake_ready", reactor_wake_ready_method, METH_NOARGS, "Wake who could not be woken where that was asked for."},
     {NULL},
