@@ -37,7 +37,7 @@
 enum {
     BUDGET = 64,             /* as wires/event_loop.py has it */
     SCRATCH_BYTES = 65536,   /* what a read receives into before it is known how much it will be */
-    LARGE_READ_BYTES = 8192, /* after a read of this size the next one goes to its object directly */
+    LARGE_READ_BYTES = 8192, /* of a stream whose reads are of this size the next one goes to its object directly */
     GIL_BYTES = 256 * 1024,  /* above this a system call copies long enough to let other threads run */
     MOST_ERRORS = 160,       /* errno is below this */
     MOST_FREE = 256,         /* objects kept for the next use */
@@ -141,7 +141,7 @@ struct Stream {
         struct sockaddr_in6 in6;
     } peer_name; /* until somebody asks for `peer` */
     int fd;
-    char readable, ending, watched, anchored, large, closed, end_seen, eof_asked, eof_sent, timestamps;
+    char readable, ending, watched, anchored, large, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent, timestamps;
 };
 
 Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Reactor *reactor,

@@ -7,14 +7,21 @@
  * of the stream or an error was announced (`ending`), which comes with no further event.
  *
  * Received bytes go through one buffer of the reactor's and are copied to an object of their size. A stream that
- * carries a lot (`large`) receives into the object and cuts it to size, which saves the copy.
+ * carries a lot (`large`) receives into the object and cuts it to size, which saves the copy; and asks the kernel to
+ * tell how much is left (TCP_INQ, Linux 4.18), which saves a second look after a read that filled its buffer.
  *
  * The socket module's object is made when somebody asks for it: few connections ever do.
  */
 #include "native.h"
 
 #include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <sys/un.h>
+
+#ifndef TCP_INQ /* the C library may be older than the kernel */
+#define TCP_INQ 36
+#define TCP_CM_INQ TCP_INQ
+#endif
 
 static const uint32_t ENDING = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
 
@@ -82,19 +89,47 @@ PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *a
 
 /* -- receiving ------------------------------------------------------------------------------------------------ */
 
-static ssize_t receive(int fd, char *buffer, size_t bytes)
+/* recv(2), and whether the kernel said that nothing is left. A peer's end counts as something (tcp_inq_hint). */
+static ssize_t receive_telling(int fd, char *buffer, size_t bytes, int *emptied)
 {
+    union {
+        struct cmsghdr aligned;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec part = {buffer, bytes};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    ssize_t received = recvmsg(fd, &message, 0);
+    struct cmsghdr *told = received < 0 ? NULL : CMSG_FIRSTHDR(&message);
+    if (told != NULL && told->cmsg_level == IPPROTO_TCP && told->cmsg_type == TCP_CM_INQ)
+        *emptied = *(int *)CMSG_DATA(told) == 0;
+    return received;
+}
+
+static ssize_t receive(Stream *stream, char *buffer, size_t bytes, int *emptied)
+{
+    int fd = stream->fd, tells_rest = stream->large && stream->tells_rest;
     if (bytes <= GIL_BYTES)
-        return recv(fd, buffer, bytes, 0);
+        return tells_rest ? receive_telling(fd, buffer, bytes, emptied) : recv(fd, buffer, bytes, 0);
     ssize_t received;
     Py_BEGIN_ALLOW_THREADS
-    received = recv(fd, buffer, bytes, 0);
+    received = tells_rest ? receive_telling(fd, buffer, bytes, emptied) : recv(fd, buffer, bytes, 0);
     Py_END_ALLOW_THREADS
     return received;
 }
 
+static void note_size(Stream *stream, Py_ssize_t received)
+{
+    int on = 1, large = received >= LARGE_READ_BYTES;
+    if (large && !stream->large && !stream->rest_asked) { /* no TCP, or an old kernel: then not */
+        stream->rest_asked = 1;
+        stream->tells_rest = setsockopt(stream->fd, IPPROTO_TCP, TCP_INQ, &on, sizeof on) == 0;
+    }
+    stream->large = large;
+}
+
 /* What a result of recv(2) means for the next one: -2 an error was raised, -1 wait, else the result. */
-static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t asked)
+static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t asked, int emptied)
 {
     if (received < 0) {
         if (errno != EAGAIN && errno != EWOULDBLOCK) {
@@ -105,7 +140,8 @@ static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t 
         return -1;
     }
     stream->reactor->budget--;
-    if (received < asked) {
+    note_size(stream, received);
+    if (received < asked || emptied) {
         if (received > 0) {
             stream->readable = stream->ending;
         } else if (stream->lost == NULL || stream->lost == Py_None) {
@@ -122,10 +158,11 @@ static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t 
 static Py_ssize_t receive_noting(Stream *stream, char *buffer, Py_ssize_t bytes)
 {
     ssize_t received;
+    int emptied = 0;
     do
-        received = receive(stream->fd, buffer, bytes);
+        received = receive(stream, buffer, bytes, &emptied);
     while (received < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
-    return PyErr_Occurred() ? -2 : note_received(stream, received, bytes);
+    return PyErr_Occurred() ? -2 : note_received(stream, received, bytes, emptied);
 }
 
 static PyObject *receive_into_object(Stream *stream, Py_ssize_t max_bytes)
@@ -138,7 +175,6 @@ static PyObject *receive_into_object(Stream *stream, Py_ssize_t max_bytes)
         Py_DECREF(data);
         return NULL;
     }
-    stream->large = received >= LARGE_READ_BYTES;
     if (received < max_bytes)
         _PyBytes_Resize(&data, received);
     return data;
@@ -154,7 +190,6 @@ PyObject *stream_receive(Stream *stream, Py_ssize_t max_bytes)
     Py_ssize_t received = receive_noting(stream, scratch, max_bytes);
     if (received < 0)
         return NULL;
-    stream->large = received >= LARGE_READ_BYTES;
     return PyBytes_FromStringAndSize(scratch, received);
 }
 
