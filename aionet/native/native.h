@@ -114,6 +114,10 @@ struct Reactor {
     unsigned long forks;
     uint32_t generation;
     Operation *first_ready, *last_ready; /* to be woken; owned */
+    Stream *alone; /* that the last look at the instance found, and nothing else; borrowed while it is watched */
+    int guesses;   /* turns since then */
+    int readers;   /* streams that somebody waits for */
+    unsigned long reads; /* how often something was read */
     char *scratch;
 };
 

@@ -12,6 +12,11 @@
  * them is woken, one after the other, from a list of owned references: what runs then may close, cancel and
  * open what it likes. If it raises KeyboardInterrupt the rest of the list is woken in another turn.
  *
+ * *Guessing.* Where the loop polls our instance, and the last look at it found one stream that alone waits for input
+ * now, the next word is of the same stream: it is woken without a look. If it reads nothing the guess was wrong, and
+ * the look is made up for; after some turns there is one in any case, for the sake of everybody else. What is not
+ * looked at stays ready, and the loop is told again. A conversation with one peer is a system call a turn cheaper.
+ *
  * An event carries the descriptor and a generation. A close leaves it to the kernel to drop the registration; if
  * the open file lives on in another process its events still come, find another generation, and are dropped.
  *
@@ -22,7 +27,7 @@
  */
 #include "native.h"
 
-enum { EVENTS_PER_TURN = 256 };
+enum { EVENTS_PER_TURN = 256, MOST_GUESSES = 16 };
 
 static const uint32_t INPUT = EPOLLIN | EPOLLRDHUP | EPOLLET;
 
@@ -185,6 +190,8 @@ void reactor_forget(Reactor *reactor, int fd, PyObject *watcher)
         return;
     watcher = reactor->slots[fd].watcher;
     reactor->slots[fd].watcher = NULL;
+    if ((PyObject *)reactor->alone == watcher)
+        reactor->alone = NULL;
     int owned = 1;
     if (is_stream(reactor, watcher)) { /* it is about to be closed; whoever waits is woken by other means */
         owned = ((Stream *)watcher)->anchored;
@@ -393,19 +400,49 @@ char *reactor_scratch(Reactor *reactor)
 
 /* -- for Python ----------------------------------------------------------------------------------------------- */
 
+/* Wake the stream that the word is probably of; 1 if it was. */
+static int guess(Reactor *reactor)
+{
+    Stream *stream = reactor->alone;
+    if (stream == NULL || reactor->readers != 1 || reactor->guesses == MOST_GUESSES || stream->reader == NULL ||
+        stream->reader->kind >= METHODS)
+        return 0;
+    unsigned long reads = reactor->reads;
+    reactor->guesses++;
+    stream->readable = 1;
+    reactor_queue(reactor, stream->reader);
+    if (reactor_wake_ready(reactor) < 0)
+        return -1;
+    return reactor->reads != reads;
+}
+
+static void note_whether_alone(Reactor *reactor, const struct epoll_event *events, int count)
+{
+    int fd = count == 1 ? (int)(uint32_t)events[0].data.u64 : reactor->slot_count;
+    PyObject *watcher = fd < reactor->slot_count ? reactor->slots[fd].watcher : NULL;
+    reactor->alone = watcher != NULL && is_stream(reactor, watcher) ? (Stream *)watcher : NULL;
+    reactor->guesses = 0;
+}
+
+static int look(Reactor *reactor)
+{
+    struct epoll_event events[EVENTS_PER_TURN];
+    if (reactor->epoll < 0 || reactor->forks != forks)
+        return 0;
+    int count = epoll_wait(reactor->epoll, events, EVENTS_PER_TURN, 0);
+    if (count < 0 && errno != EINTR) { /* after which it stays readable */
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    note_whether_alone(reactor, events, count);
+    return reactor_note(reactor, events, count) < 0 || reactor_wake_ready(reactor) < 0 ? -1 : 0;
+}
+
 static PyObject *reactor_turn(PyObject *self, PyObject *unused)
 {
     Reactor *reactor = (Reactor *)self;
-    struct epoll_event events[EVENTS_PER_TURN];
-    if (reactor->epoll < 0 || reactor->forks != forks)
-        Py_RETURN_NONE;
-    int count = epoll_wait(reactor->epoll, events, EVENTS_PER_TURN, 0);
-    if (count < 0) {
-        if (errno == EINTR)
-            Py_RETURN_NONE; /* it stays readable */
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    if (reactor_note(reactor, events, count) < 0 || reactor_wake_ready(reactor) < 0)
+    int guessed = guess(reactor);
+    if (guessed < 0 || (guessed == 0 && look(reactor) < 0))
         return NULL;
     Py_RETURN_NONE;
 }

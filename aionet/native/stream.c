@@ -140,6 +140,7 @@ static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t 
         return -1;
     }
     stream->reactor->budget--;
+    stream->reactor->reads++;
     note_size(stream, received);
     if (received < asked || emptied) {
         if (received > 0) {
@@ -204,6 +205,7 @@ void stream_set_reader(Stream *stream, Operation *operation)
 {
     Operation *before = stream->reader;
     stream->reader = (Operation *)Py_NewRef(operation);
+    stream->reactor->readers += before == NULL;
     if (!stream->anchored && stream->watched) {
         stream->anchored = 1;
         Py_INCREF(stream);
@@ -216,6 +218,7 @@ void stream_clear_reader(Stream *stream, Operation *operation)
     if (stream->reader != operation) /* closing took its place */
         return;
     stream->reader = NULL;
+    stream->reactor->readers--;
     int anchored = stream->anchored;
     stream->anchored = 0;
     Py_DECREF(operation);
