@@ -95,7 +95,6 @@ class ConnectionSpawner(Generic[SocketT]):
         self._drain: Drain | None = None
         self._draining: asyncio.Task[DrainReport] | None = None
         self._emptied = asyncio.Event()
-        self._accepted = 0
         self._outcomes = dict.fromkeys(("completed", "failed", "disconnected", "cancelled"), 0)
 
     async def serve(self, *servers: AsyncStreamConnectionServer[Any, SocketT]) -> None:
@@ -155,7 +154,8 @@ class ConnectionSpawner(Generic[SocketT]):
     @property
     def stats(self) -> SpawnerStats:
         """The counts at this moment."""
-        return SpawnerStats(accepted=self._accepted, active=len(self._connections), **self._outcomes)
+        active = len(self._connections)
+        return SpawnerStats(accepted=sum(self._outcomes.values(), active), active=active, **self._outcomes)
 
     # Accepting ----------------------------------------------------------------------------------------
 
@@ -187,24 +187,28 @@ class ConnectionSpawner(Generic[SocketT]):
 
     def _spawn(self, socket: SocketT, loop: asyncio.AbstractEventLoop, now: float) -> None:
         connection = Connection(socket, now)
-        self._accepted += 1
-        self._connections.add(connection)
-        if len(self._connections) == self._limits.max_connections:
-            self._full = True
-            for server in self._servers:
-                server._acceptor.hold(self)
+        connections = self._connections
+        connections.add(connection)
+        if len(connections) == self._limits.max_connections:
+            self._fill()
         if drive is None:
             task = loop.create_task(self._run(connection))
-        elif (
-            loop.get_task_factory() is None
-        ):  # the same in C; the task stays parked while it waits for sockets
-            task = loop.create_task(drive(self._handler, socket, self._handler_ended, connection))
+        elif loop.get_task_factory() is None:  # the same in C: the task is parked while it waits for sockets
+            connection._task = loop.create_task(
+                drive(self._handler, socket, self._handler_ended, connection)
+            )
+            return
         else:
             task = loop.create_task(drive(self._start, connection, self._handler_ended, connection))
         if connection._task is None:  # an eager task has begun already, and may even have ended
             connection._task = task
             if drive is None:
                 task.add_done_callback(self._never_began)
+
+    def _fill(self) -> None:
+        self._full = True
+        for server in self._servers:
+            server._acceptor.hold(self)
 
     def _start(self, connection: Connection[SocketT]) -> Awaitable[object]:
         """Call the handler, in the task of `connection`, which may be eager and known to nobody yet."""
@@ -244,12 +248,7 @@ class ConnectionSpawner(Generic[SocketT]):
     ) -> Coroutine[Any, Any, None] | None:
         """Report `error`, close the connection; return what of that is left to await, if anything is."""
         socket = connection.socket
-        if error is None:
-            outcome = "completed"
-        elif isinstance(error, _PEER_LEFT) and error._ends is socket._wire:
-            outcome = self._left(socket, error)
-        else:
-            outcome = self._judge(socket, error)
+        outcome = "completed" if error is None else self._judge(socket, error)
         if socket._close_at_once():
             self._ended(connection, outcome)
             return None
@@ -273,15 +272,12 @@ class ConnectionSpawner(Generic[SocketT]):
         finally:
             self._ended(connection, outcome)
 
-    def _left(self, socket: SocketT, error: BaseException) -> str:
-        if _log.isEnabledFor(logging.DEBUG):  # making its address takes longer than asking
-            _log.debug("connection from %s ended: %s", socket.peer_address, error)
-        return "disconnected"
-
     def _judge(self, socket: SocketT, error: BaseException) -> str:
         """Report what a handler raised; return what it counts as."""
         if _peer_left(error, socket):
-            return self._left(socket, error)
+            if _log.isEnabledFor(logging.DEBUG):  # making its address takes longer than asking
+                _log.debug("connection from %s ended: %s", socket.peer_address, error)
+            return "disconnected"
         if not isinstance(error, Exception):
             if isinstance(error, asyncio.CancelledError):
                 return "cancelled"
