@@ -194,9 +194,7 @@ class ConnectionSpawner(Generic[SocketT]):
         if drive is None:
             task = loop.create_task(self._run(connection))
         elif loop.get_task_factory() is None:  # the same in C: the task is parked while it waits for sockets
-            connection._task = loop.create_task(
-                drive(self._handler, socket, self._handler_ended, connection)
-            )
+            connection._task = loop.create_task(drive(self._handler, socket, self._handler_ended, connection))
             return
         else:
             task = loop.create_task(drive(self._start, connection, self._handler_ended, connection))
