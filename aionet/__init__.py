@@ -4,8 +4,9 @@ This module only re-exports; each name lives in the file that explains it.
 """
 
 from .addresses import AddressLike, IpAddress, SocketAddress, UnixAddress
+from .close_reason import CloseCause, CloseReason
 from .connection import Connection
-from .draining import DrainReport
+from .draining import DrainReport, Straggler
 from .engine import implementation
 from .errors import (
     AionetError,
@@ -28,6 +29,7 @@ from .relaying import RelayReport, relay
 from .resolving import Resolver
 from .running import new_event_loop, run, task_factory
 from .serving import serve
+from .signals import Signal
 from .spawner import ConnectionSpawner, SpawnerStats
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tcp_info import TcpInfo, TcpState
@@ -43,6 +45,8 @@ __all__ = [
     "AsyncTcpSocket",
     "AsyncUnixConnectionServer",
     "AsyncUnixSocket",
+    "CloseCause",
+    "CloseReason",
     "ConnectError",
     "Connection",
     "ConnectionLimits",
@@ -59,10 +63,12 @@ __all__ = [
     "RelayReport",
     "ResolveError",
     "Resolver",
+    "Signal",
     "SocketAddress",
     "SocketBusyError",
     "SocketClosedError",
     "SpawnerStats",
+    "Straggler",
     "TcpInfo",
     "TcpOptions",
     "TcpState",

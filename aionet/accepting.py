@@ -16,7 +16,8 @@ stays at the head until its step has run, and then wakes the next one if more ma
 that is cancelled passes the word on.
 
 *Failures* follow `accept_errors.py`. While resources are exhausted nothing is tried; a timer, or the next
-descriptor that this process closes, ends the pause.
+descriptor that this process closes, ends the pause. A spawner may know something better than waiting
+(`on_exhausted`).
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ class Acceptor:
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
         self._holders: set[object] = set()
+        self.on_exhausted: Callable[[socket.socket], bool] | None = None
+        """Asked, with a listening socket, when resources are exhausted: whether to try again at once."""
         self.closed = False
 
     def take(self, limit: int = 1) -> list[Any]:
@@ -155,7 +158,7 @@ class Acceptor:
                     accepted, empty = accept(listener.sock, limit, state, self._local, *self._for_sockets)
                 except OSError as error:
                     failures += 1
-                    if failures == BUDGET or not self._go_on_after(error, state):
+                    if failures == BUDGET or not self._go_on_after(error, state, listener):
                         return []  # a storm of transient failures must not hold the loop
                 else:
                     listener.ready = not empty
@@ -165,12 +168,16 @@ class Acceptor:
                         return accepted
         return []
 
-    def _go_on_after(self, error: OSError, state: EventLoopState) -> bool:
+    def _go_on_after(self, error: OSError, state: EventLoopState, listener: Listener) -> bool:
         failure = classify(error)
         if failure is AcceptFailure.TRANSIENT:
             return True
         if failure is AcceptFailure.FATAL:
             raise error
+        if self.on_exhausted is not None and self.on_exhausted(listener.sock):
+            if self._backoff.may_log(state.loop.time()):
+                _log.warning("no room at %s: %s; connections are reset", self._address, error.strerror)
+            return True
         pause = self._backoff.next_pause()
         if self._backoff.may_log(state.loop.time()):
             _log.warning("cannot accept on %s: %s; next try in %.1f s", self._address, error.strerror, pause)

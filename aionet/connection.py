@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Generic, TypeVar
 
+from .close_reason import CloseCause, CloseReason, Phase
 from .stream_socket import AsyncStreamSocket
+from .tcp_socket import AsyncTcpSocket
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "close_reason_of"]
 
 SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
 
@@ -15,13 +17,18 @@ SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
 class Connection(Generic[SocketT]):
     """A connection that is being served."""
 
-    __slots__ = ("_task", "socket", "started")
+    __slots__ = ("_cause", "_task", "close_reason", "phase", "socket", "started")
 
     def __init__(self, socket: SocketT, started: float) -> None:
         self.socket = socket
         self.started = started
         """When it was accepted, by the loop's clock, in seconds."""
+        self.phase: Phase = "serving"
+        """How far it has come."""
+        self.close_reason: CloseReason | None = None
+        """Why it ended, once it has, if its spawner was given an `on_close`."""
         self._task: asyncio.Task[None] | None = None
+        self._cause: CloseCause | None = None  # of its end, where its spawner decided that
 
     @property
     def task(self) -> asyncio.Task[None]:
@@ -31,3 +38,38 @@ class Connection(Generic[SocketT]):
 
     def __repr__(self) -> str:
         return f"<Connection {self.socket!r}>"
+
+
+def close_reason_of(
+    connection: Connection[Any], cause: CloseCause, error: BaseException | None, now: float
+) -> CloseReason:
+    """Return why `connection`, which is still open, ends at the loop's time `now`."""
+    wire = connection.socket._wire
+    return CloseReason(
+        cause=cause,
+        phase=connection.phase,
+        errno=getattr(error, "errno", None) or (None if wire.lost is None else wire.lost.errno),
+        bytes_read=wire.bytes_read,
+        bytes_written=wire.bytes_written,
+        unacknowledged=_unacknowledged(connection.socket),
+        age=now - connection.started,
+        idle=_idle_seconds(connection.socket),
+    )
+
+
+def _unacknowledged(socket: AsyncStreamSocket[Any]) -> int | None:
+    try:
+        return socket._wire.unacknowledged
+    except OSError:  # closed already
+        return None
+
+
+def _idle_seconds(socket: AsyncStreamSocket[Any]) -> float | None:
+    """Only the kernel knows: nothing is noted per message."""
+    if not isinstance(socket, AsyncTcpSocket):
+        return None
+    try:
+        info = socket.tcp_info()
+    except OSError:
+        return None
+    return min(info.last_data_received, info.last_data_sent)

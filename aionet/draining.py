@@ -4,19 +4,38 @@ Theory of operation
 -------------------
 Three steps, each for those whom the one before did not end: wait for the time of grace; cancel the task,
 whose connection then closes gracefully; abort the connection. The last step cannot make a handler return that
-swallows its cancellation, but it takes its connection away, and nobody waits for it any longer.
+swallows its cancellation, but it takes its connection away, and nobody waits for it any longer: the report
+shows where it was.
+
+Cancelling all at once would send all clients back at once, to whatever takes over. So it may be spread over
+the last seconds of the grace.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .close_reason import CloseCause
 from .connection import Connection
 
-__all__ = ["Drain", "DrainReport"]
+__all__ = ["Drain", "DrainReport", "Straggler"]
+
+_log = logging.getLogger("aionet.server")
+
+
+@dataclass(frozen=True, slots=True)
+class Straggler:
+    """A handler that did not end when it was cancelled."""
+
+    peer: str
+    """Whom it served."""
+    stack: str
+    """Where it was, as a traceback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +50,8 @@ class DrainReport:
     """Connections that were reset, because their handler did not end even then."""
     seconds: float
     """How long it all took."""
+    stragglers: tuple[Straggler, ...] = ()
+    """Those of the aborted."""
 
     def __str__(self) -> str:
         return (
@@ -40,53 +61,92 @@ class DrainReport:
 
 
 class Drain:
-    """One drain of a set of connections: `grace` seconds, cancel, `hard` seconds, abort."""
+    """One drain of a set of connections: `grace` seconds, cancel, `hard` seconds, abort.
 
-    def __init__(self, connections: Iterable[Connection[Any]], grace: float, hard: float) -> None:
+    The cancellations are spread over the last `spread` seconds of the grace.
+    """
+
+    def __init__(
+        self, connections: Iterable[Connection[Any]], grace: float, hard: float, spread: float = 0.0
+    ) -> None:
         self._connections = {connection.task: connection for connection in connections}
+        self._cancelled: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._grace_ends = self._loop.time() + grace
         self._hard = hard
-        self._grace: asyncio.Timeout | None = None  # while it lasts
+        self._spread = min(spread, grace)
+        self._in_grace = True
+        self._deadline: asyncio.Timeout | None = None  # of the wait that is going on
         self.done = False
         """Whether nobody waits for these connections any longer."""
 
     async def run(self) -> DrainReport:
         """Go through the steps; return as soon as all have ended. Cancel safety: it stops where it is."""
         started = self._loop.time()
-        pending = set(self._connections)
-        self._grace = asyncio.timeout_at(self._grace_ends)
-        pending = await _wait(pending, self._grace)
-        self._grace = None
-        finished = len(self._connections) - len(pending)
-        for task in pending:
-            task.cancel("the server is draining")
-        stragglers = await _wait(pending, asyncio.timeout(self._hard))
-        for task in stragglers:
-            self._connections[task].socket.abort()
-        self.done = True
-        return DrainReport(
-            finished=finished,
-            cancelled=len(pending) - len(stragglers),
+        await self._wait(self._grace_ends - self._spread)
+        await self._cancel_the_rest()
+        self._in_grace = False
+        await self._wait(self._loop.time() + self._hard)
+        stragglers = self._left()
+        report = DrainReport(
+            finished=len(self._connections) - len(self._cancelled),
+            cancelled=len(self._cancelled) - len(stragglers),
             aborted=len(stragglers),
             seconds=self._loop.time() - started,
+            stragglers=tuple(self._abort(task) for task in stragglers),
         )
+        self.done = True
+        return report
 
-    def hurry(self, grace: float) -> None:
-        """Let the time of grace end in `grace` seconds, if that is sooner."""
-        ends = self._loop.time() + grace
-        if ends < self._grace_ends:
-            self._grace_ends = ends
-            if self._grace is not None:
-                self._grace.reschedule(ends)
+    def hurry(self, grace: float, hard: float) -> None:
+        """Let the grace end in `grace` seconds and what follows take `hard`, where that is sooner."""
+        now = self._loop.time()
+        self._grace_ends = min(self._grace_ends, now + grace)
+        self._spread = min(self._spread, grace)
+        self._hard = min(self._hard, hard)
+        if self._deadline is not None:
+            ends = self._grace_ends if self._in_grace else now + hard
+            self._deadline.reschedule(min(ends, self._deadline.when() or ends))
 
+    async def _cancel_the_rest(self) -> None:
+        tasks = self._left()
+        for number, task in enumerate(tasks):
+            if number and self._spread:
+                await self._wait(self._grace_ends - self._spread * (1 - number / len(tasks)))
+            if not task.done():
+                self._cancel(task)
 
-async def _wait(tasks: set[asyncio.Task[None]], timeout: asyncio.Timeout) -> set[asyncio.Task[None]]:
-    """Wait for all of `tasks`; return those that are left after the time-out."""
-    try:
-        async with timeout:
-            if tasks:
-                await asyncio.wait(tasks)
-    except TimeoutError:
-        pass
-    return {task for task in tasks if not task.done()}
+    def _cancel(self, task: asyncio.Task[None]) -> None:
+        connection = self._connections[task]
+        if connection._cause is None:
+            connection._cause = CloseCause.DRAINED
+        self._cancelled.add(task)
+        task.cancel("the server is draining")
+
+    def _abort(self, task: asyncio.Task[None]) -> Straggler:
+        connection = self._connections[task]
+        stack = io.StringIO()
+        task.print_stack(file=stack)
+        straggler = Straggler(str(connection.socket.peer_address), stack.getvalue())
+        if connection._cause is CloseCause.DRAINED:
+            connection._cause = CloseCause.ABORTED
+        connection.socket.abort()
+        _log.warning("handler for %s did not end when it was cancelled:\n%s", straggler.peer, straggler.stack)
+        return straggler
+
+    def _left(self) -> list[asyncio.Task[None]]:
+        return [task for task in self._connections if not task.done()]
+
+    async def _wait(self, until: float) -> None:
+        """Wait for all to end, to the loop's time `until` at the longest."""
+        left = self._left()
+        if not left:
+            return
+        self._deadline = asyncio.timeout_at(until)
+        try:
+            async with self._deadline:
+                await asyncio.wait(left)
+        except TimeoutError:
+            pass
+        finally:
+            self._deadline = None

@@ -1,27 +1,97 @@
-"""`ConnectionLimits`: what a spawner allows."""
+"""`ConnectionLimits`: what a spawner allows its connections, from the first byte to the last."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
-__all__ = ["ConnectionLimits"]
+__all__ = ["ConnectionLimits", "OnFull", "OnPeerGone"]
+
+OnFull: TypeAlias = Literal["pause", "reset", "evict_idle"] | Callable[[Any], Awaitable[object]]
+OnPeerGone: TypeAlias = Literal["ignore", "event", "cancel"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionLimits:
-    """One policy for all connections of a spawner.
+    """One policy for all connections of a spawner. ``None`` is no limit.
+
+    Deadlines are kept by a timer wheel, not by a timer each: a connection is looked at now and then, and is
+    cut when a deadline has passed, at the latest an eighth of the shortest one afterwards.
 
     Raises `TypeError` or `ValueError`, naming the limit and its value.
     """
 
     max_connections: int | None = None
-    """Connections served at a time; further ones wait in the kernel's queue. ``None``: no limit."""
+    """Connections served at a time. The cap is exact; `on_full` says what becomes of the others."""
+
+    on_full: OnFull = "pause"
+    """When there is no room, or no descriptor left: ``"pause"`` leaves newcomers in the kernel's queue;
+    ``"reset"`` accepts and resets them; ``"evict_idle"`` resets the connection that has been idle for the
+    longest and takes its place; a coroutine function is called with the socket, to say a word of regret for a
+    second at most, before it is closed (where there is no descriptor for it, it is reset)."""
+
+    max_per_peer: int | None = None
+    """Connections from one address at a time; further ones are reset. IPv6 peers count by their /64 network,
+    the least that one site has. Unix sockets are not counted."""
+
+    accept_rate: float | None = None
+    """Connections accepted per second, with bursts of as many; others wait in the kernel's queue."""
+
+    handshake_timeout: float | None = 10.0
+    """Seconds for what comes before the handler: a PROXY header, a TLS handshake."""
+
+    idle_timeout: float | None = None
+    """Seconds without a byte in either direction. The handler is cancelled, and the connection closed."""
+
+    read_stall_timeout: float | None = None
+    """Seconds that a read may wait, the whole of a `read_exactly`, `read_until` or `read_line`, however many
+    bytes trickle in. The connection is reset."""
+
+    write_stall_timeout: float | None = None
+    """Seconds that a write may wait without a byte being taken. The connection is reset."""
+
+    handler_timeout: float | None = None
+    """Seconds that a handler may take for all of its connection. It is cancelled."""
+
+    max_pending_bytes: int | None = None
+    """Bytes that the writes of all connections may hold while they wait for their peers. When there are more,
+    the connections that hold the most are reset."""
+
+    on_peer_gone: OnPeerGone = "ignore"
+    """When the peer ends its side, or is lost, while the handler does not read: ``"ignore"``; ``"event"``
+    sets `socket.peer_gone`; ``"cancel"`` cancels the handler. A client that half-closes and waits for its
+    reply has not left: where there are such, use ``"ignore"``."""
 
     def __post_init__(self) -> None:
-        limit = self.max_connections
-        if limit is None:
-            return
-        if isinstance(limit, bool) or not isinstance(limit, int):
-            raise TypeError(f"max_connections must be a number of connections or None, not {limit!r}")
-        if limit < 1:
-            raise ValueError(f"max_connections must be at least 1, not {limit}")
+        for name in ("max_connections", "max_per_peer", "max_pending_bytes"):
+            _check_count(name, getattr(self, name))
+        for field in dataclasses.fields(self):
+            if field.name.endswith("_timeout") or field.name == "accept_rate":
+                _check_number(field.name, getattr(self, field.name))
+        if self.on_full not in ("pause", "reset", "evict_idle") and not callable(self.on_full):
+            expected = "'pause', 'reset', 'evict_idle' or a coroutine function"
+            raise ValueError(f"on_full must be {expected}, not {self.on_full!r}")
+        if self.on_peer_gone not in ("ignore", "event", "cancel"):
+            raise ValueError(f"on_peer_gone must be 'ignore', 'event' or 'cancel', not {self.on_peer_gone!r}")
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        unit = "bytes" if name.endswith("bytes") else "connections"
+        raise TypeError(f"{name} must be a number of {unit} or None, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+def _check_number(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number or None, not {value!r}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be more than 0 and finite, not {value!r}")

@@ -12,7 +12,7 @@ from typing import Any
 from .addresses import AddressLike, SocketAddress, UnixAddress, as_address
 from .draining import DrainReport
 from .limits import ConnectionLimits
-from .spawner import ConnectionSpawner, Handler, OnError
+from .spawner import ConnectionSpawner, Handler, OnClose, OnError
 from .stream_server import AsyncStreamConnectionServer
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .unix_connection_server import AsyncUnixConnectionServer
@@ -21,6 +21,8 @@ __all__ = ["listen", "serve", "serve_until_signal"]
 
 _log = logging.getLogger("aionet.server")
 
+_LAST_CHANCE = 0.1  # seconds that handlers have after a second signal, before their connections are reset
+
 
 async def serve(
     handler: Handler[Any],
@@ -28,16 +30,20 @@ async def serve(
     *,
     limits: ConnectionLimits | None = None,
     on_error: OnError[Any] | None = None,
+    on_close: OnClose[Any] | None = None,
+    preface: Handler[Any] | None = None,
     drain_grace: float = 30.0,
     signals: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
     on_listening: Callable[[AsyncStreamConnectionServer[Any, Any]], object] | None = None,
 ) -> DrainReport:
     """Serve `handler` at `address` until one of `signals` arrives, then drain; return how that went.
 
-    A second signal ends the grace. `address` may be a server that listens already; it is closed at the end.
+    A second signal aborts what is left. `address` may be a server that listens already; it is closed at the
+    end.
 
     Args:
-        handler: a coroutine function that is given a socket; see `ConnectionSpawner`.
+        handler: a coroutine function that is given a socket; see `ConnectionSpawner`, also for `limits`,
+            `on_error`, `on_close` and `preface`.
         drain_grace: seconds that handlers have to finish after the signal.
         signals: empty to install none, as a thread other than the main one must.
         on_listening: called with the server once a signal would drain it; `server.address` tells where it is.
@@ -51,7 +57,9 @@ async def serve(
     """
     if not drain_grace >= 0:
         raise ValueError(f"drain_grace must be 0 or more seconds, not {drain_grace!r}")
-    spawner: ConnectionSpawner[Any] = ConnectionSpawner(handler, limits=limits, on_error=on_error)
+    spawner: ConnectionSpawner[Any] = ConnectionSpawner(
+        handler, limits=limits, on_error=on_error, on_close=on_close, preface=preface
+    )
     server = address if isinstance(address, AsyncStreamConnectionServer) else await listen(address)
 
     def announce() -> None:
@@ -61,7 +69,7 @@ async def serve(
 
     def announce_drain(grace: float) -> None:
         count = len(spawner.connections)
-        _log.info("draining %d connections for up to %g s; a second signal ends the wait", count, grace)
+        _log.info("draining %d connections for up to %g s; a second signal ends that", count, grace)
 
     async with server:
         return await serve_until_signal(
@@ -83,7 +91,7 @@ async def serve_until_signal(
     on_listening: Callable[[], object],
     on_draining: Callable[[float], object],
 ) -> DrainReport:
-    """Let `spawner` serve until one of `signals`, then drain it; a further signal ends the grace.
+    """Let `spawner` serve until one of `signals`, then drain it; a further signal aborts what is left.
 
     `on_listening` is called once the signals are handled, `on_draining` with the seconds of grace at each.
 
@@ -92,11 +100,13 @@ async def serve_until_signal(
     drains: list[asyncio.Task[DrainReport]] = []
 
     def on_signal() -> None:
-        grace = 0.0 if drains else drain_grace
+        again = bool(drains)
+        grace = 0.0 if again else drain_grace
         for server in servers:  # now, and not a turn later: whoever is told of the drain must not get in
             server.close()
         on_draining(grace)
-        drains.append(asyncio.get_running_loop().create_task(spawner.drain(grace)))
+        drain = spawner.drain(grace, hard=_LAST_CHANCE) if again else spawner.drain(grace)
+        drains.append(asyncio.get_running_loop().create_task(drain))
 
     with _on_signals(signals, on_signal):
         on_listening()

@@ -10,7 +10,14 @@ ERROR in the log, with the peer; a peer that leaves is a DEBUG line, because ser
 
 *Room.* When `max_connections` are being served the spawner holds all its servers, in the very step that took
 the last connection: an acceptor that was already woken finds its server held, so the cap is exact, and the
-kernel's queue keeps who comes. The first connection to end releases them.
+kernel's queue keeps who comes. The first connection to end releases them. Under another policy than
+``"pause"`` it goes on accepting, and the newcomer waits, or is turned away (`overload.py`).
+
+*Limits* of a connection's life are another object's affair (`enforcing.py`), which exists only if there are
+any.
+
+*Why it ended.* Every connection ends for one `CloseCause`: the spawner's, if it decided that, else what the
+handler's end says. Causes are counted; a whole `CloseReason` is made only if somebody wants it (`on_close`).
 
 *Ending.* `drain` closes the servers, lets handlers finish for the time of grace, cancels those who have not,
 and aborts the connections of those who do not react to that either (`draining.py`).
@@ -20,20 +27,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from .admission import AcceptRate
 from .cleaning_up import see_through
-from .connection import Connection
+from .close_reason import CloseCause, CloseReason
+from .connection import Connection, close_reason_of
 from .draining import Drain, DrainReport
+from .enforcing import LimitEnforcer
 from .engine import drive
-from .errors import ConnectionLostError, IncompleteReadError, SocketBusyError, SocketClosedError
+from .errors import AionetError, ConnectionLostError, IncompleteReadError, SocketBusyError, SocketClosedError
 from .limits import ConnectionLimits
+from .overload import Overload
+from .signals import Signal
 from .stream_server import AsyncStreamConnectionServer
 from .stream_socket import AsyncStreamSocket
 
-__all__ = ["ConnectionSpawner", "Handler", "OnError", "SpawnerStats"]
+__all__ = ["ConnectionSpawner", "Handler", "OnClose", "OnError", "SpawnerStats"]
 
 _log = logging.getLogger("aionet.server")
 
@@ -48,12 +60,15 @@ Handler = Callable[[SocketT], Awaitable[object]]
 OnError = Callable[[SocketT, Exception], object]
 """``on_error(socket, error)``, called in the connection's task before its socket is closed."""
 
+OnClose = Callable[[Connection[SocketT], CloseReason], object]
+"""``on_close(connection, reason)``, called once for every connection, when it is closed."""
+
 _PEER_LEFT = (ConnectionLostError, SocketClosedError, IncompleteReadError)
 
 
 @dataclass(frozen=True, slots=True)
 class SpawnerStats:
-    """Counts since the spawner was made. ``accepted`` is the sum of all the others."""
+    """Counts since the spawner was made. ``accepted`` is the sum of all the others, less `causes`."""
 
     accepted: int
     active: int
@@ -66,6 +81,12 @@ class SpawnerStats:
     """Handlers that ended because their peer had gone, or their socket was closed under them."""
     cancelled: int
     """Handlers that were cancelled."""
+    cut: int = 0
+    """Connections that one of the limits ended."""
+    rejected: int = 0
+    """Connections that were turned away before a handler saw them."""
+    causes: Mapping[CloseCause, int] = field(default_factory=dict, compare=False)
+    """The same by cause; those that never occurred are left out."""
 
 
 class ConnectionSpawner(Generic[SocketT]):
@@ -73,8 +94,12 @@ class ConnectionSpawner(Generic[SocketT]):
 
     Args:
         handler: a coroutine function; the socket is closed when it returns or raises.
-        limits: how many at a time.
+        limits: how many at a time, how long, how much.
         on_error: called with the socket and the exception of a crashed handler, not for a peer that left.
+        on_close: called with the connection and the `CloseReason` of everyone that ends, those turned away
+            included.
+        preface: a coroutine function that is given the socket before the handler is, in the same task and
+            under `handshake_timeout`; if it raises, the connection is reset.
     """
 
     def __init__(
@@ -83,19 +108,29 @@ class ConnectionSpawner(Generic[SocketT]):
         *,
         limits: ConnectionLimits | None = None,
         on_error: OnError[SocketT] | None = None,
+        on_close: OnClose[SocketT] | None = None,
+        preface: Handler[SocketT] | None = None,
     ) -> None:
-        if not callable(handler):
-            raise TypeError(f"handler must be a coroutine function, not {handler!r}")
+        for name, function in (("handler", handler), ("preface", preface)):
+            if not callable(function) and (name == "handler" or function is not None):
+                raise TypeError(f"{name} must be a coroutine function, not {function!r}")
         self._handler = handler
+        self._preface = preface
         self._on_error = on_error
+        self._on_close = on_close
         self._limits = limits or ConnectionLimits()
+        self._enforcer: LimitEnforcer | None = None
+        self._overload = Overload(self._limits.on_full, self.turn_away)
+        self._rate: AcceptRate | None = None
         self._connections: set[Connection[SocketT]] = set()
         self._servers: list[AsyncStreamConnectionServer[Any, SocketT]] = []
         self._full = False
+        self._room_made = asyncio.Event()
+        self._draining_signal = Signal()
         self._drain: Drain | None = None
         self._draining: asyncio.Task[DrainReport] | None = None
         self._emptied = asyncio.Event()
-        self._outcomes = dict.fromkeys(("completed", "failed", "disconnected", "cancelled"), 0)
+        self._counts = [0] * len(CloseCause)
 
     async def serve(self, *servers: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         """Accept from `servers` and run the handlers, until `drain`, or until all servers are closed.
@@ -116,6 +151,7 @@ class ConnectionSpawner(Generic[SocketT]):
         try:
             await _all_or_first_error(acceptors)
             await self._until_empty()
+            await self._overload.stop()
         except GeneratorExit:  # the loop is gone: there is nothing to wait with
             raise
         except BaseException:
@@ -123,27 +159,30 @@ class ConnectionSpawner(Generic[SocketT]):
             await see_through(self._cancel_all(acceptors))
             raise
         finally:
-            self._close_servers()
-            self._servers.clear()
+            self._end()
 
-    async def drain(self, grace: float, *, hard: float = _HARD) -> DrainReport:
+    async def drain(self, grace: float, *, hard: float = _HARD, spread: float = 0.0) -> DrainReport:
         """Close the servers, let handlers finish for `grace` seconds, cancel the rest, and report.
 
-        Those who have not ended `hard` seconds after being cancelled lose their connection (RST). A second
-        call, while one is under way, may shorten the grace; both get the same report.
+        Handlers see `socket.draining`. Those who have not ended `hard` seconds after being cancelled lose
+        their connection (RST); it takes no longer than `grace` and `hard` together, whatever they do.
+        `spread` distributes the cancellations over the last seconds of the grace, so that clients do not all
+        come back at once. A second call, while one is under way, may shorten both; all get the same report.
 
         Raises `ValueError` for negative seconds. Cancel safety: the drain goes on; only waiting for it ends.
         """
-        for name, seconds in (("grace", grace), ("hard", hard)):
+        for name, seconds in (("grace", grace), ("hard", hard), ("spread", spread)):
             if not seconds >= 0:
                 raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
         self._close_servers()
+        self._draining_signal.set()
         if self._drain is None or self._draining is None:
-            self._drain = Drain(self.connections, grace, hard)
+            self._drain = Drain(self.connections, grace, hard, spread)
             self._draining = asyncio.create_task(self._drain.run())
             self._draining.add_done_callback(lambda _: self._emptied.set())
         else:
-            self._drain.hurry(grace)
+            self._drain.hurry(grace, hard)
+        self._room_made.set()
         return await asyncio.shield(self._draining)
 
     @property
@@ -154,8 +193,14 @@ class ConnectionSpawner(Generic[SocketT]):
     @property
     def stats(self) -> SpawnerStats:
         """The counts at this moment."""
+        outcomes = dict.fromkeys(("completed", "failed", "disconnected", "cancelled", "cut", "rejected"), 0)
+        causes = {cause: count for cause, count in zip(CloseCause, self._counts, strict=True) if count}
+        for cause, count in causes.items():
+            outcomes[cause.outcome] += count
         active = len(self._connections)
-        return SpawnerStats(accepted=sum(self._outcomes.values(), active), active=active, **self._outcomes)
+        return SpawnerStats(
+            accepted=active + sum(outcomes.values()), active=active, causes=causes, **outcomes
+        )
 
     # Accepting ----------------------------------------------------------------------------------------
 
@@ -165,35 +210,98 @@ class ConnectionSpawner(Generic[SocketT]):
         if self._drain is not None:
             raise SocketBusyError("this spawner has been drained", operation="serve")
         self._servers.extend(servers)
+        limits, handshakes = self._limits, self._preface is not None
+        if LimitEnforcer.needed(limits, handshakes=handshakes):
+            self._enforcer = LimitEnforcer(limits, handshakes=handshakes)
+        if limits.accept_rate is not None:
+            self._rate = AcceptRate(limits.accept_rate, [server._acceptor for server in servers])
+        self._overload.begin()
+        if not self._overload.pauses:
+            for server in servers:
+                server._acceptor.on_exhausted = self._make_descriptors
+
+    def _end(self) -> None:
+        self._close_servers()
+        self._servers.clear()
+        self._overload.end()
+        if self._enforcer is not None:
+            self._enforcer.close()
 
     async def _accept_from(self, server: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         loop = asyncio.get_running_loop()
+        sockets: list[SocketT] = []
         try:
             while True:
                 sockets = server._take(self._room()) or [await server.accept()]
                 now = loop.time()
-                for socket in sockets:
-                    if self._drain is None:
-                        self._spawn(socket, loop, now)
+                if self._rate is not None:
+                    self._rate.take(len(sockets))
+                sockets.reverse()
+                while sockets:
+                    if self._full and not self._overload.pauses:
+                        await self._find_room(sockets)
+                    elif self._drain is None:
+                        self._spawn(sockets.pop(), loop, now)
                     else:  # begun by the handler of one before it: eager tasks run at once
-                        socket.abort()
+                        sockets.pop().abort()
         except SocketClosedError:
             pass
+        finally:
+            for socket in sockets:
+                socket.abort()
 
     def _room(self) -> int:
         """How many connections may be taken now."""
         most = self._limits.max_connections
-        return _BATCH if most is None else max(most - len(self._connections), 1)
+        room = _BATCH if most is None or not self._overload.pauses else max(most - len(self._connections), 1)
+        return room if self._rate is None else min(room, self._rate.room)
+
+    async def _find_room(self, sockets: list[SocketT]) -> None:
+        """There is no room for the last of `sockets`: turn it away, or make room at another's cost."""
+        if not self._overload.evicts:
+            self._overload.refuse(sockets.pop())
+            return
+        assert self._enforcer is not None
+        self._enforcer.cut_most_idle()
+        self._room_made.clear()
+        try:
+            async with asyncio.timeout(_HARD):  # if that one will not go, another one has to
+                await self._room_made.wait()
+        except TimeoutError:
+            pass
+
+    def _make_descriptors(self, listener: Any) -> bool:
+        """There are no descriptors left: whether another try to accept is worth while at once."""
+        if not self._overload.evicts:
+            shed = self._overload.shed(listener)
+            self._counts[CloseCause.FULL.number] += shed
+            return shed
+        assert self._enforcer is not None
+        self._enforcer.cut_most_idle()
+        return False  # the acceptor waits for a descriptor, and one is being closed
+
+    def turn_away(self, socket: SocketT, cause: CloseCause) -> None:
+        """Reset a connection that no handler has seen, for `cause`, and count it."""
+        connection = Connection(socket, asyncio.get_running_loop().time())
+        connection._cause = cause
+        self._note_reason(connection, None)
+        socket.abort()
+        self._counts[cause.number] += 1
+        self._tell_closed(connection)
 
     def _spawn(self, socket: SocketT, loop: asyncio.AbstractEventLoop, now: float) -> None:
         connection = Connection(socket, now)
+        socket._draining = self._draining_signal
+        if self._enforcer is not None and not self._take_care(self._enforcer, connection):
+            return
         connections = self._connections
         connections.add(connection)
         if len(connections) == self._limits.max_connections:
             self._fill()
         if drive is None:
             task = loop.create_task(self._run(connection))
-        elif loop.get_task_factory() is None:  # the same in C: the task is parked while it waits for sockets
+        elif self._preface is None and loop.get_task_factory() is None:
+            # the same in C: the task is parked while it waits for sockets
             connection._task = loop.create_task(drive(self._handler, socket, self._handler_ended, connection))
             return
         else:
@@ -203,25 +311,48 @@ class ConnectionSpawner(Generic[SocketT]):
             if drive is None:
                 task.add_done_callback(self._never_began)
 
+    def _take_care(self, enforcer: LimitEnforcer, connection: Connection[SocketT]) -> bool:
+        """Begin to enforce the limits; whether `connection` may be served."""
+        if self._preface is not None:
+            connection.phase = "handshake"
+        elif not enforcer.admit(connection):
+            self.turn_away(connection.socket, CloseCause.TOO_MANY_OF_PEER)
+            return False
+        enforcer.begin(connection)
+        return True
+
     def _fill(self) -> None:
         self._full = True
-        for server in self._servers:
-            server._acceptor.hold(self)
+        if self._overload.pauses:
+            for server in self._servers:
+                server._acceptor.hold(self)
+
+    # Serving ------------------------------------------------------------------------------------------
 
     def _start(self, connection: Connection[SocketT]) -> Awaitable[object]:
         """Call the handler, in the task of `connection`, which may be eager and known to nobody yet."""
         if connection._task is None:
             connection._task = asyncio.current_task()
+        if self._preface is not None:
+            return self._serve_after(self._preface, connection)
         return self._handler(connection.socket)
+
+    async def _serve_after(self, preface: Handler[SocketT], connection: Connection[SocketT]) -> None:
+        connection.phase = "handshake"
+        await preface(connection.socket)
+        if self._enforcer is not None and not self._enforcer.admit(connection):
+            connection._cause = CloseCause.TOO_MANY_OF_PEER
+            connection.socket.abort()
+            return
+        connection.phase = "serving"
+        await self._handler(connection.socket)
 
     async def _run(self, connection: Connection[SocketT]) -> None:
         """Serve one connection: the body of its task."""
-        if connection._task is None:
-            connection._task = asyncio.current_task()
-        else:  # from now on this code sees to the end of the connection
+        if connection._task is not None:  # from now on this code sees to the end of the connection
             connection._task.remove_done_callback(self._never_began)
         try:
-            await self._handler(connection.socket)
+            await self._start(connection)
         except Exception as error:
             closing = self._handler_ended(connection, error)
         except BaseException as error:
@@ -238,17 +369,28 @@ class ConnectionSpawner(Generic[SocketT]):
         """`task` was cancelled before its first step, so that none of its code ran."""
         for connection in self.connections:
             if connection.task is task:
+                if connection._cause is None:
+                    connection._cause = CloseCause.CANCELLED
+                self._note_reason(connection, None)
                 connection.socket.abort()
-                self._ended(connection, "cancelled")
+                self._ended(connection)
+
+    # Ending -------------------------------------------------------------------------------------------
 
     def _handler_ended(
         self, connection: Connection[SocketT], error: BaseException | None
     ) -> Coroutine[Any, Any, None] | None:
         """Report `error`, close the connection; return what of that is left to await, if anything is."""
         socket = connection.socket
-        outcome = "completed" if error is None else self._judge(socket, error)
+        if error is None and connection._cause is None:
+            connection._cause = CloseCause.PEER_ENDED if socket._wire.peer_ended else CloseCause.COMPLETED
+        else:
+            connection._cause = self._judge(connection, error)
+        if self._on_close is not None:
+            self._note_reason(connection, error)
+        connection.phase = "closing"
         if socket._close_at_once():
-            self._ended(connection, outcome)
+            self._ended(connection)
             return None
         try:
             closing = socket._begin_close()
@@ -256,48 +398,89 @@ class ConnectionSpawner(Generic[SocketT]):
             _log_bad_close(socket, reason)
             closing = None
         if closing is not None:
-            return self._close_to_end(connection, closing, outcome)
-        self._ended(connection, outcome)
+            return self._close_to_end(connection, closing)
+        self._ended(connection)
         return None
 
     async def _close_to_end(
-        self, connection: Connection[SocketT], closing: Coroutine[Any, Any, None], outcome: str
+        self, connection: Connection[SocketT], closing: Coroutine[Any, Any, None]
     ) -> None:
         try:
             await closing
         except OSError as reason:
             _log_bad_close(connection.socket, reason)
         finally:
-            self._ended(connection, outcome)
+            self._ended(connection)
 
-    def _judge(self, socket: SocketT, error: BaseException) -> str:
-        """Report what a handler raised; return what it counts as."""
+    def _judge(self, connection: Connection[SocketT], error: BaseException | None) -> CloseCause:
+        """Report what a handler raised; return why the connection ends."""
+        socket, decided = connection.socket, connection._cause
+        if error is None:
+            return CloseCause.COMPLETED if decided in (None, CloseCause.DRAINED) else decided
         if _peer_left(error, socket):
             if _log.isEnabledFor(logging.DEBUG):  # making its address takes longer than asking
                 _log.debug("connection from %s ended: %s", socket.peer_address, error)
-            return "disconnected"
+            if decided is not None:
+                return decided
+            return CloseCause.CLOSED if isinstance(error, SocketClosedError) else CloseCause.PEER_LOST
+        if isinstance(error, asyncio.CancelledError):
+            return decided or CloseCause.CANCELLED
         if not isinstance(error, Exception):
-            if isinstance(error, asyncio.CancelledError):
-                return "cancelled"
             socket.abort()  # KeyboardInterrupt, SystemExit: the loop is going down
-            return "failed"
+            return CloseCause.FAILED
+        if connection.phase == "handshake":
+            return self._handshake_failed(connection, error)
+        self._report(socket, error)
+        return decided or CloseCause.FAILED
+
+    def _handshake_failed(self, connection: Connection[SocketT], error: Exception) -> CloseCause:
+        """A peer that does not know how to begin is no news; a preface that crashes is."""
+        if isinstance(error, AionetError | OSError):
+            _log.info("handshake with %s failed: %s", connection.socket.peer_address, error)
+        else:
+            self._report(connection.socket, error)
+        connection.socket.abort()
+        return connection._cause or CloseCause.HANDSHAKE_FAILED
+
+    def _report(self, socket: SocketT, error: Exception) -> None:
         _log.error("handler for %s failed", socket.peer_address, exc_info=error)
         if self._on_error is not None:
             try:
                 self._on_error(socket, error)
             except Exception:
                 _log.exception("on_error for %s failed", socket.peer_address)
-        return "failed"
 
-    def _ended(self, connection: Connection[SocketT], outcome: str) -> None:
+    def _note_reason(self, connection: Connection[SocketT], error: BaseException | None) -> None:
+        """Keep what is known only as long as the connection is open."""
+        if self._on_close is not None and connection._cause is not None:
+            now = asyncio.get_running_loop().time()
+            connection.close_reason = close_reason_of(connection, connection._cause, error, now)
+
+    def _ended(self, connection: Connection[SocketT]) -> None:
         self._connections.remove(connection)
-        self._outcomes[outcome] += 1
+        self._counts[connection._cause.number] += 1  # type: ignore[union-attr]
+        if self._enforcer is not None:
+            self._enforcer.end(connection)
         if not self._connections:
             self._emptied.set()
         if self._full:
-            self._full = False
+            self._make_room()
+        if self._on_close is not None:
+            self._tell_closed(connection)
+
+    def _make_room(self) -> None:
+        self._full = False
+        self._room_made.set()
+        if self._overload.pauses:
             for server in self._servers:
                 server._acceptor.release(self)
+
+    def _tell_closed(self, connection: Connection[SocketT]) -> None:
+        if self._on_close is not None and connection.close_reason is not None:
+            try:
+                self._on_close(connection, connection.close_reason)
+            except Exception:
+                _log.exception("on_close for %s failed", connection.socket.peer_address)
 
     async def _until_empty(self) -> None:
         """Return when the last connection has ended, or a drain does not wait for the rest any longer."""
@@ -309,11 +492,15 @@ class ConnectionSpawner(Generic[SocketT]):
         for acceptor in acceptors:
             acceptor.cancel()
         await asyncio.gather(*acceptors, return_exceptions=True)
+        self._draining_signal.set()
+        await self._overload.stop()
         await Drain(self.connections, 0.0, _HARD).run()
 
     def _close_servers(self) -> None:
         for server in self._servers:
             server.close()
+        if self._rate is not None:
+            self._rate.close()
 
 
 async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:

@@ -30,6 +30,7 @@ from .errors import IncompleteReadError, LimitExceededError, SocketBusyError, So
 from .options import StreamOptions
 from .receive_buffer import ReceiveBuffer
 from .scope import current_scope
+from .signals import NEVER, Signal
 from .wires.contract import Buffer, Wire
 from .wires.event_loop import running_state
 from .wires.unconnected import NEVER_CONNECTED, UNCONNECTED
@@ -48,7 +49,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     ``async with`` closes it at the end; ``async for chunk in socket`` reads to the end of the stream.
     """
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "_draining", "_peer_gone")
 
     _dialing: _Dialing | None
     _ledger: set[Any] | None
@@ -341,6 +342,28 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         if self._wire is UNCONNECTED:
             state = "not connected"
         return f"<{type(self).__name__} {state}>"
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes received from the peer so far, those not yet read out of the buffer included."""
+        return self._wire.bytes_read
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes handed to the kernel so far."""
+        return self._wire.bytes_written
+
+    # What a spawner says ------------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> Signal:
+        """True once the server of this connection is being drained; ``await draining.wait()`` waits."""
+        return getattr(self, "_draining", NEVER)
+
+    @property
+    def peer_gone(self) -> Signal:
+        """True once the peer has left, where that is watched for (see `ConnectionLimits.on_peer_gone`)."""
+        return getattr(self, "_peer_gone", NEVER)
 
     # For servers and subclasses -----------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ _LATER = {
 _ALL_ONES = {"pacing_rate": 2**64 - 1, "min_rtt": 2**32 - 1}
 
 _MICROSECONDS = 1e-6
+_MILLISECONDS = 1e-3
 _ROOM = 512  # bytes to ask for: 280 are in use in Linux 6.18
 
 
@@ -107,6 +108,10 @@ class TcpInfo:
     """Congestion window in segments."""
     snd_ssthresh: int
     """Slow-start threshold in segments; 2**31-1 while nothing was lost."""
+    last_data_sent: float
+    """Seconds since data was sent last, or the connection began."""
+    last_data_received: float
+    """Seconds since data came last, or the connection began."""
     pmtu: int
     """Bytes in the largest packet that fits the path."""
     rcv_space: int
@@ -158,6 +163,8 @@ class TcpInfo:
             unacked=words[4],
             lost=words[6],
             retrans=words[7],
+            last_data_sent=words[9] * _MILLISECONDS,
+            last_data_received=words[11] * _MILLISECONDS,
             pmtu=words[13],
             rtt=words[15] * _MICROSECONDS,
             rttvar=words[16] * _MICROSECONDS,

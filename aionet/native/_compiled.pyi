@@ -65,11 +65,14 @@ class Stream:
     _outgoing: Any
     _acknowledgement_waits: Any
     _closing: Any
+    _observer: Any
+    _bytes_sent: int
+    bytes_read: int
+    peer_ended: bool
     lost: OSError | None
     closed: bool
     _readable: bool
     _watched: bool
-    _end_seen: bool
     _eof_asked: bool
     _eof_sent: bool
     _timestamps: bool

@@ -138,12 +138,13 @@ struct Stream {
     Reactor *reactor;
     Operation *reader; /* that waits for input, or stands in the way of another; owned */
     PyObject *raw;     /* the socket module's object, once somebody asked for it */
-    PyObject *local, *peer, *outgoing, *lost, *waits, *closing; /* for the half in Python */
+    PyObject *local, *peer, *outgoing, *lost, *waits, *closing, *observer; /* for the half in Python */
     union {
         struct sockaddr any;
         struct sockaddr_in in;
         struct sockaddr_in6 in6;
     } peer_name; /* until somebody asks for `peer` */
+    long long bytes_read, bytes_written; /* the latter without what went through `outgoing` */
     int fd;
     char readable, ending, watched, anchored, large, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent, timestamps;
 };

@@ -266,6 +266,7 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     ssize_t sent = send_argument(operation, &bytes);
     if (sent == -2)
         return finish_with(operation, NULL, result);
+    stream->bytes_written += sent;
     if (sent < bytes)
         return send_the_rest(operation, sent, result);
     PyObject *count = PyLong_FromSsize_t(bytes);

@@ -25,6 +25,11 @@
 
 static const uint32_t ENDING = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
 
+static int is_none(PyObject *object)
+{
+    return object == NULL || object == Py_None;
+}
+
 /* -- errors --------------------------------------------------------------------------------------------------- */
 
 static void raise_error_object(PyObject *error, PyObject *cause) /* steals both; `cause` may be NULL */
@@ -141,6 +146,7 @@ static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t 
     }
     stream->reactor->budget--;
     stream->reactor->reads++;
+    stream->bytes_read += received;
     note_size(stream, received);
     if (received < asked || emptied) {
         if (received > 0) {
@@ -231,7 +237,8 @@ int stream_has_pending_writes(Stream *stream)
     return stream->outgoing != NULL && stream->outgoing != Py_None && PyObject_IsTrue(stream->outgoing);
 }
 
-/* The rare kinds: an acknowledgement, which looks like an error and is none, and room for a write that waits. */
+/* The rare kinds: an acknowledgement, which looks like an error and is none, room for a write that waits, and an end
+ * that somebody wants to know of. */
 static uint32_t tell_cold_half(Stream *stream, uint32_t events)
 {
     PyObject *number = PyLong_FromUnsignedLong(events), *left = NULL;
@@ -248,7 +255,8 @@ static uint32_t tell_cold_half(Stream *stream, uint32_t events)
 
 void stream_on_events(Stream *stream, uint32_t events)
 {
-    if (stream->timestamps || stream_has_pending_writes(stream)) {
+    if (stream->timestamps || stream_has_pending_writes(stream) ||
+        (!is_none(stream->observer) && (events & ENDING))) {
         Py_INCREF(stream);
         events = tell_cold_half(stream, events);
         Py_DECREF(stream); /* the reactor's table, or whoever waits, has another one */
@@ -439,11 +447,6 @@ static PyObject *stream_close_descriptor(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static int is_none(PyObject *object)
-{
-    return object == NULL || object == Py_None;
-}
-
 /* Close, if nothing stands in the way: the connection is lost or ended, and nobody waits for anything. */
 int stream_close_at_once(Stream *stream, double linger)
 {
@@ -492,6 +495,7 @@ static int stream_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(stream->lost);
     Py_VISIT(stream->waits);
     Py_VISIT(stream->closing);
+    Py_VISIT(stream->observer);
     return 0;
 }
 
@@ -509,6 +513,7 @@ static int stream_clear(PyObject *self)
     Py_CLEAR(stream->lost);
     Py_CLEAR(stream->waits);
     Py_CLEAR(stream->closing);
+    Py_CLEAR(stream->observer);
     return 0;
 }
 
@@ -567,11 +572,14 @@ static PyMemberDef stream_members[] = {
     {"_outgoing", T_OBJECT, offsetof(Stream, outgoing), 0, NULL},
     {"_acknowledgement_waits", T_OBJECT, offsetof(Stream, waits), 0, NULL},
     {"_closing", T_OBJECT, offsetof(Stream, closing), 0, NULL},
+    {"_observer", T_OBJECT, offsetof(Stream, observer), 0, NULL},
     {"lost", T_OBJECT, offsetof(Stream, lost), 0, NULL},
+    {"bytes_read", T_LONGLONG, offsetof(Stream, bytes_read), 0, NULL},
+    {"_bytes_sent", T_LONGLONG, offsetof(Stream, bytes_written), 0, NULL},
     {"closed", T_BOOL, offsetof(Stream, closed), 0, NULL},
     {"_readable", T_BOOL, offsetof(Stream, readable), 0, NULL},
     {"_watched", T_BOOL, offsetof(Stream, watched), 0, NULL},
-    {"_end_seen", T_BOOL, offsetof(Stream, end_seen), 0, NULL},
+    {"peer_ended", T_BOOL, offsetof(Stream, end_seen), 0, NULL},
     {"_eof_asked", T_BOOL, offsetof(Stream, eof_asked), 0, NULL},
     {"_eof_sent", T_BOOL, offsetof(Stream, eof_sent), 0, NULL},
     {"_timestamps", T_BOOL, offsetof(Stream, timestamps), 0, NULL},

@@ -23,10 +23,20 @@ from typing import IO, Any, Protocol, TypeAlias
 
 from ..addresses import SocketAddress, UnixAddress
 
-__all__ = ["Buffer", "Wire"]
+__all__ = ["Buffer", "Wire", "WireObserver"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 """What can be sent: anything that offers a C-contiguous buffer."""
+
+
+class WireObserver(Protocol):
+    """Who wants to know of a wire what no operation asks for. It is called where no task is running."""
+
+    def on_peer_gone(self) -> None:
+        """The peer has ended its side, or the connection is lost; it may be told more than once."""
+
+    def on_unsent(self, count: int) -> None:
+        """So many bytes wait in this process's memory for room in the kernel's buffer."""
 
 
 class Wire(Protocol):
@@ -62,6 +72,25 @@ class Wire(Protocol):
         """End this direction after everything that was sent."""
 
     @property
+    def bytes_read(self) -> int:
+        """How many bytes were received so far."""
+
+    @property
+    def bytes_written(self) -> int:
+        """How many bytes were handed down so far."""
+
+    @property
+    def waits_for_input(self) -> bool:
+        """Whether a task is waiting to receive."""
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether something that was written waits for room below."""
+
+    def observe(self, observer: WireObserver | None, *, peer: bool = False) -> None:
+        """Tell `observer` from now on, of its peer too if asked for; ``None`` ends it."""
+
+    @property
     def unacknowledged(self) -> int:
         """Bytes sent and not yet acknowledged by the peer's TCP, those still queued here included."""
 
@@ -80,6 +109,9 @@ class Wire(Protocol):
     @property
     def closed(self) -> bool:
         """Whether this side has begun to close."""
+
+    peer_ended: bool
+    """Whether the peer's end of the stream was read."""
 
     lost: OSError | None
     """Why the connection is known to be lost, if it is."""

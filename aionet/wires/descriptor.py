@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from ..addresses import SocketAddress, UnixAddress
 from ..errors import ConnectionLostError, DeliveryError, SocketBusyError, SocketClosedError
 from . import delivery, descriptors
-from .contract import Buffer
+from .contract import Buffer, WireObserver
 from .event_loop import EventLoopState
 from .lingering import PAUSES, settled
 from .outgoing import Outgoing, OutgoingBuffers, OutgoingEof, OutgoingFile
@@ -65,11 +65,15 @@ class DescriptorWire:
     """Made by the first write that has to wait."""
     _eof_asked: bool
     _eof_sent: bool
-    _end_seen: bool
+    peer_ended: bool
     _timestamps: bool
     """Whether acknowledgements raise events."""
     _acknowledgement_waits: set[delivery.AcknowledgementWait] | None
     _closing: asyncio.Future[None] | None
+    _bytes_sent: int
+    """Without what went through the queue."""
+    _observer: WireObserver | None
+    bytes_read: int
     closed: bool
     lost: OSError | None
 
@@ -106,7 +110,7 @@ class DescriptorWire:
         """An empty read: a clean end, unless the connection is known to be lost."""
         if self.lost is not None:
             raise self._error("read", self.lost) from self.lost
-        self._end_seen = True
+        self.peer_ended = True
 
     # Ends ---------------------------------------------------------------------------------------------
 
@@ -174,13 +178,38 @@ class DescriptorWire:
 
     def _queue(self) -> OutgoingQueue:
         if self._outgoing is None:
-            self._outgoing = OutgoingQueue(self._sock, self._state, self._error, self._await_room)
+            self._outgoing = OutgoingQueue(
+                self._sock, self._state, self._error, self._await_room, self._on_unsent
+            )
         return self._outgoing
 
     def _await_room(self) -> None:
         if not self._watched:
             self._watch()
         self._state.reactor.arm_writes(self._fd)
+
+    # Observing ----------------------------------------------------------------------------------------
+
+    @property
+    def bytes_written(self) -> int:
+        return self._bytes_sent + (0 if self._outgoing is None else self._outgoing.sent)
+
+    @property
+    def waits_for_input(self) -> bool:
+        return self._read_waiter is not None
+
+    @property
+    def waits_for_room(self) -> bool:
+        return bool(self._outgoing)
+
+    def observe(self, observer: WireObserver | None, *, peer: bool = False) -> None:
+        self._observer = observer
+        if observer is not None and peer and not self._watched and not self.closed:
+            self._watch()
+
+    def _on_unsent(self) -> None:
+        if self._observer is not None and self._outgoing is not None:
+            self._observer.on_unsent(self._outgoing.held)
 
     # Delivery -----------------------------------------------------------------------------------------
 
@@ -254,7 +283,7 @@ class DescriptorWire:
         self._begin_closing()
         if linger <= 0:
             self._close_now(reset=True)
-        elif not self._outgoing and (self._end_seen or settled(self._sock)):
+        elif not self._outgoing and (self.peer_ended or settled(self._sock)):
             self._close_now()
         else:
             return self._finish_then_close(linger)

@@ -10,10 +10,11 @@ from . import delivery
 from .contract import Buffer
 from .descriptor import DescriptorWire
 from .outgoing import OutgoingBuffers
-from .reactor import ERROR, HANGUP, WRITABLE
+from .reactor import ERROR, HANGUP, PEER_ENDED, WRITABLE
 
 __all__ = ["NativeWire"]
 
+_ENDING = PEER_ENDED | HANGUP | ERROR
 _MAY_WRITE = WRITABLE | HANGUP | ERROR
 
 
@@ -44,12 +45,14 @@ class NativeWire(Stream, DescriptorWire):
         self._readable = True  # whoever waits is to look again
 
     def _on_cold_events(self, events: int) -> int:
-        """What is rare: an acknowledgement, which only looks like an error; room for pending writes."""
+        """What is rare: an acknowledgement, which looks like an error; an observer; room for writes."""
         if self._timestamps and events & ERROR:
             delivery.discard_error_queue(self._sock)
             self._wake_acknowledgement_waits()
             if not events & HANGUP:
                 events &= ~ERROR
+        if self._observer is not None and events & _ENDING:
+            self._observer.on_peer_gone()
         if self._outgoing and events & _MAY_WRITE:
             self._outgoing.on_writable()
         return events

@@ -41,14 +41,15 @@ class PortableWire(DescriptorWire):
 
     __slots__ = (
         "_acknowledgement_waits",
+        "_bytes_sent",
         "_closing",
-        "_end_seen",
         "_ending",
         "_eof_asked",
         "_eof_sent",
         "_fd",
         "_local",
         "_loop",
+        "_observer",
         "_outgoing",
         "_peer",
         "_read_waiter",
@@ -60,8 +61,10 @@ class PortableWire(DescriptorWire):
         "_state",
         "_timestamps",
         "_watched",
+        "bytes_read",
         "closed",
         "lost",
+        "peer_ended",
     )
 
     def __init__(
@@ -84,10 +87,13 @@ class PortableWire(DescriptorWire):
         self._outgoing = None
         self._eof_asked = False
         self._eof_sent = False
-        self._end_seen = False
+        self.peer_ended = False
         self._timestamps = False
         self._acknowledgement_waits = None
         self._closing = None
+        self._observer = None
+        self._bytes_sent = 0
+        self.bytes_read = 0
         self.closed = False
         self.lost = None
 
@@ -142,6 +148,7 @@ class PortableWire(DescriptorWire):
                     raise self._error("read", error) from error
                 else:
                     state.budget -= 1
+                    self.bytes_read += len(data)
                     if len(data) < max_bytes:
                         if data:
                             self._readable = self._ending
@@ -167,6 +174,7 @@ class PortableWire(DescriptorWire):
                     raise self._error("read", error) from error
                 else:
                     state.budget -= 1
+                    self.bytes_read += count
                     if count < buffer.nbytes:
                         if count:
                             self._readable = self._ending
@@ -210,6 +218,8 @@ class PortableWire(DescriptorWire):
                 events &= ~ERROR
         if events & _ENDING:
             self._ending = True
+            if self._observer is not None:
+                self._observer.on_peer_gone()
         if events & _MAY_READ:
             self._readable = True
             waiter = self._read_waiter
@@ -229,6 +239,7 @@ class PortableWire(DescriptorWire):
             sent = 0
         except OSError as error:
             raise self._error("write", error) from error
+        self._bytes_sent += sent
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
         if sent == size:
             state = self._state

@@ -30,10 +30,12 @@ class OutgoingQueue:
     __slots__ = (
         "_await_room",
         "_entries",
+        "_on_change",
         "_state",
         "_translate",
         "broken",
         "failed",
+        "sent",
         "sock",
         "torn",
     )
@@ -44,17 +46,22 @@ class OutgoingQueue:
         state: EventLoopState,
         translate: Callable[[str, OSError], Exception],
         await_room: Callable[[], None],
+        on_change: Callable[[], None],
     ) -> None:
         """How the wire serves its queue.
 
         `translate(operation, error)` makes the error that a task is told of what the system raised;
-        `await_room()` has `on_writable` called at the next event.
+        `await_room()` has `on_writable` called at the next event; `on_change()` is told when `held` may have
+        changed.
         """
         self.sock = sock
         self._state = state
         self._translate = translate
         self._entries: deque[Outgoing] = deque()
         self._await_room = await_room
+        self._on_change = on_change
+        self.sent = 0
+        """Bytes that this queue has handed to the kernel."""
         self.broken = False
         """Whether a write was lost of which a part had been sent: the peer must see a reset, not an end."""
         self.failed = 0
@@ -69,6 +76,11 @@ class OutgoingQueue:
     def remaining(self) -> int:
         """Bytes not yet handed to the kernel."""
         return sum(entry.remaining for entry in self._entries)
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that the waiting writes hold; what is sent from a file holds none to speak of."""
+        return sum(entry.remaining for entry in self._entries if isinstance(entry, OutgoingBuffers))
 
     async def send(self, entry: Outgoing, operation: str) -> None:
         """Send `entry` at once if it is its turn and it fits, else behind the others as room comes."""
@@ -85,6 +97,7 @@ class OutgoingQueue:
         self._entries.append(entry)
         if first:
             self._go_on_later(blocked)
+        self._on_change()
         try:
             await waiter
         except asyncio.CancelledError:
@@ -106,6 +119,7 @@ class OutgoingQueue:
             error = make_error()
             error.__cause__ = cause
             _complete(entry, error)
+        self._on_change()
 
     def _count_failed(self, entry: Outgoing) -> None:
         self.broken = True
@@ -124,7 +138,7 @@ class OutgoingQueue:
         """Return whether `entry` is finished, and whether it is blocked."""
         try:
             for _ in range(_STEPS_PER_TURN):
-                if entry.advance(self.sock):
+                if self._advance(entry):
                     return True, False
         except BlockingIOError:
             return False, True
@@ -155,6 +169,7 @@ class OutgoingQueue:
             entry.keep()
             return
         self._entries.remove(entry)
+        self._on_change()
 
     def on_writable(self) -> None:
         """There is room: hand over what fits, for as long as one turn of the loop may take."""
@@ -162,7 +177,7 @@ class OutgoingQueue:
         blocked = False
         try:
             for _ in range(_STEPS_PER_TURN):
-                if entries and entries[0].advance(self.sock):
+                if entries and self._advance(entries[0]):
                     _complete(entries.popleft())
         except BlockingIOError:
             blocked = True
@@ -177,6 +192,14 @@ class OutgoingQueue:
             self.fail(lambda: self._translate("write", cause), cause)
         if entries:
             self._go_on_later(blocked)
+        self._on_change()
+
+    def _advance(self, entry: Outgoing) -> bool:
+        before = entry.sent
+        try:
+            return entry.advance(self.sock)
+        finally:
+            self.sent += entry.sent - before
 
 
 def _complete(entry: Outgoing, error: Exception | None = None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import IO, NoReturn
 
 from ..errors import SocketClosedError
-from .contract import Buffer
+from .contract import Buffer, WireObserver
 
 __all__ = ["NEVER_CONNECTED", "UNCONNECTED", "UnconnectedWire"]
 
@@ -22,6 +22,11 @@ class UnconnectedWire:
     local_address = None
     peer_address = None
     lost: OSError | None = None
+    peer_ended = False
+    bytes_read = 0
+    bytes_written = 0
+    waits_for_input = False
+    waits_for_room = False
 
     def __init__(self, *, closed: bool) -> None:
         self.closed = closed
@@ -51,6 +56,9 @@ class UnconnectedWire:
         pass
 
     def abort(self) -> None:
+        pass
+
+    def observe(self, observer: WireObserver | None, *, peer: bool = False) -> None:
         pass
 
     async def reader_turn(self) -> None:

@@ -1,0 +1,82 @@
+"""`CloseReason`: why a connection ended, by whom, and how far it had come."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+__all__ = ["CloseCause", "CloseReason", "Outcome", "Phase"]
+
+Outcome: TypeAlias = Literal["completed", "failed", "disconnected", "cancelled", "cut", "rejected"]
+Phase: TypeAlias = Literal["handshake", "serving", "closing"]
+
+
+class CloseCause(enum.Enum):
+    """Why a connection ended. Each has a label, who ended it, and the outcome that it counts as."""
+
+    COMPLETED = "completed", "handler", "completed"
+    """The handler returned."""
+    PEER_ENDED = "ended by the peer", "peer", "completed"
+    """The handler returned after it had read the end of the stream."""
+    PEER_LOST = "lost", "peer", "disconnected"
+    """The connection was reset, timed out, or ended in the middle of a message."""
+    CLOSED = "closed under the handler", "server", "disconnected"
+    """Some other task of this process closed the socket."""
+    FAILED = "handler failed", "handler", "failed"
+    """The handler raised."""
+    CANCELLED = "handler cancelled", "handler", "cancelled"
+    """The handler's task was cancelled by somebody else than its spawner."""
+    DRAINED = "cancelled by the drain", "server", "cancelled"
+    ABORTED = "aborted by the drain", "server", "cancelled"
+    HANDSHAKE_FAILED = "handshake failed", "peer", "cut"
+    """What comes before the handler went wrong: a PROXY header, a TLS handshake."""
+    HANDSHAKE_TIMEOUT = "handshake took too long", "server", "cut"
+    IDLE = "idle", "server", "cut"
+    READ_STALLED = "read stalled", "server", "cut"
+    WRITE_STALLED = "write stalled", "server", "cut"
+    HANDLER_TIMEOUT = "handler took too long", "server", "cut"
+    PEER_GONE = "peer left while the handler worked", "peer", "cut"
+    EVICTED = "evicted", "server", "cut"
+    """It had been idle for the longest when there was no room for another one."""
+    PENDING_BYTES = "too many bytes pending", "server", "cut"
+    FULL = "no room", "server", "rejected"
+    TOO_MANY_OF_PEER = "too many of this peer", "server", "rejected"
+
+    def __init__(self, label: str, by: str, outcome: Outcome) -> None:
+        self.label = label
+        self.by = by
+        self.outcome: Outcome = outcome
+        self.number = len(type(self).__members__)
+        """Its place among the causes: an index is a cheaper key than an enumeration's member."""
+
+    def __str__(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReason:
+    """Why and how a connection ended."""
+
+    cause: CloseCause
+    phase: Phase
+    """How far it had come."""
+    errno: int | None
+    """The system's number for what went wrong, where it had one."""
+    bytes_read: int
+    bytes_written: int
+    unacknowledged: int | None
+    """Bytes written that the peer's TCP had not acknowledged; ``None`` where that is not known."""
+    age: float
+    """Seconds since it was accepted."""
+    idle: float | None
+    """Seconds since the last byte in either direction; ``None`` where that is not known."""
+
+    @property
+    def by(self) -> str:
+        """Who ended it: ``"handler"``, ``"peer"`` or ``"server"``."""
+        return self.cause.by
+
+    def __str__(self) -> str:
+        text = f"{self.cause} in {self.phase} after {self.age:.3f} s"
+        return f"{text}, {self.bytes_read} bytes in, {self.bytes_written} bytes out"

@@ -1,0 +1,131 @@
+"""What `ConnectionLimits` ask for, done for each connection of a spawner from its first moment to its last.
+
+Theory of operation
+-------------------
+A spawner without such limits has no `LimitEnforcer` and pays nothing. With one, a connection is `admit`ted,
+looked after, and forgotten. A cut is the decision that a connection ends: its cause is kept, and what follows
+depends on it. Where the handler may have something to put in order it is cancelled and the connection closes
+gracefully; where the peer is at fault, or the place is needed, the connection is reset and the handler, if it
+waits for it, gets `SocketClosedError`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from .admission import PeerCounts
+from .close_reason import CloseCause
+from .connection import Connection
+from .deadlines import Deadlines
+from .limits import ConnectionLimits
+from .pending_bytes import PendingBytes
+from .signals import Signal
+
+__all__ = ["LimitEnforcer"]
+
+_log = logging.getLogger("aionet.server")
+
+_CANCEL = {CloseCause.IDLE, CloseCause.HANDLER_TIMEOUT, CloseCause.PEER_GONE}
+_RESET = {CloseCause.READ_STALLED, CloseCause.WRITE_STALLED, CloseCause.HANDSHAKE_TIMEOUT}
+# All others, because somebody waits for what they hold: both.
+
+
+class LimitEnforcer:
+    """Holds the connections of one spawner to its limits, on the running loop."""
+
+    def __init__(self, limits: ConnectionLimits, *, handshakes: bool) -> None:
+        self._on_peer_gone = limits.on_peer_gone
+        self._peers = None if limits.max_per_peer is None else PeerCounts(limits.max_per_peer)
+        self._pending = None
+        if limits.max_pending_bytes is not None:
+            self._pending = PendingBytes(limits.max_pending_bytes, self._free)
+        self._deadlines = None
+        if Deadlines.needed(limits, handshakes=handshakes):
+            self._deadlines = Deadlines(limits, self.cut, handshakes=handshakes)
+
+    @staticmethod
+    def needed(limits: ConnectionLimits, *, handshakes: bool) -> bool:
+        """Whether `limits` has anything to enforce for each connection."""
+        return (
+            limits.max_per_peer is not None
+            or limits.max_pending_bytes is not None
+            or limits.on_peer_gone != "ignore"
+            or Deadlines.needed(limits, handshakes=handshakes)
+        )
+
+    def admit(self, connection: Connection[Any]) -> bool:
+        """Whether there may be one more of its peer; then it is counted."""
+        return self._peers is None or self._peers.admit(connection)
+
+    def begin(self, connection: Connection[Any]) -> None:
+        """Look after `connection` from now on."""
+        if self._deadlines is not None:
+            self._deadlines.add(connection)
+        watches_peer = self._on_peer_gone != "ignore"
+        if watches_peer:
+            connection.socket._peer_gone = Signal()
+        if watches_peer or self._pending is not None:
+            connection.socket._wire.observe(_Observer(self, connection), peer=watches_peer)
+
+    def end(self, connection: Connection[Any]) -> None:
+        """`connection` has ended."""
+        connection.socket._wire.observe(None)
+        for part in (self._deadlines, self._peers, self._pending):
+            if part is not None:
+                part.discard(connection)
+
+    def cut(self, connection: Connection[Any], cause: CloseCause) -> None:
+        """End `connection` for `cause`, unless it is being ended already."""
+        if connection._cause is not None:
+            return
+        connection._cause = cause
+        _log.info("connection from %s cut: %s", connection.socket.peer_address, cause)
+        if cause not in _CANCEL:
+            connection.socket.abort()
+        if cause not in _RESET and connection._task is not None:
+            connection._task.cancel(f"connection cut: {cause}")
+
+    def _free(self, connection: Connection[Any]) -> None:
+        self.cut(connection, CloseCause.PENDING_BYTES)
+        connection.socket.abort()  # whatever else ends it, its bytes are to go now
+
+    def cut_most_idle(self) -> bool:
+        """Make room, at the cost of the connection that was idle for the longest; whether there is one."""
+        connection = None if self._deadlines is None else self._deadlines.most_idle()
+        if connection is not None:
+            self.cut(connection, CloseCause.EVICTED)
+        return connection is not None
+
+    def close(self) -> None:
+        """All have ended."""
+        if self._deadlines is not None:
+            self._deadlines.close()
+
+    def on_peer_gone(self, connection: Connection[Any]) -> None:
+        """Do what is to be done when a peer leaves. A handler that reads will see it by itself."""
+        connection.socket.peer_gone.set()
+        if self._on_peer_gone == "cancel" and not connection.socket._wire.waits_for_input:
+            self.cut(connection, CloseCause.PEER_GONE)
+
+    def on_unsent(self, connection: Connection[Any], count: int) -> None:
+        """`count` bytes of `connection` wait for its peer."""
+        if self._pending is not None:
+            self._pending.note(connection, count)
+
+
+class _Observer:
+    """What a connection's wire tells."""
+
+    __slots__ = ("_connection", "_enforcer")
+
+    def __init__(self, enforcer: LimitEnforcer, connection: Connection[Any]) -> None:
+        self._enforcer = enforcer
+        self._connection = connection
+
+    def on_peer_gone(self) -> None:
+        if self._enforcer._on_peer_gone != "ignore":
+            self._enforcer.on_peer_gone(self._connection)
+
+    def on_unsent(self, count: int) -> None:
+        self._enforcer.on_unsent(self._connection, count)
