@@ -77,7 +77,7 @@ class ProxyProtocol:
         if not names:
             raise ValueError("trusted must name at least one network: nobody could connect")
         self._unix = _UNIX in names
-        self._networks: tuple[_Network, ...] = tuple(ip_network(name) for name in names if name != _UNIX)
+        self._networks = tuple(_network(name) for name in names if name != _UNIX)
         self._max_header_bytes = max_header_bytes
 
     async def __call__(self, socket: _StreamSocket) -> ProxyHeader:
@@ -126,3 +126,9 @@ class ProxyProtocol:
         if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped
         return ip is not None and any(ip in network for network in self._networks)
+
+
+def _network(name: object) -> _Network:
+    if not isinstance(name, str | IPv4Network | IPv6Network):  # ip_network() makes addresses of numbers
+        raise TypeError(f"a trusted network is written as '10.0.0.0/8', not {name!r}")
+    return ip_network(name)

@@ -33,8 +33,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "relaying",
         "observing",
         "testing",
-        "",
-    ),  # "" is aionet itself, which re-exports
+        "",  # aionet itself, which re-exports
+    ),
     6: ("cli", "bench", "__main__"),
 }
 """Floor -> modules, or packages with all that is in them, below `aionet`."""
