@@ -116,13 +116,15 @@ class _Supervisor:
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Pass it on."""
-        self._asked_to_end = number
+        # A terminal that is closed ends us; what SIGHUP would mean to a server is another matter.
+        self._asked_to_end = signal.SIGTERM if number == signal.SIGHUP else number
         if self._child is not None:
-            self._child.send_signal(number)
+            self._child.send_signal(self._asked_to_end)
 
     def run(self) -> int:
         """Run children until one is the last; return its exit code."""
         while True:
+            self._watched.changed()  # what has changed by now is seen by the next child
             with _new_child() as (child, pipe):
                 self._child = child
                 if self._asked_to_end:  # before there was a child to tell
