@@ -84,6 +84,7 @@ class Setting:
         """Its key in the file."""
         self.variable = f"{_PREFIX}{self.name.upper()}"
         self.is_switch = action.nargs == 0
+        self.may_lack_a_value = action.nargs == "?" and self.flag is not None
         self.takes_several = isinstance(action, argparse._AppendAction) or (
             action.nargs in ("*", "+") or (isinstance(action.nargs, int) and action.nargs > 0)
         )
@@ -200,11 +201,11 @@ class _Gathering:
             if found is None:
                 continue
             source = setting.flag or "command line"
-            if setting.is_switch:
-                layer[setting.name] = Value(found, found, source)
+            if not isinstance(found, str | list):  # of a switch, or of a flag without its value
+                layer[setting.name] = Value(found, _shown(found), source)
                 continue
             place = str(argparse.ArgumentError(setting.action, "")).removesuffix(": ")
-            texts = found if setting.takes_several else [found]
+            texts = [found] if isinstance(found, str) else found
             layer |= self._convert(setting, source, [(place, text) for text in texts], brief=False)
         return layer
 
@@ -218,8 +219,10 @@ class _Gathering:
 
     def _variable(self, setting: Setting, text: str) -> _Layer:
         place = f"{setting.variable}={text if text.isprintable() else repr(text)}"
+        on = _SWITCH.get(text.lower())
+        if setting.may_lack_a_value and text.lower() in ("true", "false"):  # 1 may be a value
+            return self._switch(setting, setting.variable, on, place)
         if setting.is_switch:
-            on = _SWITCH.get(text.lower())
             return self._switch(
                 setting, setting.variable, on, f"{place}: expected 1, true, yes or 0, false, no"
             )
@@ -255,8 +258,8 @@ class _Gathering:
         return layer
 
     def _key(self, setting: Setting, file: str, place: str, found: object) -> _Layer:
-        if setting.is_switch:
-            on = found if isinstance(found, bool) else None
+        on = found if isinstance(found, bool) else None
+        if setting.is_switch or (setting.may_lack_a_value and on is not None):
             return self._switch(setting, file, on, f"{place} = {toml_value(found)}: expected true or false")
         elements = found if isinstance(found, list) and setting.takes_several else [found]
         for element in elements:
@@ -272,7 +275,9 @@ class _Gathering:
             self._note(setting, problem)
             return {}
         value = setting.switched(on)
-        return {setting.name: Value(value, value, source)}
+        if isinstance(value, str):  # as argparse does with those of flags
+            return self._convert(setting, source, [(source, value)])
+        return {setting.name: Value(value, _shown(value), source)}
 
     def _convert(
         self, setting: Setting, source: str, texts: list[tuple[str, str]], *, brief: bool = True

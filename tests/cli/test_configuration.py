@@ -176,6 +176,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--colour", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--no-delay", action="store_false", dest="delay")
     parser.add_argument("--mode", choices=["a", "b"], default="a")
+    parser.add_argument("--proxy", nargs="?", type=str.upper, const="v2")
+    parser.add_argument("--metrics", nargs="?", type=int, const=9000)
     add_configuration_arguments(parser)
     return parser
 
@@ -189,6 +191,8 @@ trusted = ["10.0.0.0/8", "::1"]
 colour = false
 no_delay = true
 mode = "b"
+proxy = true
+metrics = true
 """
 VARIABLES = {
     "AIONET_PLAIN": "text",
@@ -198,8 +202,13 @@ VARIABLES = {
     "AIONET_COLOUR": "no",
     "AIONET_NO_DELAY": "yes",
     "AIONET_MODE": "b",
+    "AIONET_PROXY": "true",
+    "AIONET_METRICS": "true",
 }
-FLAGS = "--plain text --workers 4 --timeout 1.5 --trusted 10.0.0.0/8 ::1 --no-colour --no-delay --mode b"
+FLAGS = (
+    "--plain text --workers 4 --timeout 1.5 --trusted 10.0.0.0/8 ::1 --no-colour --no-delay --mode b"
+    " --proxy --metrics"
+)
 EXPECTED = {
     "plain": "text",
     "workers": 4,
@@ -208,6 +217,8 @@ EXPECTED = {
     "colour": False,
     "delay": False,
     "mode": "b",
+    "proxy": "V2",
+    "metrics": 9000,
 }
 
 
@@ -225,6 +236,25 @@ def test_every_kind_of_option_from_every_layer(
             monkeypatch.setenv(name, text)
     found = vars(parser.parse_args(words))
     assert {name: found[name] for name in EXPECTED} == EXPECTED
+
+
+@pytest.mark.parametrize("layer", ["file", "variables", "flags"])
+def test_an_option_that_may_lack_a_value_may_have_one(
+    parser: argparse.ArgumentParser, write: Write, monkeypatch: pytest.MonkeyPatch, layer: str
+) -> None:
+    words = []
+    if layer == "file":
+        words = ["--config", str(write('proxy = "v1"\nmetrics = 1'))]
+    elif layer == "flags":
+        words = ["--proxy", "v1", "--metrics", "1"]
+    else:
+        monkeypatch.setenv("AIONET_PROXY", "v1")
+        monkeypatch.setenv("AIONET_METRICS", "1")
+    found = parser.parse_args(words)
+    assert (found.proxy, found.metrics) == ("V1", 1)
+    assert parser.parse_args(["--config", str(write("proxy = false"))]).proxy == (
+        "V1" if layer == "variables" else None
+    )
 
 
 def test_every_kind_of_option_has_its_default(parser: argparse.ArgumentParser) -> None:
