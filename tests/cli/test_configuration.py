@@ -302,7 +302,7 @@ def test_a_plain_type_is_told_as_argparse_does(
         ("json = 1", "serve.json = 1: expected true or false"),
         ("max_conections = 1", "serve.max_conections: unknown key; did you mean max_connections?"),
         ("max-conections = 1", "serve.max-conections: unknown key; did you mean max_connections?"),
-        ("xyzzy = 1", "serve.xyzzy: unknown key; there are bind, "),
+        ("xyzzy = 1", "serve.xyzzy: unknown key; there are "),
         ("reload = true", "serve.reload: --reload can be given as a flag only"),
         ('config = "x"', "serve.config: --config can be given as a flag only"),
         (
