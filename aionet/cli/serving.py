@@ -25,13 +25,12 @@ from dataclasses import asdict
 from typing import Any
 
 from ..draining import DrainReport
-from ..limits import ConnectionLimits
 from ..running import loop_factory
 from ..serving import listen, serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
 from ..tcp_connection_server import AsyncTcpConnectionServer
-from .arguments import Address
+from .arguments import Address, limits_from
 from .failing import CommandError, explain, say
 from .standard_streams import flush_standard_output, silence_standard_output
 
@@ -60,8 +59,7 @@ def run_server(handler: Handler[Any], addresses: Sequence[Address], args: argpar
 async def _serve(
     handler: Handler[Any], addresses: Sequence[Address], args: argparse.Namespace, announcer: Announcer
 ) -> None:
-    limits = ConnectionLimits(max_connections=args.max_connections)
-    spawner: ConnectionSpawner[Any] = ConnectionSpawner(handler, limits=limits)
+    spawner: ConnectionSpawner[Any] = ConnectionSpawner(handler, limits=limits_from(args))
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(await listen(address)) for address in addresses]
         report = await serve_until_signal(
