@@ -13,7 +13,7 @@ import aionet
 from aionet import CloseCause
 
 from .conftest import Stage
-from .test_deadlines import Ends
+from .test_deadlines import STUBBORN, Ends
 
 pytestmark = pytest.mark.asyncio
 
@@ -106,7 +106,7 @@ async def test_a_handler_that_ignores_its_eviction_does_not_block_the_door(stage
     async def handler(sock: Any) -> None:
         if not stubborn:
             stubborn.append(sock)
-            while not over.is_set():
+            for _ in range(STUBBORN):
                 with contextlib.suppress(asyncio.CancelledError):
                     await over.wait()
         else:
