@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 from typing import Any, Generic, TypeVar
 
 from .close_reason import CloseCause, CloseReason, Phase
@@ -11,13 +13,15 @@ from .tcp_socket import AsyncTcpSocket
 
 __all__ = ["Connection", "close_reason_of"]
 
+_numbers = itertools.count(1)
+
 SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
 
 
 class Connection(Generic[SocketT]):
     """A connection that is being served."""
 
-    __slots__ = ("_cause", "_task", "close_reason", "phase", "socket", "started")
+    __slots__ = ("_cause", "_id", "_task", "close_reason", "phase", "socket", "started")
 
     def __init__(self, socket: SocketT, started: float) -> None:
         self.socket = socket
@@ -27,8 +31,19 @@ class Connection(Generic[SocketT]):
         """How far it has come."""
         self.close_reason: CloseReason | None = None
         """Why it ended, once it has, if its spawner was given an `on_close`."""
+        self._id: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._cause: CloseCause | None = None  # of its end, where its spawner decided that
+
+    @property
+    def id(self) -> str:
+        """A short name for it in logs: ``"2f9c-00000001"``, the process and a running number, in hexadecimal.
+
+        It is made when it is first asked for. Those of one process sort in the order in which they were made.
+        """
+        if self._id is None:
+            self._id = f"{os.getpid():x}-{next(_numbers):08x}"
+        return self._id
 
     @property
     def task(self) -> asyncio.Task[None]:

@@ -14,6 +14,7 @@ from ..stream_socket import AsyncStreamSocket
 from .arguments import Address, add_server_arguments, fill_in, listen_address, seconds, target_address
 from .dialing import dial
 from .failing import explain
+from .observing import add_observing_arguments
 from .serving import Announcer, run_server
 
 __all__ = ["add_arguments", "run"]
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"how long connecting to TARGET may take (default: {_DEFAULT_TIMEOUT:g})",
     )
     add_server_arguments(parser, bind=False)
+    add_observing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 from ..spawner import Handler
 from .arguments import add_server_arguments, bound_addresses, fill_in
 from .failing import CommandError
+from .observing import add_observing_arguments
 from .serving import run_server
 
 __all__ = ["add_arguments", "run"]
@@ -32,6 +33,7 @@ _EXAMPLES = """\
   aionet serve app:handler --bind 127.0.0.1:0 --json
                                               prints the port that it got
   aionet serve app:handler --drain-grace 5 --max-connections 1000
+  aionet serve app:handler --access-log json --metrics 127.0.0.1:9100
 """
 
 
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a coroutine function that is given a connected socket; the current directory is importable",
     )
     add_server_arguments(parser)
+    add_observing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
