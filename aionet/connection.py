@@ -8,6 +8,7 @@ import os
 from typing import Any, Generic, TypeVar
 
 from .close_reason import CloseCause, CloseReason, Phase
+from .errors import SocketClosedError
 from .stream_socket import AsyncStreamSocket
 from .tcp_socket import AsyncTcpSocket
 
@@ -63,13 +64,18 @@ def close_reason_of(
     return CloseReason(
         cause=cause,
         phase=connection.phase,
-        errno=getattr(error, "errno", None) or (None if wire.lost is None else wire.lost.errno),
+        errno=_errno_of(error) or _errno_of(wire.lost),
         bytes_read=wire.bytes_read,
         bytes_written=wire.bytes_written,
         unacknowledged=_unacknowledged(connection.socket),
         age=now - connection.started,
         idle=_idle_seconds(connection.socket),
     )
+
+
+def _errno_of(error: BaseException | None) -> int | None:
+    """What the system said; that the socket was closed by this side is not of that kind."""
+    return None if isinstance(error, SocketClosedError) else getattr(error, "errno", None)
 
 
 def _unacknowledged(socket: AsyncStreamSocket[Any]) -> int | None:

@@ -59,8 +59,8 @@ def listen_failures(netstat: Path = _NETSTAT) -> tuple[int, int] | None:
         lines = [line.split() for line in netstat.read_text(encoding="ascii").splitlines()]
     except OSError:
         return None
-    names, values = [line for line in lines if line and line[0] == "TcpExt:"][:2] or ([], [])
-    counts = dict(zip(names, values, strict=False))
+    names_and_values = [line for line in lines if line and line[0] == "TcpExt:"]
+    counts = dict(zip(*names_and_values, strict=True))
     try:
         return int(counts["ListenOverflows"]), int(counts["ListenDrops"])
     except KeyError:

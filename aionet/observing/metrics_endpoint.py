@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 Prometheus's client library can serve from a thread. That thread would read counters in the middle of a step
 of the loop, and its server limits neither time nor connections. Here a request is answered by a
-`ConnectionSpawner` of its own, in the loop: a scrape sees one moment, and what is wrong with the loop shows in
-how long a scrape takes. The format of what is answered is the library's affair.
+`ConnectionSpawner` of its own, in the loop: a scrape sees one moment, and what is wrong with the loop shows
+in how long a scrape takes. The format of what is answered is the library's affair.
 
 It is as much HTTP/1.1 (RFC 9112) as one answer per connection takes: the head of a request, GET or HEAD, and
 a reply that ends with the connection. A head that is too long, too slow or no HTTP gets an error and the end;
