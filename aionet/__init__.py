@@ -25,6 +25,7 @@ from .errors import (
 from .limits import ConnectionLimits
 from .network_toolkit import NetworkToolkit
 from .options import KeepAlive, TcpOptions, UnixOptions
+from .proxy_protocol import ProxyHeader, ProxyProtocol, ProxyTls
 from .relaying import RelayReport, relay
 from .resolving import Resolver
 from .running import new_event_loop, run, task_factory
@@ -59,7 +60,10 @@ __all__ = [
     "KeepAlive",
     "LimitExceededError",
     "NetworkToolkit",
+    "ProxyHeader",
+    "ProxyProtocol",
     "ProxyProtocolError",
+    "ProxyTls",
     "RelayReport",
     "ResolveError",
     "Resolver",

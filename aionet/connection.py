@@ -60,7 +60,8 @@ def close_reason_of(
     connection: Connection[Any], cause: CloseCause, error: BaseException | None, now: float
 ) -> CloseReason:
     """Return why `connection`, which is still open, ends at the loop's time `now`."""
-    wire = connection.socket._wire
+    wire, age = connection.socket._wire, now - connection.started
+    idle = _idle_seconds(connection.socket)
     return CloseReason(
         cause=cause,
         phase=connection.phase,
@@ -68,8 +69,8 @@ def close_reason_of(
         bytes_read=wire.bytes_read,
         bytes_written=wire.bytes_written,
         unacknowledged=_unacknowledged(connection.socket),
-        age=now - connection.started,
-        idle=_idle_seconds(connection.socket),
+        age=age,
+        idle=None if idle is None else min(idle, age),  # the kernel's clock ticks, and began earlier
     )
 
 

@@ -97,7 +97,9 @@ class Deadlines:
 
     def _look(self, connection: _AnyConnection) -> float | None:
         """Cut it or leave it; return in how many seconds to look again."""
-        if connection._cause is not None:  # it was cut, and has not ended
+        if connection.phase == "closing":  # which has a deadline of its own
+            return None
+        if connection._cause is not None:  # it was cut, and its handler has not ended
             connection.socket.abort()
             return None
         now = self._time()

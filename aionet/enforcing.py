@@ -11,6 +11,7 @@ waits for it, gets `SocketClosedError`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -25,6 +26,8 @@ from .signals import Signal
 __all__ = ["LimitEnforcer"]
 
 _log = logging.getLogger("aionet.server")
+
+_TIME_TO_READ = 0.1  # seconds in which a handler may find out for itself that its peer has left
 
 _CANCEL = {CloseCause.IDLE, CloseCause.HANDLER_TIMEOUT, CloseCause.PEER_GONE}
 _RESET = {CloseCause.READ_STALLED, CloseCause.WRITE_STALLED, CloseCause.HANDSHAKE_TIMEOUT}
@@ -104,10 +107,25 @@ class LimitEnforcer:
             self._deadlines.close()
 
     def on_peer_gone(self, connection: Connection[Any]) -> None:
-        """Do what is to be done when a peer leaves. A handler that reads will see it by itself."""
-        connection.socket.peer_gone.set()
-        if self._on_peer_gone == "cancel" and not connection.socket._wire.waits_for_input:
+        """Do what is to be done when a peer leaves; it may be told several times."""
+        gone = connection.socket.peer_gone
+        if not gone and self._on_peer_gone == "cancel":
+            self._expect_read(connection, connection.socket.bytes_read)
+        gone.set()
+
+    def _expect_read(self, connection: Connection[Any], bytes_read: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(_TIME_TO_READ, self._cut_unless_it_read, connection, bytes_read)
+
+    def _cut_unless_it_read(self, connection: Connection[Any], bytes_read: int) -> None:
+        """A handler that reads, though slowly, comes to the end by itself."""
+        wire = connection.socket._wire
+        if wire.closed or wire.peer_ended or wire.lost is not None or wire.waits_for_input:
+            return
+        if wire.bytes_read == bytes_read:
             self.cut(connection, CloseCause.PEER_GONE)
+        else:
+            self._expect_read(connection, wire.bytes_read)
 
     def on_unsent(self, connection: Connection[Any], count: int) -> None:
         """`count` bytes of `connection` wait for its peer."""

@@ -20,11 +20,12 @@ from typing import Any
 
 from ..spawner import Handler
 from .arguments import add_server_arguments, bound_addresses, fill_in
+from .configuration import add_configuration_arguments
 from .failing import CommandError
 from .observing import add_observing_arguments
 from .serving import run_server
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "check", "run"]
 
 _EXAMPLES = """\
   aionet serve app:handler                    ./app.py has: async def handler(socket)
@@ -34,6 +35,8 @@ _EXAMPLES = """\
                                               prints the port that it got
   aionet serve app:handler --drain-grace 5 --max-connections 1000
   aionet serve app:handler --access-log json --metrics 127.0.0.1:9100
+  aionet serve --config app.toml --check      are the options and the handler right?
+  aionet serve app:handler --reload           for development: restarts when app.py changes
 """
 
 
@@ -42,17 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fill_in(parser, "Run an async handler in a task of its own for every connection.", _EXAMPLES)
     parser.add_argument(
         "handler",
+        nargs="?",  # it may come from the configuration, but from somewhere it must
         type=_handler_name,
         metavar="module:handler",
         help="a coroutine function that is given a connected socket; the current directory is importable",
     )
     add_server_arguments(parser)
     add_observing_arguments(parser)
+    add_configuration_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Load the handler, and serve it until a signal."""
-    module_name, path = args.handler
+    handler = _load(*args.handler)
+    return 1 if handler is None else run_server(handler, bound_addresses(args), args)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise `CommandError` if the handler cannot be had."""
+    if args.handler is not None and _load(*args.handler) is None:
+        raise CommandError(f"importing {args.handler[0]} failed, as shown above")
+
+
+def _load(module_name: str, path: str) -> Handler[Any] | None:
+    """Return the handler; ``None`` if its module raised, and its traceback was shown."""
     try:
         directory = os.getcwd()
     except FileNotFoundError:
@@ -60,9 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if directory not in sys.path:
         sys.path.insert(0, directory)
     module = _import(module_name)
-    if module is None:
-        return 1
-    return run_server(_find_handler(module, path), bound_addresses(args), args)
+    return None if module is None else _find_handler(module, path)
 
 
 def _handler_name(text: str) -> tuple[str, str]:

@@ -24,14 +24,13 @@ from dataclasses import asdict
 from typing import Any
 
 from ..draining import DrainReport
-from ..limits import ConnectionLimits
 from ..observing import connection_context
 from ..running import loop_factory
 from ..serving import listen, serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
 from ..tcp_connection_server import AsyncTcpConnectionServer
-from .arguments import Address
+from .arguments import Address, limits_from
 from .failing import CommandError, explain, say
 from .observing import access_log, metrics_of, set_up_logging
 from .standard_streams import flush_standard_output, silence_standard_output
@@ -59,9 +58,8 @@ def run_server(handler: Handler[Any], addresses: Sequence[Address], args: argpar
 async def _serve(
     handler: Handler[Any], addresses: Sequence[Address], args: argparse.Namespace, announcer: Announcer
 ) -> None:
-    limits = ConnectionLimits(max_connections=args.max_connections)
     spawner: ConnectionSpawner[Any] = ConnectionSpawner(
-        handler, limits=limits, on_close=access_log(args), context=connection_context
+        handler, limits=limits_from(args), on_close=access_log(args), context=connection_context
     )
     async with AsyncExitStack() as stack:
         metrics = await stack.enter_async_context(metrics_of(spawner, args))

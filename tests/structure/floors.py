@@ -44,7 +44,14 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "running",
         "workers",
     ),
-    5: ("adapters", "relaying", "observing", "testing", ""),  # "" is aionet itself, which re-exports
+    5: (
+        "adapters",
+        "proxy_protocol",
+        "relaying",
+        "observing",
+        "testing",
+        "",  # aionet itself, which re-exports
+    ),
     6: ("cli", "bench", "__main__"),
 }
 """Floor -> modules, or packages with all that is in them, below `aionet`."""
