@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 from typing import Any, Generic, TypeVar
 
 from .close_reason import CloseCause, CloseReason, Phase
+from .errors import SocketClosedError
 from .stream_socket import AsyncStreamSocket
 from .tcp_socket import AsyncTcpSocket
 
 __all__ = ["Connection", "close_reason_of"]
+
+_numbers = itertools.count(1)
 
 SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
 
@@ -17,7 +22,7 @@ SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
 class Connection(Generic[SocketT]):
     """A connection that is being served."""
 
-    __slots__ = ("_cause", "_task", "close_reason", "phase", "socket", "started")
+    __slots__ = ("_cause", "_id", "_task", "close_reason", "phase", "socket", "started")
 
     def __init__(self, socket: SocketT, started: float) -> None:
         self.socket = socket
@@ -27,8 +32,19 @@ class Connection(Generic[SocketT]):
         """How far it has come."""
         self.close_reason: CloseReason | None = None
         """Why it ended, once it has, if its spawner was given an `on_close`."""
+        self._id: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._cause: CloseCause | None = None  # of its end, where its spawner decided that
+
+    @property
+    def id(self) -> str:
+        """A short name for it in logs: ``"2f9c-00000001"``, the process and a running number, in hexadecimal.
+
+        It is made when it is first asked for. Those of one process sort in the order in which they were made.
+        """
+        if self._id is None:
+            self._id = f"{os.getpid():x}-{next(_numbers):08x}"
+        return self._id
 
     @property
     def task(self) -> asyncio.Task[None]:
@@ -49,13 +65,18 @@ def close_reason_of(
     return CloseReason(
         cause=cause,
         phase=connection.phase,
-        errno=getattr(error, "errno", None) or (None if wire.lost is None else wire.lost.errno),
+        errno=_errno_of(error) or _errno_of(wire.lost),
         bytes_read=wire.bytes_read,
         bytes_written=wire.bytes_written,
         unacknowledged=_unacknowledged(connection.socket),
         age=age,
         idle=None if idle is None else min(idle, age),  # the kernel's clock ticks, and began earlier
     )
+
+
+def _errno_of(error: BaseException | None) -> int | None:
+    """What the system said; that the socket was closed by this side is not of that kind."""
+    return None if isinstance(error, SocketClosedError) else getattr(error, "errno", None)
 
 
 def _unacknowledged(socket: AsyncStreamSocket[Any]) -> int | None:

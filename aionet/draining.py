@@ -130,7 +130,12 @@ class Drain:
         if connection._cause is CloseCause.DRAINED:
             connection._cause = CloseCause.ABORTED
         connection.socket.abort()
-        _log.warning("handler for %s did not end when it was cancelled:\n%s", straggler.peer, straggler.stack)
+        _log.warning(
+            "handler for %s did not end when it was cancelled:\n%s",
+            straggler.peer,
+            straggler.stack,
+            extra={"connection": connection.id},
+        )
         return straggler
 
     def _left(self) -> list[asyncio.Task[None]]:

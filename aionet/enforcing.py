@@ -83,7 +83,8 @@ class LimitEnforcer:
         if connection._cause is not None:
             return
         connection._cause = cause
-        _log.info("connection from %s cut: %s", connection.socket.peer_address, cause)
+        peer, named = connection.socket.peer_address, {"connection": connection.id}  # no task of its own runs
+        _log.info("connection from %s cut: %s", peer, cause, extra=named)
         if cause not in _CANCEL:
             connection.socket.abort()
         if cause not in _RESET and connection._task is not None:

@@ -19,6 +19,10 @@ any.
 *Why it ended.* Every connection ends for one `CloseCause`: the spawner's, if it decided that, else what the
 handler's end says. Causes are counted; a whole `CloseReason` is made only if somebody wants it (`on_close`).
 
+*Observing.* What connections carry is counted only if somebody asks for it (`count_traffic`). A connection's
+task begins in the context of the task that accepted it, or in one of its own, if somebody makes one
+(`context`).
+
 *Ending.* `drain` closes the servers, lets handlers finish for the time of grace, cancels those who have not,
 and aborts the connections of those who do not react to that either (`draining.py`).
 """
@@ -26,9 +30,11 @@ and aborts the connections of those who do not react to that either (`draining.p
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from .admission import AcceptRate
@@ -44,8 +50,9 @@ from .overload import Overload
 from .signals import Signal
 from .stream_server import AsyncStreamConnectionServer
 from .stream_socket import AsyncStreamSocket
+from .traffic import Traffic
 
-__all__ = ["ConnectionSpawner", "Handler", "OnClose", "OnError", "SpawnerStats"]
+__all__ = ["ConnectionSpawner", "ContextOf", "Handler", "OnClose", "OnError", "SpawnerStats"]
 
 _log = logging.getLogger("aionet.server")
 
@@ -62,6 +69,9 @@ OnError = Callable[[SocketT, Exception], object]
 
 OnClose = Callable[[Connection[SocketT], CloseReason], object]
 """``on_close(connection, reason)``, called once for every connection, when it is closed."""
+
+ContextOf = Callable[[Connection[SocketT]], contextvars.Context]
+"""``context(connection)``, called before its task is made, which then runs in a copy of what is returned."""
 
 _PEER_LEFT = (ConnectionLostError, SocketClosedError, IncompleteReadError)
 
@@ -87,6 +97,9 @@ class SpawnerStats:
     """Connections that were turned away before a handler saw them."""
     causes: Mapping[CloseCause, int] = field(default_factory=dict, compare=False)
     """The same by cause; those that never occurred are left out."""
+    bytes_read: int | None = None
+    """By all connections together; ``None`` without `count_traffic`."""
+    bytes_written: int | None = None
 
 
 class ConnectionSpawner(Generic[SocketT]):
@@ -100,6 +113,8 @@ class ConnectionSpawner(Generic[SocketT]):
             included.
         preface: a coroutine function that is given the socket before the handler is, in the same task and
             under `handshake_timeout`; if it raises, the connection is reset.
+        context: called with each connection before its task is made; returns the `contextvars.Context` that
+            the task is to begin with. By default it is that of the task that serves.
     """
 
     def __init__(
@@ -110,6 +125,7 @@ class ConnectionSpawner(Generic[SocketT]):
         on_error: OnError[SocketT] | None = None,
         on_close: OnClose[SocketT] | None = None,
         preface: Handler[SocketT] | None = None,
+        context: ContextOf[SocketT] | None = None,
     ) -> None:
         for name, function in (("handler", handler), ("preface", preface)):
             if not callable(function) and (name == "handler" or function is not None):
@@ -118,6 +134,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self._preface = preface
         self._on_error = on_error
         self._on_close = on_close
+        self._context = context
         self._limits = limits or ConnectionLimits()
         self._enforcer: LimitEnforcer | None = None
         self._overload = Overload(self._limits.on_full, self.turn_away)
@@ -131,6 +148,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self._draining: asyncio.Task[DrainReport] | None = None
         self._emptied = asyncio.Event()
         self._counts = [0] * len(CloseCause)
+        self._traffic: Traffic | None = None
 
     async def serve(self, *servers: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         """Accept from `servers` and run the handlers, until `drain`, or until all servers are closed.
@@ -191,6 +209,15 @@ class ConnectionSpawner(Generic[SocketT]):
         return tuple(self._connections)
 
     @property
+    def servers(self) -> tuple[AsyncStreamConnectionServer[Any, SocketT], ...]:
+        """The servers whose connections are being served."""
+        return tuple(self._servers)
+
+    def count_traffic(self) -> None:
+        """Let `stats` tell bytes, too, from the connections on that are served now."""
+        self._traffic = self._traffic or Traffic()
+
+    @property
     def stats(self) -> SpawnerStats:
         """The counts at this moment."""
         outcomes = dict.fromkeys(("completed", "failed", "disconnected", "cancelled", "cut", "rejected"), 0)
@@ -198,8 +225,14 @@ class ConnectionSpawner(Generic[SocketT]):
         for cause, count in causes.items():
             outcomes[cause.outcome] += count
         active = len(self._connections)
+        read, written = (None, None) if self._traffic is None else self._traffic.total(self._connections)
         return SpawnerStats(
-            accepted=active + sum(outcomes.values()), active=active, causes=causes, **outcomes
+            accepted=active + sum(outcomes.values()),
+            active=active,
+            causes=causes,
+            bytes_read=read,
+            bytes_written=written,
+            **outcomes,
         )
 
     # Accepting ----------------------------------------------------------------------------------------
@@ -287,6 +320,8 @@ class ConnectionSpawner(Generic[SocketT]):
         self._note_reason(connection, None)
         socket.abort()
         self._counts[cause.number] += 1
+        if self._traffic is not None:  # it may have been told that there is no room
+            self._traffic.add(connection)
         self._tell_closed(connection)
 
     def _spawn(self, socket: SocketT, loop: asyncio.AbstractEventLoop, now: float) -> None:
@@ -298,18 +333,28 @@ class ConnectionSpawner(Generic[SocketT]):
         connections.add(connection)
         if len(connections) == self._limits.max_connections:
             self._fill()
+        create_task: Callable[..., Any] = loop.create_task
+        if self._context is not None:  # a task copies the context that it is made in, whatever its factory
+            create_task = partial(self._context_of(connection, self._context).run, create_task)
         if drive is None:
-            task = loop.create_task(self._run(connection))
+            task = create_task(self._run(connection))
         elif self._preface is None and loop.get_task_factory() is None:
             # the same in C: the task is parked while it waits for sockets
-            connection._task = loop.create_task(drive(self._handler, socket, self._handler_ended, connection))
+            connection._task = create_task(drive(self._handler, socket, self._handler_ended, connection))
             return
         else:
-            task = loop.create_task(drive(self._start, connection, self._handler_ended, connection))
+            task = create_task(drive(self._start, connection, self._handler_ended, connection))
         if connection._task is None:  # an eager task has begun already, and may even have ended
             connection._task = task
             if drive is None:
                 task.add_done_callback(self._never_began)
+
+    def _context_of(self, connection: Connection[SocketT], make: ContextOf[SocketT]) -> contextvars.Context:
+        try:
+            return make(connection)
+        except Exception:
+            _log.exception("context for %s failed", connection.socket.peer_address)
+            return contextvars.copy_context()
 
     def _take_care(self, enforcer: LimitEnforcer, connection: Connection[SocketT]) -> bool:
         """Begin to enforce the limits; whether `connection` may be served."""
@@ -461,6 +506,8 @@ class ConnectionSpawner(Generic[SocketT]):
         self._counts[connection._cause.number] += 1  # type: ignore[union-attr]
         if self._enforcer is not None:
             self._enforcer.end(connection)
+        if self._traffic is not None:
+            self._traffic.add(connection)
         if not self._connections:
             self._emptied.set()
         if self._full:

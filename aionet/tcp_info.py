@@ -98,6 +98,8 @@ class TcpInfo:
     """Bytes of data in the largest segment expected from the peer."""
     unacked: int
     """Segments sent and not yet acknowledged; on a listener, connections waiting for ``accept()``."""
+    sacked: int
+    """Segments acknowledged out of order; on a listener, the most connections that may wait: its backlog."""
     lost: int
     """Segments taken for lost at this moment."""
     retrans: int
@@ -161,6 +163,7 @@ class TcpInfo:
             snd_mss=words[2],
             rcv_mss=words[3],
             unacked=words[4],
+            sacked=words[5],
             lost=words[6],
             retrans=words[7],
             last_data_sent=words[9] * _MILLISECONDS,

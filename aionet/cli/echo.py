@@ -8,6 +8,7 @@ from typing import Any
 from ..stream_socket import AsyncStreamSocket
 from .arguments import add_server_arguments, bound_addresses, fill_in
 from .configuration import add_configuration_arguments
+from .observing import add_observing_arguments
 from .serving import run_server
 
 __all__ = ["add_arguments", "check", "echo", "run"]
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill in the parser of ``echo``."""
     fill_in(parser, "Send back whatever comes, connection by connection.", _EXAMPLES)
     add_server_arguments(parser)
+    add_observing_arguments(parser)
     add_configuration_arguments(parser)
 
 

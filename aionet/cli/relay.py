@@ -15,6 +15,7 @@ from ..stream_socket import AsyncStreamSocket
 from .arguments import Address, add_server_arguments, fill_in, listen_address, seconds, target_address
 from .dialing import dial
 from .failing import explain
+from .observing import add_observing_arguments
 from .serving import Announcer, run_server
 
 __all__ = ["add_arguments", "run"]
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " write it after LISTEN and TARGET (default: no header; v2 without a value)",
     )
     add_server_arguments(parser, bind=False)
+    add_observing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from ..spawner import Handler
 from .arguments import add_server_arguments, bound_addresses, fill_in
 from .configuration import add_configuration_arguments
 from .failing import CommandError
+from .observing import add_observing_arguments
 from .serving import run_server
 
 __all__ = ["add_arguments", "check", "run"]
@@ -33,6 +34,7 @@ _EXAMPLES = """\
   aionet serve app:handler --bind 127.0.0.1:0 --json
                                               prints the port that it got
   aionet serve app:handler --drain-grace 5 --max-connections 1000
+  aionet serve app:handler --access-log json --metrics 127.0.0.1:9100
   aionet serve --config app.toml --check      are the options and the handler right?
   aionet serve app:handler --reload           for development: restarts when app.py changes
 """
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a coroutine function that is given a connected socket; the current directory is importable",
     )
     add_server_arguments(parser)
+    add_observing_arguments(parser)
     add_configuration_arguments(parser)
 
 

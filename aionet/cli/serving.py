@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
@@ -25,6 +24,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..draining import DrainReport
+from ..observing import connection_context
 from ..running import loop_factory
 from ..serving import listen, serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
@@ -32,6 +32,7 @@ from ..stream_server import AsyncStreamConnectionServer
 from ..tcp_connection_server import AsyncTcpConnectionServer
 from .arguments import Address, limits_from
 from .failing import CommandError, explain, say
+from .observing import access_log, metrics_of, set_up_logging
 from .standard_streams import flush_standard_output, silence_standard_output
 
 __all__ = ["Announcer", "run_server"]
@@ -44,9 +45,7 @@ _LAST_CHANCE = 0.5  # seconds for handlers to end whose connection was taken awa
 
 def run_server(handler: Handler[Any], addresses: Sequence[Address], args: argparse.Namespace) -> int:
     """Serve `handler` at `addresses` until a signal, as the server arguments in `args` say."""
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up_logging(args)
     announcer = Announcer(as_json=args.json)
     try:
         with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
@@ -59,15 +58,18 @@ def run_server(handler: Handler[Any], addresses: Sequence[Address], args: argpar
 async def _serve(
     handler: Handler[Any], addresses: Sequence[Address], args: argparse.Namespace, announcer: Announcer
 ) -> None:
-    spawner: ConnectionSpawner[Any] = ConnectionSpawner(handler, limits=limits_from(args))
+    spawner: ConnectionSpawner[Any] = ConnectionSpawner(
+        handler, limits=limits_from(args), on_close=access_log(args), context=connection_context
+    )
     async with AsyncExitStack() as stack:
+        metrics = await stack.enter_async_context(metrics_of(spawner, args))
         servers = [await stack.enter_async_context(await listen(address)) for address in addresses]
         report = await serve_until_signal(
             spawner,
             servers,
             drain_grace=args.drain_grace,
             signals=_SIGNALS,
-            on_listening=lambda: announcer.listening(servers),
+            on_listening=lambda: announcer.listening(servers, metrics),
             on_draining=lambda grace: announcer.draining(len(spawner.connections), grace),
         )
         announcer.drained(report)
@@ -93,10 +95,15 @@ class Announcer:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
 
-    def listening(self, servers: Sequence[_Server]) -> None:
-        """All is bound."""
+    def listening(self, servers: Sequence[_Server], metrics: str | None = None) -> None:
+        """All is bound; metrics, if any, are served at `metrics`."""
         addresses = [str(address) for server in servers for address in _addresses_of(server)]
-        self._tell(f"listening on {', '.join(addresses)}", "listening", addresses=addresses)
+        self._tell(
+            f"listening on {', '.join(addresses)}" + (f"; metrics at {metrics}" if metrics else ""),
+            "listening",
+            addresses=addresses,
+            **({"metrics": metrics} if metrics else {}),
+        )
 
     def draining(self, connections: int, grace: float) -> None:
         """A signal came."""

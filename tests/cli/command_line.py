@@ -72,6 +72,7 @@ class AionetServer:
             env=environment(),
         )
         self.addresses: list[str] = []
+        self.metrics = ""
 
     def __enter__(self) -> Self:
         try:
@@ -79,6 +80,7 @@ class AionetServer:
                 event = self.next_event()
                 assert event["event"] == "listening", event
                 self.addresses = event["addresses"]
+                self.metrics = event.get("metrics", "")
             else:
                 line = self.next_error_line()
                 assert line.startswith("listening on "), line

@@ -31,6 +31,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     4: (
         "connection",
+        "traffic",
         "limits",
         "admission",
         "deadlines",
