@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 from .close_reason import CloseCause, CloseReason, Phase
 from .errors import SocketClosedError
 from .stream_socket import AsyncStreamSocket
-from .tcp_socket import AsyncTcpSocket
 
 __all__ = ["Connection", "close_reason_of"]
 
@@ -61,7 +60,7 @@ def close_reason_of(
 ) -> CloseReason:
     """Return why `connection`, which is still open, ends at the loop's time `now`."""
     wire, age = connection.socket._wire, now - connection.started
-    idle = _idle_seconds(connection.socket)
+    idle = wire.idle_seconds
     return CloseReason(
         cause=cause,
         phase=connection.phase,
@@ -84,14 +83,3 @@ def _unacknowledged(socket: AsyncStreamSocket[Any]) -> int | None:
         return socket._wire.unacknowledged
     except OSError:  # closed already
         return None
-
-
-def _idle_seconds(socket: AsyncStreamSocket[Any]) -> float | None:
-    """Only the kernel knows: nothing is noted per message."""
-    if not isinstance(socket, AsyncTcpSocket):
-        return None
-    try:
-        info = socket.tcp_info()
-    except OSError:
-        return None
-    return min(info.last_data_received, info.last_data_sent)

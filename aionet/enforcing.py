@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from .admission import PeerCounts
@@ -37,7 +38,15 @@ _RESET = {CloseCause.READ_STALLED, CloseCause.WRITE_STALLED, CloseCause.HANDSHAK
 class LimitEnforcer:
     """Holds the connections of one spawner to its limits, on the running loop."""
 
-    def __init__(self, limits: ConnectionLimits, *, handshakes: bool) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        note: Callable[[Connection[Any], CloseCause], object],
+        *,
+        handshakes: bool,
+    ) -> None:
+        """`note(connection, cause)` is called before a connection is cut, while its facts are still known."""
+        self._note = note
         self._on_peer_gone = limits.on_peer_gone
         self._peers = None if limits.max_per_peer is None else PeerCounts(limits.max_per_peer)
         self._pending = None
@@ -82,6 +91,7 @@ class LimitEnforcer:
         """End `connection` for `cause`, unless it is being ended already."""
         if connection._cause is not None:
             return
+        self._note(connection, cause)
         connection._cause = cause
         peer, named = connection.socket.peer_address, {"connection": connection.id}  # no task of its own runs
         _log.info("connection from %s cut: %s", peer, cause, extra=named)

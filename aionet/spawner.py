@@ -245,7 +245,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self._servers.extend(servers)
         limits, handshakes = self._limits, self._preface is not None
         if LimitEnforcer.needed(limits, handshakes=handshakes):
-            self._enforcer = LimitEnforcer(limits, handshakes=handshakes)
+            self._enforcer = LimitEnforcer(limits, self._note_reason, handshakes=handshakes)
         if limits.accept_rate is not None:
             self._rate = AcceptRate(limits.accept_rate, [server._acceptor for server in servers])
         self._overload.begin()
@@ -317,7 +317,7 @@ class ConnectionSpawner(Generic[SocketT]):
         """Reset a connection that no handler has seen, for `cause`, and count it."""
         connection = Connection(socket, asyncio.get_running_loop().time())
         connection._cause = cause
-        self._note_reason(connection, None)
+        self._note_reason(connection, cause)
         socket.abort()
         self._counts[cause.number] += 1
         if self._traffic is not None:  # it may have been told that there is no room
@@ -416,7 +416,7 @@ class ConnectionSpawner(Generic[SocketT]):
             if connection.task is task:
                 if connection._cause is None:
                     connection._cause = CloseCause.CANCELLED
-                self._note_reason(connection, None)
+                self._note_reason(connection, connection._cause)
                 connection.socket.abort()
                 self._ended(connection)
 
@@ -432,7 +432,7 @@ class ConnectionSpawner(Generic[SocketT]):
         else:
             connection._cause = self._judge(connection, error)
         if self._on_close is not None:
-            self._note_reason(connection, error)
+            self._note_reason(connection, connection._cause, error)
         connection.phase = "closing"
         if socket._close_at_once():
             self._ended(connection)
@@ -495,11 +495,13 @@ class ConnectionSpawner(Generic[SocketT]):
             except Exception:
                 _log.exception("on_error for %s failed", socket.peer_address)
 
-    def _note_reason(self, connection: Connection[SocketT], error: BaseException | None) -> None:
-        """Keep what is known only as long as the connection is open."""
-        if self._on_close is not None and connection._cause is not None:
+    def _note_reason(
+        self, connection: Connection[SocketT], cause: CloseCause, error: BaseException | None = None
+    ) -> None:
+        """Keep what is known only as long as the connection is open. A cut was noted when it was made."""
+        if self._on_close is not None and connection.close_reason is None:
             now = asyncio.get_running_loop().time()
-            connection.close_reason = close_reason_of(connection, connection._cause, error, now)
+            connection.close_reason = close_reason_of(connection, cause, error, now)
 
     def _ended(self, connection: Connection[SocketT]) -> None:
         self._connections.remove(connection)

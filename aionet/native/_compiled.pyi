@@ -69,6 +69,8 @@ class Stream:
     _bytes_sent: int
     bytes_read: int
     peer_ended: bool
+    @property
+    def idle_seconds(self) -> float | None: ...
     lost: OSError | None
     closed: bool
     _readable: bool

@@ -482,6 +482,19 @@ static PyObject *stream_get_state(PyObject *self, void *unused)
     return Py_NewRef(((Stream *)self)->reactor);
 }
 
+/* The kernel knows since when; nothing is noted per message. */
+static PyObject *stream_get_idle_seconds(PyObject *self, void *unused)
+{
+    struct tcp_info info;
+    socklen_t length = sizeof info;
+    int fd = ((Stream *)self)->fd;
+    if (fd < 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0 ||
+        length < offsetof(struct tcp_info, tcpi_last_ack_recv))
+        Py_RETURN_NONE;
+    unsigned sent = info.tcpi_last_data_sent, received = info.tcpi_last_data_recv;
+    return PyFloat_FromDouble((sent < received ? sent : received) / 1e3);
+}
+
 static int stream_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Stream *stream = (Stream *)self;
@@ -591,6 +604,7 @@ static PyGetSetDef stream_getset[] = {
     {"_read_waiter", stream_get_reader, NULL, NULL, NULL},
     {"_loop", stream_get_loop, NULL, NULL, NULL},
     {"_state", stream_get_state, NULL, NULL, NULL},
+    {"idle_seconds", stream_get_idle_seconds, NULL, NULL, NULL},
     {NULL},
 };
 

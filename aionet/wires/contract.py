@@ -87,6 +87,10 @@ class Wire(Protocol):
     def waits_for_room(self) -> bool:
         """Whether something that was written waits for room below."""
 
+    @property
+    def idle_seconds(self) -> float | None:
+        """Seconds since bytes last moved in either direction, if the kernel tells."""
+
     def observe(self, observer: WireObserver | None, *, peer: bool = False) -> None:
         """Tell `observer` from now on, of its peer too if asked for; ``None`` ends it."""
 

@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..addresses import SocketAddress, UnixAddress
 from ..errors import ConnectionLostError, DeliveryError, SocketBusyError, SocketClosedError
+from ..tcp_info import idle_seconds
 from . import delivery, descriptors
 from .contract import Buffer, WireObserver
 from .event_loop import EventLoopState
@@ -202,6 +203,10 @@ class DescriptorWire:
     def waits_for_room(self) -> bool:
         return bool(self._outgoing)
 
+    @property
+    def idle_seconds(self) -> float | None:
+        return None if self._fd == -1 else idle_seconds(self._sock)
+
     def observe(self, observer: WireObserver | None, *, peer: bool = False) -> None:
         self._observer = observer
         if observer is not None and peer and not self._watched and not self.closed:
@@ -223,7 +228,7 @@ class DescriptorWire:
         if self._outgoing is not None:
             count = self._outgoing.failed + self._outgoing.remaining
         if self._fd != -1:
-            count += delivery.unacknowledged_bytes(self._sock, fin_sent=self._eof_sent)
+            count += delivery.unacknowledged_bytes(self._fd, fin_sent=self._eof_sent)
         return count
 
     async def wait_acknowledged(self) -> None:

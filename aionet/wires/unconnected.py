@@ -23,6 +23,7 @@ class UnconnectedWire:
     peer_address = None
     lost: OSError | None = None
     peer_ended = False
+    idle_seconds = None
     bytes_read = 0
     bytes_written = 0
     waits_for_input = False

@@ -168,3 +168,20 @@ async def test_bytes_are_counted_whatever_moves_them(stage: Stage, kind: str, tm
     reason = ends.reasons[0]
     assert reason.cause is CloseCause.COMPLETED
     assert (reason.bytes_read, reason.bytes_written) == (15, 1137 + big)
+
+
+async def test_what_was_not_acknowledged_when_the_server_reset_it(stage: Stage) -> None:
+    async def flood(sock: Any) -> None:
+        await sock.write(bytes(50_000_000))
+
+    ends = Ends()
+    limits = aionet.ConnectionLimits(write_stall_timeout=0.15)
+    spawner = aionet.ConnectionSpawner(flood, limits=limits, on_close=ends)
+    server = stage.tcp_server()
+    await stage.serve(spawner, server)
+    stage.client(server)
+    await until(lambda: ends.reasons)
+    (reason,) = ends.reasons
+    assert reason.cause is CloseCause.WRITE_STALLED
+    assert reason.unacknowledged is not None
+    assert reason.unacknowledged > 1_000_000
