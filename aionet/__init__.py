@@ -31,7 +31,8 @@ from .resolving import Resolver
 from .running import new_event_loop, run, task_factory
 from .serving import serve
 from .signals import Signal
-from .spawner import ConnectionSpawner, SpawnerStats
+from .spawner import ConnectionSpawner
+from .spawner_stats import SpawnerStats
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tcp_info import TcpInfo, TcpState
 from .tcp_socket import AsyncTcpSocket

@@ -5,8 +5,7 @@ Theory of operation
 *Ownership.* A spawner accepts from its servers and gives every connection a task of its own, which it holds
 on to until the task has ended and the connection is closed. Nothing that it started outlives `serve`.
 
-*Isolation.* An exception in a handler ends that connection and nothing else. A handler that crashes is an
-ERROR in the log, with the peer; a peer that leaves is a DEBUG line, because servers see that all day long.
+*Isolation.* An exception in a handler ends that connection and nothing else (`verdict.py`).
 
 *Room.* When `max_connections` are being served the spawner holds all its servers, in the very step that took
 the last connection: an acceptor that was already woken finds its server held, so the cap is exact, and the
@@ -32,8 +31,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -44,15 +42,17 @@ from .connection import Connection, close_reason_of
 from .draining import Drain, DrainReport
 from .enforcing import LimitEnforcer
 from .engine import drive
-from .errors import AionetError, ConnectionLostError, IncompleteReadError, SocketBusyError, SocketClosedError
+from .errors import SocketBusyError, SocketClosedError
 from .limits import ConnectionLimits
 from .overload import Overload
 from .signals import Signal
+from .spawner_stats import SpawnerStats, stats_of
 from .stream_server import AsyncStreamConnectionServer
 from .stream_socket import AsyncStreamSocket
 from .traffic import Traffic
+from .verdict import verdict_on
 
-__all__ = ["ConnectionSpawner", "ContextOf", "Handler", "OnClose", "OnError", "SpawnerStats"]
+__all__ = ["ConnectionSpawner", "ContextOf", "Handler", "OnClose", "OnError"]
 
 _log = logging.getLogger("aionet.server")
 
@@ -72,34 +72,6 @@ OnClose = Callable[[Connection[SocketT], CloseReason], object]
 
 ContextOf = Callable[[Connection[SocketT]], contextvars.Context]
 """``context(connection)``, called before its task is made, which then runs in a copy of what is returned."""
-
-_PEER_LEFT = (ConnectionLostError, SocketClosedError, IncompleteReadError)
-
-
-@dataclass(frozen=True, slots=True)
-class SpawnerStats:
-    """Counts since the spawner was made. ``accepted`` is the sum of all the others, less `causes`."""
-
-    accepted: int
-    active: int
-    """Being served now."""
-    completed: int
-    """Handlers that returned."""
-    failed: int
-    """Handlers that raised."""
-    disconnected: int
-    """Handlers that ended because their peer had gone, or their socket was closed under them."""
-    cancelled: int
-    """Handlers that were cancelled."""
-    cut: int = 0
-    """Connections that one of the limits ended."""
-    rejected: int = 0
-    """Connections that were turned away before a handler saw them."""
-    causes: Mapping[CloseCause, int] = field(default_factory=dict, compare=False)
-    """The same by cause; those that never occurred are left out."""
-    bytes_read: int | None = None
-    """By all connections together; ``None`` without `count_traffic`."""
-    bytes_written: int | None = None
 
 
 class ConnectionSpawner(Generic[SocketT]):
@@ -220,20 +192,8 @@ class ConnectionSpawner(Generic[SocketT]):
     @property
     def stats(self) -> SpawnerStats:
         """The counts at this moment."""
-        outcomes = dict.fromkeys(("completed", "failed", "disconnected", "cancelled", "cut", "rejected"), 0)
-        causes = {cause: count for cause, count in zip(CloseCause, self._counts, strict=True) if count}
-        for cause, count in causes.items():
-            outcomes[cause.outcome] += count
-        active = len(self._connections)
-        read, written = (None, None) if self._traffic is None else self._traffic.total(self._connections)
-        return SpawnerStats(
-            accepted=active + sum(outcomes.values()),
-            active=active,
-            causes=causes,
-            bytes_read=read,
-            bytes_written=written,
-            **outcomes,
-        )
+        traffic = None if self._traffic is None else self._traffic.total(self._connections)
+        return stats_of(self._counts, len(self._connections), traffic)
 
     # Accepting ----------------------------------------------------------------------------------------
 
@@ -430,7 +390,7 @@ class ConnectionSpawner(Generic[SocketT]):
         if error is None and connection._cause is None:
             connection._cause = CloseCause.PEER_ENDED if socket._wire.peer_ended else CloseCause.COMPLETED
         else:
-            connection._cause = self._judge(connection, error)
+            connection._cause = verdict_on(connection, error, self._on_error)
         if self._on_close is not None:
             self._note_reason(connection, connection._cause, error)
         connection.phase = "closing"
@@ -456,44 +416,6 @@ class ConnectionSpawner(Generic[SocketT]):
             _log_bad_close(connection.socket, reason)
         finally:
             self._ended(connection)
-
-    def _judge(self, connection: Connection[SocketT], error: BaseException | None) -> CloseCause:
-        """Report what a handler raised; return why the connection ends."""
-        socket, decided = connection.socket, connection._cause
-        if error is None:
-            return CloseCause.COMPLETED if decided in (None, CloseCause.DRAINED) else decided
-        if _peer_left(error, socket):
-            if _log.isEnabledFor(logging.DEBUG):  # making its address takes longer than asking
-                _log.debug("connection from %s ended: %s", socket.peer_address, error)
-            if decided is not None:
-                return decided
-            return CloseCause.CLOSED if isinstance(error, SocketClosedError) else CloseCause.PEER_LOST
-        if isinstance(error, asyncio.CancelledError):
-            return decided or CloseCause.CANCELLED
-        if not isinstance(error, Exception):
-            socket.abort()  # KeyboardInterrupt, SystemExit: the loop is going down
-            return CloseCause.FAILED
-        if connection.phase == "handshake":
-            return self._handshake_failed(connection, error)
-        self._report(socket, error)
-        return decided or CloseCause.FAILED
-
-    def _handshake_failed(self, connection: Connection[SocketT], error: Exception) -> CloseCause:
-        """A peer that does not know how to begin is no news; a preface that crashes is."""
-        if isinstance(error, AionetError | OSError):
-            _log.info("handshake with %s failed: %s", connection.socket.peer_address, error)
-        else:
-            self._report(connection.socket, error)
-        connection.socket.abort()
-        return connection._cause or CloseCause.HANDSHAKE_FAILED
-
-    def _report(self, socket: SocketT, error: Exception) -> None:
-        _log.error("handler for %s failed", socket.peer_address, exc_info=error)
-        if self._on_error is not None:
-            try:
-                self._on_error(socket, error)
-            except Exception:
-                _log.exception("on_error for %s failed", socket.peer_address)
 
     def _note_reason(
         self, connection: Connection[SocketT], cause: CloseCause, error: BaseException | None = None
@@ -560,13 +482,3 @@ async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:
 
 def _log_bad_close(socket: AsyncStreamSocket[Any], reason: OSError) -> None:
     _log.debug("connection from %s did not close in good order: %s", socket.peer_address, reason)
-
-
-def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any]) -> bool:
-    """Whether `error` says that this very connection ended, and not another one that the handler uses."""
-    if isinstance(error, _PEER_LEFT):
-        return error._ends is socket._wire
-    # A handler with a task group: all of it has to say so.
-    return isinstance(error, ExceptionGroup) and all(
-        _peer_left(member, socket) for member in error.exceptions
-    )

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..close_reason import CloseCause
-from ..spawner import ConnectionSpawner, SpawnerStats
+from ..spawner import ConnectionSpawner
+from ..spawner_stats import SpawnerStats
 from .accept_queue import accept_queues, listen_failures
 from .loop_lag import LoopLag
 

@@ -39,6 +39,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "enforcing",
         "overload",
         "spawner",
+        "spawner_stats",
+        "verdict",
         "draining",
         "serving",
         "running",
