@@ -21,17 +21,17 @@ SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
 class Connection(Generic[SocketT]):
     """A connection that is being served."""
 
-    __slots__ = ("_cause", "_id", "_task", "close_reason", "phase", "socket", "started")
+    _id: str
+    _phase: Phase
+    _reason: CloseReason
+
+    # Only what every connection needs is set at once: servers make very many of them.
+    __slots__ = ("_cause", "_id", "_phase", "_reason", "_task", "socket", "started")
 
     def __init__(self, socket: SocketT, started: float) -> None:
         self.socket = socket
         self.started = started
         """When it was accepted, by the loop's clock, in seconds."""
-        self.phase: Phase = "serving"
-        """How far it has come."""
-        self.close_reason: CloseReason | None = None
-        """Why it ended, once it has, if its spawner was given an `on_close`."""
-        self._id: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._cause: CloseCause | None = None  # of its end, where its spawner decided that
 
@@ -41,9 +41,21 @@ class Connection(Generic[SocketT]):
 
         It is made when it is first asked for. Those of one process sort in the order in which they were made.
         """
-        if self._id is None:
+        try:
+            return self._id
+        except AttributeError:
             self._id = f"{os.getpid():x}-{next(_numbers):08x}"
-        return self._id
+            return self._id
+
+    @property
+    def phase(self) -> Phase:
+        """How far it has come."""
+        return getattr(self, "_phase", "serving")
+
+    @property
+    def close_reason(self) -> CloseReason | None:
+        """Why it ended, once it has, if its spawner was given an `on_close`."""
+        return getattr(self, "_reason", None)
 
     @property
     def task(self) -> asyncio.Task[None]:

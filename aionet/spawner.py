@@ -121,6 +121,10 @@ class ConnectionSpawner(Generic[SocketT]):
         self._emptied = asyncio.Event()
         self._counts = [0] * len(CloseCause)
         self._traffic: Traffic | None = None
+        self._direct = drive is not None and preface is None and context is None
+        """Whether a driver may call the handler itself, as a coroutine that stays parked while it waits."""
+        self._followed = on_close is not None
+        """Whether anybody but the counters wants to know that a connection ends."""
 
     async def serve(self, *servers: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         """Accept from `servers` and run the handlers, until `drain`, or until all servers are closed.
@@ -188,6 +192,7 @@ class ConnectionSpawner(Generic[SocketT]):
     def count_traffic(self) -> None:
         """Let `stats` tell bytes, too, from the connections on that are served now."""
         self._traffic = self._traffic or Traffic()
+        self._followed = True
 
     @property
     def stats(self) -> SpawnerStats:
@@ -206,6 +211,7 @@ class ConnectionSpawner(Generic[SocketT]):
         limits, handshakes = self._limits, self._preface is not None
         if LimitEnforcer.needed(limits, handshakes=handshakes):
             self._enforcer = LimitEnforcer(limits, self._note_reason, handshakes=handshakes)
+            self._followed = True
         if limits.accept_rate is not None:
             self._rate = AcceptRate(limits.accept_rate, [server._acceptor for server in servers])
         self._overload.begin()
@@ -280,9 +286,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self._note_reason(connection, cause)
         socket.abort()
         self._counts[cause.number] += 1
-        if self._traffic is not None:  # it may have been told that there is no room
-            self._traffic.add(connection)
-        self._tell_closed(connection)
+        self._tell_of_end(connection)
 
     def _spawn(self, socket: SocketT, loop: asyncio.AbstractEventLoop, now: float) -> None:
         connection = Connection(socket, now)
@@ -293,15 +297,17 @@ class ConnectionSpawner(Generic[SocketT]):
         connections.add(connection)
         if len(connections) == self._limits.max_connections:
             self._fill()
+        if self._direct and loop.get_task_factory() is None:
+            connection._task = loop.create_task(drive(self._handler, socket, self._handler_ended, connection))
+        else:
+            self._make_task(connection, loop)
+
+    def _make_task(self, connection: Connection[SocketT], loop: asyncio.AbstractEventLoop) -> None:
         create_task: Callable[..., Any] = loop.create_task
         if self._context is not None:  # a task copies the context that it is made in, whatever its factory
             create_task = partial(self._context_of(connection, self._context).run, create_task)
         if drive is None:
             task = create_task(self._run(connection))
-        elif self._preface is None and loop.get_task_factory() is None:
-            # the same in C: the task is parked while it waits for sockets
-            connection._task = create_task(drive(self._handler, socket, self._handler_ended, connection))
-            return
         else:
             task = create_task(drive(self._start, connection, self._handler_ended, connection))
         if connection._task is None:  # an eager task has begun already, and may even have ended
@@ -319,7 +325,7 @@ class ConnectionSpawner(Generic[SocketT]):
     def _take_care(self, enforcer: LimitEnforcer, connection: Connection[SocketT]) -> bool:
         """Begin to enforce the limits; whether `connection` may be served."""
         if self._preface is not None:
-            connection.phase = "handshake"
+            connection._phase = "handshake"
         elif not enforcer.admit(connection):
             self.turn_away(connection.socket, CloseCause.TOO_MANY_OF_PEER)
             return False
@@ -343,13 +349,13 @@ class ConnectionSpawner(Generic[SocketT]):
         return self._handler(connection.socket)
 
     async def _serve_after(self, preface: Handler[SocketT], connection: Connection[SocketT]) -> None:
-        connection.phase = "handshake"
+        connection._phase = "handshake"
         await preface(connection.socket)
         if self._enforcer is not None and not self._enforcer.admit(connection):
             connection._cause = CloseCause.TOO_MANY_OF_PEER
             connection.socket.abort()
             return
-        connection.phase = "serving"
+        connection._phase = "serving"
         await self._handler(connection.socket)
 
     async def _run(self, connection: Connection[SocketT]) -> None:
@@ -391,9 +397,9 @@ class ConnectionSpawner(Generic[SocketT]):
             connection._cause = CloseCause.PEER_ENDED if socket._wire.peer_ended else CloseCause.COMPLETED
         else:
             connection._cause = verdict_on(connection, error, self._on_error)
-        if self._on_close is not None:
+        if self._followed:
             self._note_reason(connection, connection._cause, error)
-        connection.phase = "closing"
+            connection._phase = "closing"
         if socket._close_at_once():
             self._ended(connection)
             return None
@@ -423,21 +429,17 @@ class ConnectionSpawner(Generic[SocketT]):
         """Keep what is known only as long as the connection is open. A cut was noted when it was made."""
         if self._on_close is not None and connection.close_reason is None:
             now = asyncio.get_running_loop().time()
-            connection.close_reason = close_reason_of(connection, cause, error, now)
+            connection._reason = close_reason_of(connection, cause, error, now)
 
     def _ended(self, connection: Connection[SocketT]) -> None:
         self._connections.remove(connection)
         self._counts[connection._cause.number] += 1  # type: ignore[union-attr]
-        if self._enforcer is not None:
-            self._enforcer.end(connection)
-        if self._traffic is not None:
-            self._traffic.add(connection)
         if not self._connections:
             self._emptied.set()
         if self._full:
             self._make_room()
-        if self._on_close is not None:
-            self._tell_closed(connection)
+        if self._followed:
+            self._tell_of_end(connection)
 
     def _make_room(self) -> None:
         self._full = False
@@ -446,7 +448,11 @@ class ConnectionSpawner(Generic[SocketT]):
             for server in self._servers:
                 server._acceptor.release(self)
 
-    def _tell_closed(self, connection: Connection[SocketT]) -> None:
+    def _tell_of_end(self, connection: Connection[SocketT]) -> None:
+        if self._enforcer is not None:
+            self._enforcer.end(connection)
+        if self._traffic is not None:
+            self._traffic.add(connection)
         if self._on_close is not None and connection.close_reason is not None:
             try:
                 self._on_close(connection, connection.close_reason)
