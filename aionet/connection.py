@@ -5,28 +5,39 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .close_reason import CloseCause, CloseReason, Phase
 from .errors import SocketClosedError
 from .stream_socket import AsyncStreamSocket
 
-__all__ = ["Connection", "close_reason_of"]
+__all__ = ["Connection", "WatchesConnections", "close_reason_of"]
 
 _numbers = itertools.count(1)
 
 SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
 
 
+class WatchesConnections(Protocol):
+    """Who is told of connections what their wires tell."""
+
+    def on_peer_gone(self, connection: Connection[Any]) -> None:
+        """Its peer has left; may be told several times."""
+
+    def on_unsent(self, connection: Connection[Any], count: int) -> None:
+        """So many of its bytes wait for the peer."""
+
+
 class Connection(Generic[SocketT]):
     """A connection that is being served."""
 
+    _enforcer: WatchesConnections
     _id: str
     _phase: Phase
     _reason: CloseReason
 
     # Only what every connection needs is set at once: servers make very many of them.
-    __slots__ = ("_cause", "_id", "_phase", "_reason", "_task", "socket", "started")
+    __slots__ = ("_cause", "_enforcer", "_id", "_phase", "_reason", "_task", "socket", "started")
 
     def __init__(self, socket: SocketT, started: float) -> None:
         self.socket = socket
@@ -57,6 +68,16 @@ class Connection(Generic[SocketT]):
         """Why it ended, once it has, if its spawner was given an `on_close`."""
         return getattr(self, "_reason", None)
 
+    # As its wire's observer: for the enforcer of limits, if there is one.
+
+    def on_peer_gone(self) -> None:
+        """The peer has left."""
+        self._enforcer.on_peer_gone(self)
+
+    def on_unsent(self, count: int) -> None:
+        """So many bytes wait for the peer."""
+        self._enforcer.on_unsent(self, count)
+
     @property
     def task(self) -> asyncio.Task[None]:
         """The task that runs the handler."""
@@ -72,26 +93,17 @@ def close_reason_of(
 ) -> CloseReason:
     """Return why `connection`, which is still open, ends at the loop's time `now`."""
     wire, age = connection.socket._wire, now - connection.started
-    idle = wire.idle_seconds
+    unacknowledged, idle = wire.facts()
+    number = None
+    if error is not None or wire.lost is not None:
+        number = _errno_of(error) or _errno_of(wire.lost)
+    if idle is not None and idle > age:  # the kernel's clock ticks, and began earlier
+        idle = age
     return CloseReason(
-        cause=cause,
-        phase=connection.phase,
-        errno=_errno_of(error) or _errno_of(wire.lost),
-        bytes_read=wire.bytes_read,
-        bytes_written=wire.bytes_written,
-        unacknowledged=_unacknowledged(connection.socket),
-        age=age,
-        idle=None if idle is None else min(idle, age),  # the kernel's clock ticks, and began earlier
+        cause, connection.phase, number, wire.bytes_read, wire.bytes_written, unacknowledged, age, idle
     )
 
 
 def _errno_of(error: BaseException | None) -> int | None:
     """What the system said; that the socket was closed by this side is not of that kind."""
     return None if isinstance(error, SocketClosedError) else getattr(error, "errno", None)
-
-
-def _unacknowledged(socket: AsyncStreamSocket[Any]) -> int | None:
-    try:
-        return socket._wire.unacknowledged
-    except OSError:  # closed already
-        return None

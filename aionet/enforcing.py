@@ -52,6 +52,7 @@ class LimitEnforcer:
         self._pending = None
         if limits.max_pending_bytes is not None:
             self._pending = PendingBytes(limits.max_pending_bytes, self._free)
+        self._observes = self._pending is not None or self._on_peer_gone != "ignore"
         self._deadlines = None
         if Deadlines.needed(limits, handshakes=handshakes):
             self._deadlines = Deadlines(limits, self.cut, handshakes=handshakes)
@@ -74,18 +75,24 @@ class LimitEnforcer:
         """Look after `connection` from now on."""
         if self._deadlines is not None:
             self._deadlines.add(connection)
-        watches_peer = self._on_peer_gone != "ignore"
-        if watches_peer:
-            connection.socket._peer_gone = Signal()
-        if watches_peer or self._pending is not None:
-            connection.socket._wire.observe(_Observer(self, connection), peer=watches_peer)
+        if self._observes:
+            wire = connection.socket._wire
+            connection._enforcer = self
+            wire._observer = connection
+            if self._on_peer_gone != "ignore":
+                connection.socket._peer_gone = Signal()
+                wire.watch_peer()
 
     def end(self, connection: Connection[Any]) -> None:
         """`connection` has ended."""
-        connection.socket._wire.observe(None)
-        for part in (self._deadlines, self._peers, self._pending):
-            if part is not None:
-                part.discard(connection)
+        if self._observes:
+            connection.socket._wire._observer = None
+        if self._deadlines is not None:
+            self._deadlines.discard(connection)
+        if self._peers is not None:
+            self._peers.discard(connection)
+        if self._pending is not None:
+            self._pending.discard(connection)
 
     def cut(self, connection: Connection[Any], cause: CloseCause) -> None:
         """End `connection` for `cause`, unless it is being ended already."""
@@ -118,6 +125,8 @@ class LimitEnforcer:
 
     def on_peer_gone(self, connection: Connection[Any]) -> None:
         """Do what is to be done when a peer leaves; it may be told several times."""
+        if self._on_peer_gone == "ignore":
+            return
         gone = connection.socket.peer_gone
         if not gone and self._on_peer_gone == "cancel":
             self._expect_read(connection, connection.socket.bytes_read)
@@ -141,20 +150,3 @@ class LimitEnforcer:
         """`count` bytes of `connection` wait for its peer."""
         if self._pending is not None:
             self._pending.note(connection, count)
-
-
-class _Observer:
-    """What a connection's wire tells."""
-
-    __slots__ = ("_connection", "_enforcer")
-
-    def __init__(self, enforcer: LimitEnforcer, connection: Connection[Any]) -> None:
-        self._enforcer = enforcer
-        self._connection = connection
-
-    def on_peer_gone(self) -> None:
-        if self._enforcer._on_peer_gone != "ignore":
-            self._enforcer.on_peer_gone(self._connection)
-
-    def on_unsent(self, count: int) -> None:
-        self._enforcer.on_unsent(self._connection, count)

@@ -31,6 +31,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -113,6 +114,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self._rate: AcceptRate | None = None
         self._connections: set[Connection[SocketT]] = set()
         self._servers: list[AsyncStreamConnectionServer[Any, SocketT]] = []
+        self._time = time.monotonic  # until it serves: then its loop's
         self._full = False
         self._room_made = asyncio.Event()
         self._draining_signal = Signal()
@@ -208,6 +210,7 @@ class ConnectionSpawner(Generic[SocketT]):
         if self._drain is not None:
             raise SocketBusyError("this spawner has been drained", operation="serve")
         self._servers.extend(servers)
+        self._time = asyncio.get_running_loop().time
         limits, handshakes = self._limits, self._preface is not None
         if LimitEnforcer.needed(limits, handshakes=handshakes):
             self._enforcer = LimitEnforcer(limits, self._note_reason, handshakes=handshakes)
@@ -428,8 +431,7 @@ class ConnectionSpawner(Generic[SocketT]):
     ) -> None:
         """Keep what is known only as long as the connection is open. A cut was noted when it was made."""
         if self._on_close is not None and connection.close_reason is None:
-            now = asyncio.get_running_loop().time()
-            connection._reason = close_reason_of(connection, cause, error, now)
+            connection._reason = close_reason_of(connection, cause, error, self._time())
 
     def _ended(self, connection: Connection[SocketT]) -> None:
         self._connections.remove(connection)

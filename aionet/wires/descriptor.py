@@ -203,13 +203,16 @@ class DescriptorWire:
     def waits_for_room(self) -> bool:
         return bool(self._outgoing)
 
-    @property
-    def idle_seconds(self) -> float | None:
-        return None if self._fd == -1 else idle_seconds(self._sock)
+    def facts(self) -> tuple[int | None, float | None]:
+        if self._fd == -1:
+            return None, None
+        try:
+            return self._unacknowledged(), idle_seconds(self._sock)
+        except (OSError, NotImplementedError):
+            return None, None
 
-    def observe(self, observer: WireObserver | None, *, peer: bool = False) -> None:
-        self._observer = observer
-        if observer is not None and peer and not self._watched and not self.closed:
+    def watch_peer(self) -> None:
+        if not self._watched and not self.closed:
             self._watch()
 
     def _on_unsent(self) -> None:
