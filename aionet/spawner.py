@@ -430,7 +430,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self, connection: Connection[SocketT], cause: CloseCause, error: BaseException | None = None
     ) -> None:
         """Keep what is known only as long as the connection is open. A cut was noted when it was made."""
-        if self._on_close is not None and connection.close_reason is None:
+        if self._on_close is not None and connection._reason is None:
             connection._reason = close_reason_of(connection, cause, error, self._time())
 
     def _ended(self, connection: Connection[SocketT]) -> None:
@@ -455,9 +455,9 @@ class ConnectionSpawner(Generic[SocketT]):
             self._enforcer.end(connection)
         if self._traffic is not None:
             self._traffic.add(connection)
-        if self._on_close is not None and connection.close_reason is not None:
+        if self._on_close is not None and connection._reason is not None:
             try:
-                self._on_close(connection, connection.close_reason)
+                self._on_close(connection, connection._reason)
             except Exception:
                 _log.exception("on_close for %s failed", connection.socket.peer_address)
 
