@@ -31,12 +31,15 @@ from .running import new_event_loop, run, task_factory
 from .serving import serve
 from .signals import Signal
 from .spawner import ConnectionSpawner, SpawnerStats
+from .succession import SuccessionError
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tcp_info import TcpInfo, TcpState
 from .tcp_socket import AsyncTcpSocket
 from .unix_connection_server import AsyncUnixConnectionServer
 from .unix_socket import AsyncUnixSocket
 from .version import __version__
+from .workers.process import WorkerFailedError
+from .workers.running import run_workers
 
 __all__ = [
     "AddressLike",
@@ -69,6 +72,7 @@ __all__ = [
     "SocketClosedError",
     "SpawnerStats",
     "Straggler",
+    "SuccessionError",
     "TcpInfo",
     "TcpOptions",
     "TcpState",
@@ -76,11 +80,13 @@ __all__ = [
     "TlsTruncatedError",
     "UnixAddress",
     "UnixOptions",
+    "WorkerFailedError",
     "__version__",
     "implementation",
     "new_event_loop",
     "relay",
     "run",
+    "run_workers",
     "serve",
     "task_factory",
 ]

@@ -41,6 +41,9 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "draining",
         "serving",
         "running",
+        "held_listeners",
+        "message_channel",
+        "succession",
         "workers",
     ),
     5: ("adapters", "relaying", "observing", "testing", ""),  # "" is aionet itself, which re-exports

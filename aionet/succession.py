@@ -1,0 +1,411 @@
+"""Hot restart: a program gives its listening sockets to its successor, and ends when that one serves.
+
+Theory of operation
+-------------------
+Both ends talk over a Unix socket (`message_channel.py`), and never over anything else:
+
+    successor                       predecessor
+    {"want": "listeners"}     ->
+                              <-    {"listener": …} with descriptors, for each share; {"all": true}
+    {"ready": true}           ->                                     it could serve
+                              <-    {"go": true}                     from here on both may accept
+    {"serving": true}         ->                                     the predecessor drains
+
+Connections queue in the kernel all the while, in the same sockets, so none is refused. The predecessor goes
+on, and kills a successor that it has started itself, if the other end closes or is late before its last word:
+``{"abort": why}``. A successor that hears of an abort ends. One whose predecessor ends without a word (it was
+killed) goes on: somebody has to.
+
+*How they meet.* SIGUSR2: the predecessor runs its own command again, and the child inherits one end of a
+socket pair (``AIONET_SUCCESSION`` names the descriptor). ``--replace``: a process started by anybody else
+connects to the control socket.
+
+*The control socket gives away the service*, so it is for this user alone, thrice: its file has mode 0600
+from the first moment; whoever connects must have the same effective user id (SO_PEERCRED, unix(7)), which
+holds also where the file's mode was changed; and a successor asks the same of the socket that it connects to,
+since another user could have put one there. No descriptor is accepted from whoever connects, messages are
+short, the first has to come within seconds, few may talk at a time, and only one restart is under way.
+Abstract names have no file, so no mode, and are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .addresses import UnixAddress
+from .cleaning_up import see_through
+from .held_listeners import HeldListener, HeldListeners
+from .listening import adopt_listener
+from .message_channel import MessageChannel, until_readable
+
+__all__ = ["Succession", "SuccessionError"]
+
+_log = logging.getLogger("aionet.workers")
+
+_VARIABLE = "AIONET_SUCCESSION"
+_FIRST_WORD = 5.0  # seconds in which whoever connects has to say what it wants
+_MOST_TALKS = 8
+_MOST_DESCRIPTORS = 250  # of one message; the kernel allows 253
+_PATIENCE = 2.0  # seconds that a failed successor has to end by itself
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+
+
+class SuccessionError(RuntimeError):
+    """The predecessor did not hand over, or changed its mind."""
+
+
+class Succession:
+    """Where this program stands between the one before it and the one after.
+
+    Args:
+        control: the path of the control socket; ``None``: there is none.
+        replace: take over from whoever answers there, if anybody does.
+        timeout: seconds in which a successor must be ready.
+    """
+
+    def __init__(
+        self,
+        *,
+        control: str | os.PathLike[str] | None = None,
+        replace: bool = False,
+        timeout: float = 30.0,
+        on_handed_over: Callable[[int], object] = lambda pid: None,
+    ) -> None:
+        self._address = None if control is None else UnixAddress(control)
+        if self._address is not None and (self._address.is_abstract or not self._address.path):
+            raise ValueError(f"the control socket needs a file, which {self._address} is not")
+        if replace and control is None:
+            raise ValueError("replace needs the path of the control socket")
+        self._replace = replace
+        self._timeout = timeout
+        self._on_handed_over = on_handed_over
+        self._command = [sys.executable, *sys.orig_argv[1:]]
+        self._directory = os.getcwd()  # the user's module may leave it
+        self._predecessor: MessageChannel | None = None
+        self._control: HeldListener | None = None
+        self._listeners = HeldListeners()
+        self._status: Callable[[], dict[str, Any]] = dict
+        self._end: Callable[[], object] = lambda: None
+        self._giving = False
+        self.handed_over = False
+        """Whether a successor serves, and this program is to end."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # As a successor -----------------------------------------------------------------------------------
+
+    async def take_over(self) -> list[HeldListener]:
+        """Return what the predecessor listens on; nothing if there is none.
+
+        Raises `SuccessionError`, `OSError`. Cancel safety: nothing is left open.
+        """
+        sock = self._inherited() or self._connected()
+        if sock is None:
+            return []
+        channel = MessageChannel(sock)
+        try:
+            async with asyncio.timeout(self._timeout):
+                taken = await _take(channel)
+        except BaseException as error:
+            channel.close()
+            if isinstance(error, TimeoutError | ConnectionError):
+                raise SuccessionError(
+                    f"the predecessor hands nothing over: {error or 'no answer'}"
+                ) from error
+            raise
+        self._predecessor = channel
+        self._control = self._control_among(taken)
+        return taken
+
+    async def begin(
+        self, listeners: HeldListeners, status: Callable[[], dict[str, Any]], end: Callable[[], object]
+    ) -> None:
+        """All is ready to serve `listeners`: take the predecessor's place, and open the control socket.
+
+        `status` answers who asks there; `end` is called when a successor has taken this program's place.
+
+        Raises `SuccessionError` if the predecessor goes on, `OSError` if the control socket cannot be opened.
+        Cancel safety: as if the predecessor had said no.
+        """
+        self._listeners, self._status, self._end = listeners, status, end
+        if self._predecessor is not None:
+            async with asyncio.timeout(self._timeout):
+                await _confirm(self._predecessor)
+            self._predecessor.close()
+            self._predecessor = None
+        listeners.own_files(True)
+        if self._address is not None:
+            if self._control is None:
+                self._control = await _open_privately(self._address)
+            self._control.removes_file = True
+            self._spawn(self._answer(self._control.sockets[0]))
+
+    def _inherited(self) -> socket.socket | None:
+        """Return the socket that a predecessor has started this process with."""
+        number = os.environ.pop(_VARIABLE, "")
+        if not (number.isascii() and number.isdigit()):
+            return None
+        fd = int(number)
+        try:
+            os.set_inheritable(fd, False)
+            sock = socket.socket(fileno=fd)
+        except OSError as error:
+            raise SuccessionError(f"{_VARIABLE}={number}: {error.strerror}") from error
+        if sock.family != socket.AF_UNIX or _user_of(sock) != os.geteuid():
+            sock.close()
+            raise SuccessionError(f"{_VARIABLE}={number} is no socket of a predecessor's")
+        return sock
+
+    def _connected(self) -> socket.socket | None:
+        """Return a connection to the control socket of the program to replace."""
+        if not self._replace or self._address is None:
+            return None
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(_FIRST_WORD)
+        try:
+            sock.connect(self._address.sockaddr())
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+            _log.warning("nobody to replace at %s: starting anew", self._address)
+            return None
+        except BaseException:
+            sock.close()
+            raise
+        if _user_of(sock) != os.geteuid():
+            sock.close()
+            raise SuccessionError(f"{self._address} belongs to another user")
+        return sock
+
+    def _control_among(self, taken: list[HeldListener]) -> HeldListener | None:
+        """Take our own control socket out of what was taken over."""
+        for listener in taken:
+            if self._address is not None and listener.name == _control_name(self._address):
+                taken.remove(listener)
+                return listener
+        return None
+
+    # As a predecessor ---------------------------------------------------------------------------------
+
+    async def start_successor(self) -> None:
+        """Run this program's command again, and hand over to it; log it if that comes to nothing.
+
+        Cancel safety: a successor that does not serve yet is ended.
+        """
+        ours, theirs = socket.socketpair()
+        environment = os.environ | {_VARIABLE: str(theirs.fileno())}
+        environment.pop("WATCHDOG_PID", None)  # it names this process; the watchdog is the successor's, too
+        try:
+            with theirs:
+                process = subprocess.Popen(  # noqa: ASYNC220 - asyncio's kill their process with themselves
+                    self._command, pass_fds=[theirs.fileno()], env=environment, cwd=self._directory
+                )
+        except OSError as error:
+            ours.close()
+            _log.error("no successor, going on: %s", error)
+            return
+        _log.info("process %d is to be the successor", process.pid)
+        channel = MessageChannel(ours)
+        try:
+            await self._give(channel, process.pid)
+        finally:
+            channel.close()
+            if self.handed_over:
+                process.returncode = 0  # it outlives us: `subprocess` is not to complain of it
+            else:
+                await see_through(_end(process))
+
+    async def aclose(self) -> None:
+        """Answer nobody any more, and close the control socket. Cancel safety: it is closed then, too."""
+        for task in self._tasks:
+            task.cancel()
+        if self._predecessor is not None:
+            self._predecessor.close()
+        if self._control is not None:
+            self._control.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _answer(self, listener: socket.socket) -> None:
+        """Talk to whoever connects to the control socket."""
+        listener.setblocking(False)
+        while True:
+            await until_readable(listener)
+            try:
+                sock, _ = listener.accept()
+            except OSError:  # it has left again, or there is no descriptor for it
+                await asyncio.sleep(0.1)
+                continue
+            user = _user_of(sock)
+            if user != os.geteuid() or len(self._tasks) > _MOST_TALKS:
+                _log.warning("control socket: refused a process of user %d", user)
+                sock.close()
+            else:
+                self._spawn(self._talk(MessageChannel(sock)))
+
+    async def _talk(self, channel: MessageChannel) -> None:
+        try:
+            async with asyncio.timeout(_FIRST_WORD):
+                message = await channel.receive()
+            wanted = None if message is None else message.get("want")
+            if wanted == "status":
+                channel.send({"pid": os.getpid(), **self._status()})
+            elif wanted == "listeners":
+                await self._give(channel, _peer(channel.sock)[0], asked=True)
+            elif message is not None:
+                channel.send({"abort": "expected a want of 'status' or 'listeners'"})
+        except (OSError, TimeoutError) as error:
+            _log.warning("control socket: %s", error or "no word came")
+        finally:
+            channel.close()
+
+    async def _give(self, channel: MessageChannel, pid: int, *, asked: bool = False) -> None:
+        """Go through the exchange; if it ends well this program has handed over, and begins to end."""
+        if self._giving or self.handed_over:
+            _log.warning("no restart: another one is under way")
+            channel.send({"abort": "another restart is under way"})
+            return
+        self._giving = True
+        try:
+            async with asyncio.timeout(self._timeout):
+                if not asked:
+                    await _expect(channel, "want")
+                self._send_listeners(channel)
+                await _expect(channel, "ready")
+                self._own_files(False)
+                channel.send({"go": True})
+                await _expect(channel, "serving")
+        except BaseException as error:
+            self._own_files(True)
+            reason = "it was not ready in time" if isinstance(error, TimeoutError) else str(error)
+            _abort(channel, reason)
+            if not isinstance(error, OSError):
+                raise
+            _log.error("successor %d does not serve, going on: %s", pid, reason)
+            return
+        finally:
+            self._giving = False
+        self.handed_over = True
+        _log.info("process %d has taken over", pid)
+        self._on_handed_over(pid)
+        self._end()
+
+    def _send_listeners(self, channel: MessageChannel) -> None:
+        control = [] if self._control is None else [self._control]
+        for number, listener in enumerate([*self._listeners, *control]):
+            for share in listener.shares:
+                message = {"listener": number, "name": listener.name, "identity": listener.identity}
+                channel.send(message, [sock.fileno() for sock in share])
+        channel.send({"all": True})
+
+    def _own_files(self, yes: bool) -> None:
+        self._listeners.own_files(yes)
+        if self._control is not None:
+            self._control.removes_file = yes
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+# The exchange -------------------------------------------------------------------------------------------
+
+
+async def _take(channel: MessageChannel) -> list[HeldListener]:
+    """Ask for all listeners. Raises `ConnectionError`; nothing is left open then."""
+    channel.send({"want": "listeners"})
+    found: dict[int, HeldListener] = {}
+    try:
+        while True:
+            message = await channel.receive(most_descriptors=_MOST_DESCRIPTORS)
+            if message is None or "abort" in message:
+                raise ConnectionError((message or {}).get("abort", "it has ended"))
+            if "all" in message:
+                return list(found.values())
+            identity = tuple(message["identity"]) if message["identity"] else None
+            listener = HeldListener(message["name"], [], identity)
+            listener = found.setdefault(message["listener"], listener)
+            listener.removes_file = False
+            listener.shares.append([adopt_listener(fd, _FAMILIES) for fd in channel.take_descriptors()])
+    except BaseException:
+        for listener in found.values():
+            listener.close()
+        raise
+
+
+async def _confirm(channel: MessageChannel) -> None:
+    """Say that this program is ready, and return when it is to serve. Raises `SuccessionError` if not."""
+    try:
+        channel.send({"ready": True})
+        message = await channel.receive()
+        if message is not None and "go" in message:
+            channel.send({"serving": True})
+    except ConnectionError:  # it has gone; perhaps it left a last word
+        message = await channel.receive()
+    if message is not None and "abort" in message:
+        raise SuccessionError(f"the predecessor goes on: {message['abort']}")
+    if message is None:
+        _log.warning("the predecessor ended without a word: serving in its place")
+
+
+async def _expect(channel: MessageChannel, word: str) -> None:
+    message = await channel.receive()
+    if message is None:
+        raise ConnectionError(f"it ended before it was {word}")
+    if word not in message:
+        raise ConnectionError(f"it said {message} in place of {word!r}")
+
+
+def _abort(channel: MessageChannel, reason: str) -> None:
+    try:
+        channel.send({"abort": reason})
+    except OSError:
+        pass
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a successor that is not wanted, and wait for it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        process.send_signal(number)
+        try:
+            await asyncio.to_thread(process.wait, _PATIENCE)
+        except subprocess.TimeoutExpired:
+            continue
+        return
+
+
+# The control socket -------------------------------------------------------------------------------------
+
+
+async def _open_privately(address: UnixAddress) -> HeldListener:
+    """Listen at `address`, with mode 0600 from the beginning."""
+    mask = os.umask(0o177)
+    try:
+        control = await HeldListener.open(address)  # of a path: this does not wait
+    finally:
+        os.umask(mask)
+    control.name = _control_name(address)
+    return control
+
+
+def _control_name(address: UnixAddress) -> str:
+    return f"control {os.path.abspath(address.path)}"
+
+
+def _peer(sock: socket.socket) -> tuple[int, int, int]:
+    """Return process, user and group of who is connected (SO_PEERCRED)."""
+    layout = struct.Struct("3i")
+    process, user, group = layout.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size))
+    return process, user, group
+
+
+def _user_of(sock: socket.socket) -> int:
+    return _peer(sock)[1]
