@@ -22,6 +22,7 @@ removes none before it was told to go on, and the one before it none from then o
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,7 +49,7 @@ __all__ = ["HeldListener", "HeldListeners", "InheritedListeners", "WantedListene
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
-Share: TypeAlias = list[socket.socket]
+_Share: TypeAlias = list[socket.socket]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def name_of(wanted: WantedListener) -> str:
 class HeldListener:
     """What listens at one address, in one or several shares."""
 
-    def __init__(self, name: str, shares: Sequence[Share], identity: tuple[int, int] | None = None) -> None:
+    def __init__(self, name: str, shares: Sequence[_Share], identity: tuple[int, int] | None = None) -> None:
         self.name = name
         self.shares = list(shares)
         self.identity = identity
@@ -86,6 +87,8 @@ class HeldListener:
         """
         name = name_of(wanted)
         if isinstance(wanted, InheritedListeners):
+            if not wanted.sockets:
+                raise OSError(errno.ENOENT, f"no socket was passed to this process for {name}")
             return cls(name, [_adopted(wanted.sockets)])
         if isinstance(wanted, UnixAddress):
             options = current_scope().unix_options
@@ -216,10 +219,10 @@ def server_on(sock: socket.socket) -> AsyncStreamConnectionServer[Any, Any]:
         raise
 
 
-def _adopted(sockets: Iterable[socket.socket]) -> Share:
+def _adopted(sockets: Iterable[socket.socket]) -> _Share:
     """Return `sockets` as listening sockets. Raises `ValueError` if one is none; then none was changed."""
     copies = [os.dup(sock.fileno()) for sock in sockets]
-    adopted: Share = []
+    adopted: _Share = []
     try:
         for fd in copies:
             adopted.append(adopt_listener(fd, _FAMILIES))
@@ -240,7 +243,7 @@ async def _numeric(address: SocketAddress) -> list[SocketAddress]:
     return [address] if address.ip is not None else await resolve(address, current_scope().resolver)
 
 
-def _listen(addresses: Sequence[SocketAddress], *, reuse_port: bool) -> Share:
+def _listen(addresses: Sequence[SocketAddress], *, reuse_port: bool) -> _Share:
     backlog, options = checked_backlog(None), current_scope().tcp_options
     return listen_tcp(addresses, backlog=backlog, reuse_port=reuse_port, options=options)
 

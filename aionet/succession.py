@@ -7,9 +7,9 @@ Both ends talk over a Unix socket (`message_channel.py`), and never over anythin
     successor                       predecessor
     {"want": "listeners"}     ->
                               <-    {"listener": …} with descriptors, for each share; {"all": true}
-    {"ready": true}           ->                                     it could serve
-                              <-    {"go": true}                     from here on both may accept
-    {"serving": true}         ->                                     the predecessor drains
+    {"ready": true}           ->                                 it could serve
+                              <-    {"go": true}                 from here on both may accept
+    {"serving": true}         ->                                 the predecessor drains
 
 Connections queue in the kernel all the while, in the same sockets, so none is refused. The predecessor goes
 on, and kills a successor that it has started itself, if the other end closes or is late before its last word:
@@ -96,6 +96,7 @@ class Succession:
         self._status: Callable[[], dict[str, Any]] = dict
         self._end: Callable[[], object] = lambda: None
         self._giving = False
+        self._closed = False
         self.handed_over = False
         """Whether a successor serves, and this program is to end."""
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -194,11 +195,15 @@ class Succession:
 
     # As a predecessor ---------------------------------------------------------------------------------
 
-    async def start_successor(self) -> None:
+    def restart(self, on_end: Callable[[], object] = lambda: None) -> None:
         """Run this program's command again, and hand over to it; log it if that comes to nothing.
 
-        Cancel safety: a successor that does not serve yet is ended.
+        `on_end` is called when it is over.
         """
+        if not self._closed:
+            self._spawn(self._start_successor()).add_done_callback(lambda _: on_end())
+
+    async def _start_successor(self) -> None:
         ours, theirs = socket.socketpair()
         environment = os.environ | {_VARIABLE: str(theirs.fileno())}
         environment.pop("WATCHDOG_PID", None)  # it names this process; the watchdog is the successor's, too
@@ -222,14 +227,19 @@ class Succession:
             else:
                 await see_through(_end(process))
 
-    async def aclose(self) -> None:
-        """Answer nobody any more, and close the control socket. Cancel safety: it is closed then, too."""
+    def close(self) -> None:
+        """This program ends: close the control socket, and end a successor that does not serve yet."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         if self._predecessor is not None:
             self._predecessor.close()
         if self._control is not None:
             self._control.close()
+
+    async def aclose(self) -> None:
+        """Close, and return when nothing is left. Cancel safety: it is closed then, too."""
+        self.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -268,7 +278,7 @@ class Succession:
 
     async def _give(self, channel: MessageChannel, pid: int, *, asked: bool = False) -> None:
         """Go through the exchange; if it ends well this program has handed over, and begins to end."""
-        if self._giving or self.handed_over:
+        if self._giving or self.handed_over or self._closed:
             _log.warning("no restart: another one is under way")
             channel.send({"abort": "another restart is under way"})
             return
@@ -310,10 +320,11 @@ class Succession:
         if self._control is not None:
             self._control.removes_file = yes
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 # The exchange -------------------------------------------------------------------------------------------

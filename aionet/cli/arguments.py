@@ -9,16 +9,20 @@ from typing import TypeAlias
 
 from ..addresses import SocketAddress, UnixAddress, as_address
 from ..running import LOOPS
+from .systemd_sockets import SystemdSockets
 
 __all__ = [
     "Address",
+    "Bound",
     "add_json_argument",
     "add_loop_argument",
     "add_server_arguments",
+    "bind_address",
     "bound_addresses",
     "connections",
     "fill_in",
     "listen_address",
+    "processes",
     "seconds",
     "seconds_or_zero",
     "target_address",
@@ -26,6 +30,9 @@ __all__ = [
 
 Address: TypeAlias = SocketAddress | UnixAddress
 """Where a command listens or connects to."""
+
+Bound: TypeAlias = Address | SystemdSockets
+"""What a server may be bound to."""
 
 _DEFAULT_BIND = SocketAddress("127.0.0.1", 3000)
 
@@ -49,6 +56,11 @@ def listen_address(text: str) -> Address:
     if isinstance(address, UnixAddress) and not address.path:
         raise argparse.ArgumentTypeError(f"{text!r} lacks a path: expected 'unix:/path' or 'unix:@abstract'")
     return address
+
+
+def bind_address(text: str) -> Bound:
+    """An argparse type: where a server listens, or what systemd listens on for it."""
+    return SystemdSockets.parse(text) or listen_address(text)
 
 
 def target_address(text: str) -> Address:
@@ -89,6 +101,17 @@ def connections(text: str) -> int:
     return number
 
 
+def processes(text: str) -> int:
+    """An argparse type: a number of processes, at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of processes, 1 or more")
+    return number
+
+
 def _loop_name(text: str) -> str:
     if text == "uvloop" and importlib.util.find_spec("uvloop") is None:
         raise argparse.ArgumentTypeError("uvloop is not installed; try: pip install 'aionet-toolkit[uvloop]'")
@@ -119,10 +142,11 @@ def add_server_arguments(parser: argparse.ArgumentParser, *, bind: bool = True) 
     if bind:
         parser.add_argument(
             "--bind",
-            type=listen_address,
+            type=bind_address,
             action="append",
             metavar="ADDRESS",
-            help="HOST:PORT, :PORT for every interface, or unix:PATH; may be given several times"
+            help="HOST:PORT, :PORT for every interface, unix:PATH, or systemd:NAME for the sockets that"
+            " systemd passes by that name (systemd: for all); may be given several times"
             f" (default: {_DEFAULT_BIND})",
         )
     parser.add_argument(
@@ -148,7 +172,7 @@ def add_server_arguments(parser: argparse.ArgumentParser, *, bind: bool = True) 
     add_json_argument(parser, "print events as lines of JSON to standard output")
 
 
-def bound_addresses(args: argparse.Namespace) -> list[Address]:
+def bound_addresses(args: argparse.Namespace) -> list[Bound]:
     """Return what ``--bind`` asked for, or the default."""
-    addresses: list[Address] = args.bind or [_DEFAULT_BIND]
+    addresses: list[Bound] = args.bind or [_DEFAULT_BIND]
     return addresses

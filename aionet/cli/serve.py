@@ -19,9 +19,10 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from ..spawner import Handler
-from .arguments import add_server_arguments, bound_addresses, fill_in
+from .arguments import add_server_arguments, bound_addresses, fill_in, processes, seconds
 from .failing import CommandError
 from .serving import run_server
+from .supervising import run_workers_command
 
 __all__ = ["add_arguments", "run"]
 
@@ -32,6 +33,10 @@ _EXAMPLES = """\
   aionet serve app:handler --bind 127.0.0.1:0 --json
                                               prints the port that it got
   aionet serve app:handler --drain-grace 5 --max-connections 1000
+  aionet serve app:handler --workers 4 --control /run/app/control
+  aionet serve app:handler --workers 4 --control /run/app/control --replace
+                                              the new version takes over from the one before
+  aionet serve app:handler --bind systemd:app.socket
 """
 
 
@@ -45,6 +50,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a coroutine function that is given a connected socket; the current directory is importable",
     )
     add_server_arguments(parser)
+    _add_process_arguments(parser)
+
+
+def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "processes", "SIGUSR2 restarts the program and SIGHUP its workers, and nobody is refused meanwhile."
+    )
+    group.add_argument(
+        "--workers",
+        type=processes,
+        metavar="N",
+        help="serve from so many processes, which are replaced when they end (default: this process alone)",
+    )
+    group.add_argument(
+        "--shared-listener",
+        action="store_true",
+        help="workers accept from one queue, in place of one queue each (SO_REUSEPORT)",
+    )
+    group.add_argument(
+        "--control", metavar="PATH", help="a socket file where --replace, of the same user, finds this server"
+    )
+    group.add_argument(
+        "--replace",
+        action="store_true",
+        help="take over from the server at --control, if there is one: it drains once this one serves",
+    )
+    group.add_argument(
+        "--start-timeout",
+        type=seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long a worker, or a successor, may take to become ready (default: 30)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +97,10 @@ def run(args: argparse.Namespace) -> int:
     module = _import(module_name)
     if module is None:
         return 1
-    return run_server(_find_handler(module, path), bound_addresses(args), args)
+    handler = _find_handler(module, path)
+    if args.workers is None:
+        return run_server(handler, bound_addresses(args), args)
+    return run_workers_command(f"{module_name}:{path}", bound_addresses(args), args)
 
 
 def _handler_name(text: str) -> tuple[str, str]:

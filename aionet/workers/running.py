@@ -13,18 +13,20 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from typing import Any
 
 from ..addresses import AddressLike, SocketAddress, UnixAddress, as_address
 from ..draining import DrainReport
+from ..hanging_up import hang_up_signals, has_terminal
 from ..held_listeners import HeldListeners, WantedListener
 from ..limits import ConnectionLimits
 from ..running import LoopName
 from ..serving import on_signals
 from ..spawner import Handler
 from ..succession import Succession
+from .process import WorkerFailedError
 from .settings import WORKER_MAIN, WorkerSettings
 from .supervisor import Supervisor
 
@@ -123,17 +125,20 @@ async def supervise(
 
     Cancel safety: cancelled, it ends the workers.
     """
-    taken = await succession.take_over()
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(succession.aclose)
+        taken = await succession.take_over()
         shares = 1 if shared_listener else workers
         held = stack.enter_context(await HeldListeners.open(wanted, shares=shares, taken=taken))
         supervisor = Supervisor(
             settings, held, workers=workers, drain_grace=drain_grace, start_timeout=start_timeout
         )
-        tasks: set[asyncio.Task[Any]] = set()
+        had_terminal = has_terminal()
+        reloads: set[asyncio.Task[None]] = set()
 
         def drain() -> None:
             grace = 0.0 if supervisor.draining else drain_grace
+            succession.close()
             held.close()
             on_draining(supervisor.counters.total().get("active", 0), grace)
             supervisor.drain(grace)
@@ -143,21 +148,28 @@ async def supervise(
             await supervisor.reload()
             on_reload(False)
 
-        def begin(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-            task = asyncio.create_task(work())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        def hang_up() -> None:
+            if had_terminal and not has_terminal():
+                drain()
+            else:
+                reloads.add(task := asyncio.create_task(reload()))
+                task.add_done_callback(reloads.discard)
+
+        def restart() -> None:
+            on_reload(True)
+            succession.restart(lambda: on_reload(False))
 
         stack.enter_context(on_signals((signal.SIGTERM, signal.SIGINT), drain))
-        await supervisor.start()
+        stack.push_async_callback(supervisor.aclose)
         try:
-            await succession.begin(held, supervisor.status, drain)
-            stack.enter_context(on_signals([signal.SIGHUP], lambda: begin(reload)))
-            stack.enter_context(on_signals([signal.SIGUSR2], lambda: begin(succession.start_successor)))
-            supervisor.go()
-            on_listening(held.addresses)
+            await supervisor.start()
+        except WorkerFailedError:
+            if not supervisor.draining:  # else a signal has ended them
+                raise
             return await supervisor.run()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await succession.aclose()
+        await succession.begin(held, supervisor.status, drain)
+        stack.enter_context(on_signals(hang_up_signals(), hang_up))
+        stack.enter_context(on_signals([signal.SIGUSR2], restart))
+        supervisor.go()
+        on_listening(held.addresses)
+        return await supervisor.run()

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..cleaning_up import see_through
 from ..draining import DrainReport
 from ..held_listeners import HeldListeners
 from .counters import Counters
@@ -108,10 +109,17 @@ class Supervisor:
             while self._tasks:
                 await asyncio.wait(self._tasks)
         finally:
-            await self._kill_all()
+            await self.aclose()
         if self._failed is not None:
             raise self._failed
         return _together(self._reports)
+
+    async def aclose(self) -> None:
+        """Kill what is left. Cancel safety: it is killed then, too."""
+        for task in self._tasks:
+            task.cancel()
+        if self._living:
+            await see_through(self._discard(list(self._living)))
 
     def drain(self, grace: float) -> None:
         """Let all workers drain; again, to shorten the grace."""
@@ -175,7 +183,7 @@ class Supervisor:
             await asyncio.gather(*(worker.until_ready(self._start_timeout) for worker in workers))
             self._raise_if_draining()
         except BaseException:
-            await asyncio.shield(self._discard(workers))
+            await see_through(self._discard(workers))
             raise
         return workers
 
@@ -204,12 +212,6 @@ class Supervisor:
         if worker.report is not None:
             self._reports.append(worker.report)
         return status
-
-    async def _kill_all(self) -> None:
-        if self._living:
-            await asyncio.shield(self._discard(list(self._living)))
-        for task in self._tasks:
-            task.cancel()
 
     # Replacing ----------------------------------------------------------------------------------------
 

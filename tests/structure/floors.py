@@ -17,6 +17,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "signals",
         "timer_wheel",
         "close_reason",
+        "hanging_up",
     ),
     1: ("wires", "native", "engine"),
     2: ("resolving", "dialing", "listening", "accepting", "scope"),
