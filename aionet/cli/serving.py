@@ -209,7 +209,9 @@ class Announcer:
         """Something that only programs are told."""
         if self._as_json and sys.stdout is not None:
             try:
-                print(json.dumps({"event": name, **facts}), flush=True)
+                # One write for the line and its end: a predecessor and its successor share this output.
+                sys.stdout.write(json.dumps({"event": name, **facts}) + "\n")
+                sys.stdout.flush()
             except BrokenPipeError:
                 self._as_json = False
                 silence_standard_output()

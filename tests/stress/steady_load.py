@@ -19,8 +19,8 @@ REQUEST = b"the quick brown fox " * 20
 class SteadyLoad:
     """Connects `rate` times a second, sends a request, reads the reply to its end; counts how that went.
 
-    The times are fixed beforehand (an open loop): a server that is slow for a moment gets no fewer connections
-    for it. Only `THREADS` of them can be late at once.
+    The times are fixed beforehand (an open loop): a server that is slow for a moment gets no fewer
+    connections for it. Only `THREADS` of them can be late at once.
     """
 
     def __init__(self, port: int, rate: float) -> None:

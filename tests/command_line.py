@@ -27,7 +27,7 @@ __all__ = [
 PATIENCE = 15.0
 """Seconds after which a process is given up and the test fails."""
 
-_ROOT = str(Path(__file__).resolve().parents[2])
+_ROOT = str(Path(__file__).resolve().parents[1])
 
 
 def command(*arguments: object) -> list[str]:
