@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -27,7 +26,7 @@ from ..serving import on_signals
 from ..spawner import Handler
 from ..succession import Succession
 from .process import WorkerFailedError
-from .settings import WORKER_MAIN, WorkerSettings
+from .settings import WorkerSettings, in_worker
 from .supervisor import Supervisor
 
 __all__ = ["available_processors", "run_workers", "supervise"]
@@ -79,7 +78,7 @@ def run_workers(
         RuntimeError: called in a worker, beside a running loop, or outside of the main thread.
         TypeError, ValueError: bad arguments, before any I/O, or a handler that has no importable name.
     """
-    if sys.modules["__main__"].__name__ == WORKER_MAIN:
+    if in_worker():
         raise RuntimeError('run_workers() was called by a worker: put it under if __name__ == "__main__":')
     count = available_processors() if workers is None else workers
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:

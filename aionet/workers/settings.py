@@ -9,7 +9,7 @@ and its own, and the worker imports it. A handler may also be given as the text 
 
 A function of the main script is in ``__main__``, which the worker does not have. If the pickle refers to it,
 the worker first runs the script under another name, which is why ``run_workers()`` belongs under
-``if __name__ == "__main__":``.
+``if __name__ == "__main__":``. Without that it is called again in the worker, and refuses (`in_worker`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from ..limits import ConnectionLimits
 from ..running import LoopName
 from ..spawner import Handler
 
-__all__ = ["WORKER_MAIN", "WorkerSettings", "load_handler", "packed", "unpacked"]
+__all__ = ["WorkerSettings", "in_worker", "load_handler", "packed", "unpacked"]
 
-WORKER_MAIN = "__aionet_worker__"
-"""What ``__name__`` is in the main script while a worker runs it."""
+_WORKER_MAIN = "__aionet_worker__"  # what __name__ is in the main script while a worker runs it
+
+_in_worker = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +64,18 @@ def packed(settings: WorkerSettings) -> bytes:
 
 def unpacked(stream: IO[bytes]) -> WorkerSettings:
     """Read settings from `stream`, and import what they need. Raises what the imports raise."""
+    global _in_worker
+    _in_worker = True
     sys.path[:], main = pickle.load(stream)
     if main is not None:
         _load_main_program(*main)
     settings: WorkerSettings = pickle.load(io.BytesIO(stream.read()))
     return settings
+
+
+def in_worker() -> bool:
+    """Whether this process is a worker."""
+    return _in_worker
 
 
 def load_handler(settings: WorkerSettings) -> Handler[Any]:
@@ -95,7 +103,7 @@ def _main_program() -> tuple[str, str]:
 
 
 def _load_main_program(kind: str, name: str) -> None:
-    module = types.ModuleType(WORKER_MAIN)
+    module = types.ModuleType(_WORKER_MAIN)
     run = runpy.run_module if kind == "module" else runpy.run_path
-    module.__dict__.update(run(name, run_name=WORKER_MAIN))
-    sys.modules["__main__"] = sys.modules[WORKER_MAIN] = module
+    module.__dict__.update(run(name, run_name=_WORKER_MAIN))
+    sys.modules["__main__"] = sys.modules[_WORKER_MAIN] = module
