@@ -53,6 +53,7 @@ class WorkerProcess:
         self._channel = channel
         self._on_counters = on_counters
         self._ready = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._silent = asyncio.Event()
         self._kill_at: asyncio.TimerHandle | None = None
         self._listening = asyncio.create_task(self._listen())
@@ -130,6 +131,17 @@ class WorkerProcess:
         self._tell({"drain": grace})
         self._kill_after(grace + _HARD + _MARGIN)
 
+    async def until_stopped(self) -> None:
+        """Return when it accepts nothing more, after `drain`; or soon, if it is stuck.
+
+        Cancel safety: nothing is lost.
+        """
+        try:
+            async with asyncio.timeout(_HARD):
+                await self._stopped.wait()
+        except TimeoutError:
+            pass
+
     def kill(self) -> None:
         """End it at once (SIGKILL)."""
         try:
@@ -168,6 +180,8 @@ class WorkerProcess:
             while (message := await self._channel.receive()) is not None:
                 if "ready" in message:
                     self._ready.set()
+                if "draining" in message:
+                    self._stopped.set()
                 if "stats" in message:
                     self._on_counters(self.pid, message["stats"])
                 self.report = message.get("report", self.report)
@@ -175,4 +189,5 @@ class WorkerProcess:
             pass
         finally:
             self._channel.close()
+            self._stopped.set()
             self._silent.set()

@@ -139,8 +139,8 @@ async def supervise(
             grace = 0.0 if supervisor.draining else drain_grace
             succession.close()
             held.close()
-            on_draining(supervisor.counters.total().get("active", 0), grace)
-            supervisor.drain(grace)
+            active = supervisor.counters.total().get("active", 0)
+            supervisor.drain(grace, lambda: on_draining(active, grace))
 
         async def reload() -> None:
             on_reload(True)

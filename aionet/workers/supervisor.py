@@ -121,11 +121,19 @@ class Supervisor:
         if self._living:
             await see_through(self._discard(list(self._living)))
 
-    def drain(self, grace: float) -> None:
-        """Let all workers drain; again, to shorten the grace."""
+    def drain(self, grace: float, on_stopped: Callable[[], object] = lambda: None) -> None:
+        """Let all workers drain; again, to shorten the grace.
+
+        `on_stopped` is called when none of them accepts any more.
+        """
         self._draining.set()
         for worker in self._living:
             worker.drain(grace)
+        self._spawn(self._when_stopped(list(self._living), on_stopped))
+
+    async def _when_stopped(self, workers: list[WorkerProcess], call: Callable[[], object]) -> None:
+        await asyncio.gather(*(worker.until_stopped() for worker in workers))
+        call()
 
     @property
     def draining(self) -> bool:
@@ -156,6 +164,7 @@ class Supervisor:
         self.go()
         for worker in old.values():
             worker.drain(self._drain_grace)
+        await asyncio.gather(*(worker.until_stopped() for worker in old.values()))
         _log.info("reloaded: %d new workers", len(fresh))
         return True
 

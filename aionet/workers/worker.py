@@ -30,6 +30,7 @@ from ..message_channel import MessageChannel
 from ..running import loop_factory
 from ..serving import on_signals
 from ..spawner import ConnectionSpawner, Handler
+from ..stream_server import AsyncStreamConnectionServer
 from .settings import WorkerSettings, load_handler, unpacked
 
 __all__ = ["main"]
@@ -72,12 +73,13 @@ class _Worker:
         self._spawner: ConnectionSpawner[Any] = ConnectionSpawner(
             handler, limits=settings.limits, **(settings.options or {})
         )
+        self._servers: list[AsyncStreamConnectionServer[Any, Any]] = []
         self._drains: list[asyncio.Task[DrainReport]] = []
         self._go = asyncio.Event()
         self._told: dict[str, int] = {}
 
     async def run(self, sockets: list[socket.socket]) -> None:
-        servers = [server_on(sock) for sock in sockets]
+        self._servers = [server_on(sock) for sock in sockets]
         for sock in sockets:
             sock.close()
         with ExitStack() as stack:
@@ -89,9 +91,7 @@ class _Worker:
             telling = asyncio.create_task(self._tell_counters())
             await self._go.wait()
             if not self._drains:
-                await self._spawner.serve(*servers)
-            for server in servers:
-                server.close()
+                await self._spawner.serve(*self._servers)
             reports = await asyncio.gather(*self._drains)
             telling.cancel()
             listening.cancel()
@@ -112,6 +112,7 @@ class _Worker:
                 return
             if "drain" in message:
                 self._drain(float(message["drain"]))
+                self._tell({"draining": True})
             if "go" in message:
                 self._go.set()
 
@@ -119,6 +120,8 @@ class _Worker:
         self._drain(0.0 if self._drains else self._settings.drain_grace)
 
     def _drain(self, grace: float) -> None:
+        for server in self._servers:  # now, and not a turn later: whoever is told of it must not get in
+            server.close()
         hard = {"hard": _LAST_CHANCE} if self._drains else {}  # told twice: it is urgent
         self._drains.append(asyncio.create_task(self._spawner.drain(grace, **hard)))
         self._go.set()  # to the end, if it never began

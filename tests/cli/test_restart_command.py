@@ -124,16 +124,18 @@ def test_replace(directory: Path, mode: list[str]) -> None:
 def test_from_many_workers_to_one_process_and_to_other_addresses(directory: Path) -> None:
     """Every queue gets a worker, new addresses are bound, and those no longer wanted are closed."""
     more = ("--bind", "127.0.0.2:0")
-    with serving(directory, *more, "--workers", "3") as old:
-        with serving(directory, "--bind", "127.0.0.3:0", "--replace") as new:
-            assert old.ended()[0] == 0
-            assert new.addresses[0] == old.addresses[0]
-            assert new.addresses[1].startswith("127.0.0.3:")
-            for _ in range(12):
-                with connect_raw(new.address) as sock:
-                    assert answer(sock, b"a", 1) == b"A"
-            with pytest.raises(ConnectionRefusedError):
-                connect_raw(old.addresses[1])
+    with (
+        serving(directory, *more, "--workers", "3") as old,
+        serving(directory, "--bind", "127.0.0.3:0", "--replace") as new,
+    ):
+        assert old.ended()[0] == 0
+        assert new.addresses[0] == old.addresses[0]
+        assert new.addresses[1].startswith("127.0.0.3:")
+        for _ in range(12):
+            with connect_raw(new.address) as sock:
+                assert answer(sock, b"a", 1) == b"A"
+        with pytest.raises(ConnectionRefusedError):
+            connect_raw(old.addresses[1])
 
 
 def test_a_socket_file_stays_until_the_last_one_ends(directory: Path) -> None:
