@@ -22,6 +22,7 @@ from .errors import (
     TlsError,
     TlsTruncatedError,
 )
+from .handing_over import SuccessionError
 from .limits import ConnectionLimits
 from .network_toolkit import NetworkToolkit
 from .options import KeepAlive, TcpOptions, UnixOptions
@@ -31,7 +32,6 @@ from .running import new_event_loop, run, task_factory
 from .serving import serve
 from .signals import Signal
 from .spawner import ConnectionSpawner, SpawnerStats
-from .succession import SuccessionError
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tcp_info import TcpInfo, TcpState
 from .tcp_socket import AsyncTcpSocket

@@ -152,14 +152,19 @@ class HeldListeners:
     ) -> HeldListeners:
         """Listen on all that is `wanted`, using what was `taken` over and is among it.
 
-        Raises and cancel safety as `HeldListener.open`; nothing is left open then.
+        Inherited sockets are owned from then on. Raises and cancel safety as `HeldListener.open`; nothing is
+        left open then.
         """
         held = cls(unwanted=taken)
+        everything = list(wanted)
         try:
-            for one in wanted:
+            for one in everything:
                 held._listeners.append(await held._find(one, shares))
         except BaseException:
             held.close()
+            for one in everything:
+                for sock in one.sockets if isinstance(one, InheritedListeners) else ():
+                    sock.close()
             raise
         return held
 

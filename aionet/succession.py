@@ -2,30 +2,12 @@
 
 Theory of operation
 -------------------
-Both ends talk over a Unix socket (`message_channel.py`), and never over anything else:
-
-    successor                       predecessor
-    {"want": "listeners"}     ->
-                              <-    {"listener": …} with descriptors, for each share; {"all": true}
-    {"ready": true}           ->                                 it could serve
-                              <-    {"go": true}                 from here on both may accept
-    {"serving": true}         ->                                 the predecessor drains
-
-Connections queue in the kernel all the while, in the same sockets, so none is refused. The predecessor goes
-on, and kills a successor that it has started itself, if the other end closes or is late before its last word:
-``{"abort": why}``. A successor that hears of an abort ends. One whose predecessor ends without a word (it was
-killed) goes on: somebody has to.
+Connections queue in the kernel all the while, in the same sockets, so none is refused; what is said meanwhile
+stands in `handing_over.py`. Whatever goes wrong before the successor's last word, the predecessor goes on.
 
 *How they meet.* SIGUSR2: the predecessor runs its own command again, and the child inherits one end of a
 socket pair (``AIONET_SUCCESSION`` names the descriptor). ``--replace``: a process started by anybody else
-connects to the control socket.
-
-*The control socket gives away the service*, so it is for this user alone, thrice: its file has mode 0600
-from the first moment; whoever connects must have the same effective user id (SO_PEERCRED, unix(7)), which
-holds also where the file's mode was changed; and a successor asks the same of the socket that it connects to,
-since another user could have put one there. No descriptor is accepted from whoever connects, messages are
-short, the first has to come within seconds, few may talk at a time, and only one restart is under way.
-Abstract names have no file, so no mode, and are refused.
+connects to the control socket (`control_socket.py`).
 """
 
 from __future__ import annotations
@@ -35,32 +17,25 @@ import logging
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from .addresses import UnixAddress
 from .cleaning_up import see_through
+from .control_socket import control_address, control_name, open_control, process_of, user_of
+from .handing_over import SuccessionError, abort, confirm, expect, send_listeners, take_listeners
 from .held_listeners import HeldListener, HeldListeners
-from .listening import adopt_listener
 from .message_channel import MessageChannel, until_readable
 
-__all__ = ["Succession", "SuccessionError"]
+__all__ = ["Succession"]
 
 _log = logging.getLogger("aionet.workers")
 
 _VARIABLE = "AIONET_SUCCESSION"
 _FIRST_WORD = 5.0  # seconds in which whoever connects has to say what it wants
 _MOST_TALKS = 8
-_MOST_DESCRIPTORS = 250  # of one message; the kernel allows 253
 _PATIENCE = 2.0  # seconds that a failed successor has to end by itself
-_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
-
-
-class SuccessionError(RuntimeError):
-    """The predecessor did not hand over, or changed its mind."""
 
 
 class Succession:
@@ -80,9 +55,7 @@ class Succession:
         timeout: float = 30.0,
         on_handed_over: Callable[[int], object] = lambda pid: None,
     ) -> None:
-        self._address = None if control is None else UnixAddress(control)
-        if self._address is not None and (self._address.is_abstract or not self._address.path):
-            raise ValueError(f"the control socket needs a file, which {self._address} is not")
+        self._address = None if control is None else control_address(control)
         if replace and control is None:
             raise ValueError("replace needs the path of the control socket")
         self._replace = replace
@@ -114,7 +87,7 @@ class Succession:
         channel = MessageChannel(sock)
         try:
             async with asyncio.timeout(self._timeout):
-                taken = await _take(channel)
+                taken = await take_listeners(channel)
         except BaseException as error:
             channel.close()
             if isinstance(error, TimeoutError | ConnectionError):
@@ -138,14 +111,17 @@ class Succession:
         """
         self._listeners, self._status, self._end = listeners, status, end
         if self._predecessor is not None:
-            async with asyncio.timeout(self._timeout):
-                await _confirm(self._predecessor)
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await confirm(self._predecessor)
+            except TimeoutError as error:
+                raise SuccessionError("the predecessor does not answer") from error
             self._predecessor.close()
             self._predecessor = None
         listeners.own_files(True)
         if self._address is not None:
             if self._control is None:
-                self._control = await _open_privately(self._address)
+                self._control = await open_control(self._address)
             self._control.removes_file = True
             self._spawn(self._answer(self._control.sockets[0]))
 
@@ -160,7 +136,7 @@ class Succession:
             sock = socket.socket(fileno=fd)
         except OSError as error:
             raise SuccessionError(f"{_VARIABLE}={number}: {error.strerror}") from error
-        if sock.family != socket.AF_UNIX or _user_of(sock) != os.geteuid():
+        if sock.family != socket.AF_UNIX or user_of(sock) != os.geteuid():
             sock.close()
             raise SuccessionError(f"{_VARIABLE}={number} is no socket of a predecessor's")
         return sock
@@ -180,7 +156,7 @@ class Succession:
         except BaseException:
             sock.close()
             raise
-        if _user_of(sock) != os.geteuid():
+        if user_of(sock) != os.geteuid():
             sock.close()
             raise SuccessionError(f"{self._address} belongs to another user")
         return sock
@@ -188,7 +164,7 @@ class Succession:
     def _control_among(self, taken: list[HeldListener]) -> HeldListener | None:
         """Take our own control socket out of what was taken over."""
         for listener in taken:
-            if self._address is not None and listener.name == _control_name(self._address):
+            if self._address is not None and listener.name == control_name(self._address):
                 taken.remove(listener)
                 return listener
         return None
@@ -253,7 +229,7 @@ class Succession:
             except OSError:  # it has left again, or there is no descriptor for it
                 await asyncio.sleep(0.1)
                 continue
-            user = _user_of(sock)
+            user = user_of(sock)
             if user != os.geteuid() or len(self._tasks) > _MOST_TALKS:
                 _log.warning("control socket: refused a process of user %d", user)
                 sock.close()
@@ -268,7 +244,7 @@ class Succession:
             if wanted == "status":
                 channel.send({"pid": os.getpid(), **self._status()})
             elif wanted == "listeners":
-                await self._give(channel, _peer(channel.sock)[0], asked=True)
+                await self._give(channel, process_of(channel.sock), asked=True)
             elif message is not None:
                 channel.send({"abort": "expected a want of 'status' or 'listeners'"})
         except (OSError, TimeoutError) as error:
@@ -286,16 +262,16 @@ class Succession:
         try:
             async with asyncio.timeout(self._timeout):
                 if not asked:
-                    await _expect(channel, "want")
-                self._send_listeners(channel)
-                await _expect(channel, "ready")
+                    await expect(channel, "want")
+                send_listeners(channel, self._everything())
+                await expect(channel, "ready")
                 self._own_files(False)
                 channel.send({"go": True})
-                await _expect(channel, "serving")
+                await expect(channel, "serving")
         except BaseException as error:
             self._own_files(True)
-            reason = "it was not ready in time" if isinstance(error, TimeoutError) else str(error)
-            _abort(channel, reason)
+            reason = "it was not ready in time" if isinstance(error, TimeoutError) else str(error) or "ending"
+            abort(channel, reason)
             if not isinstance(error, OSError):
                 raise
             _log.error("successor %d does not serve, going on: %s", pid, reason)
@@ -307,13 +283,8 @@ class Succession:
         self._on_handed_over(pid)
         self._end()
 
-    def _send_listeners(self, channel: MessageChannel) -> None:
-        control = [] if self._control is None else [self._control]
-        for number, listener in enumerate([*self._listeners, *control]):
-            for share in listener.shares:
-                message = {"listener": number, "name": listener.name, "identity": listener.identity}
-                channel.send(message, [sock.fileno() for sock in share])
-        channel.send({"all": True})
+    def _everything(self) -> list[HeldListener]:
+        return [*self._listeners, *([] if self._control is None else [self._control])]
 
     def _own_files(self, yes: bool) -> None:
         self._listeners.own_files(yes)
@@ -327,61 +298,6 @@ class Succession:
         return task
 
 
-# The exchange -------------------------------------------------------------------------------------------
-
-
-async def _take(channel: MessageChannel) -> list[HeldListener]:
-    """Ask for all listeners. Raises `ConnectionError`; nothing is left open then."""
-    channel.send({"want": "listeners"})
-    found: dict[int, HeldListener] = {}
-    try:
-        while True:
-            message = await channel.receive(most_descriptors=_MOST_DESCRIPTORS)
-            if message is None or "abort" in message:
-                raise ConnectionError((message or {}).get("abort", "it has ended"))
-            if "all" in message:
-                return list(found.values())
-            identity = tuple(message["identity"]) if message["identity"] else None
-            listener = HeldListener(message["name"], [], identity)
-            listener = found.setdefault(message["listener"], listener)
-            listener.removes_file = False
-            listener.shares.append([adopt_listener(fd, _FAMILIES) for fd in channel.take_descriptors()])
-    except BaseException:
-        for listener in found.values():
-            listener.close()
-        raise
-
-
-async def _confirm(channel: MessageChannel) -> None:
-    """Say that this program is ready, and return when it is to serve. Raises `SuccessionError` if not."""
-    try:
-        channel.send({"ready": True})
-        message = await channel.receive()
-        if message is not None and "go" in message:
-            channel.send({"serving": True})
-    except ConnectionError:  # it has gone; perhaps it left a last word
-        message = await channel.receive()
-    if message is not None and "abort" in message:
-        raise SuccessionError(f"the predecessor goes on: {message['abort']}")
-    if message is None:
-        _log.warning("the predecessor ended without a word: serving in its place")
-
-
-async def _expect(channel: MessageChannel, word: str) -> None:
-    message = await channel.receive()
-    if message is None:
-        raise ConnectionError(f"it ended before it was {word}")
-    if word not in message:
-        raise ConnectionError(f"it said {message} in place of {word!r}")
-
-
-def _abort(channel: MessageChannel, reason: str) -> None:
-    try:
-        channel.send({"abort": reason})
-    except OSError:
-        pass
-
-
 async def _end(process: subprocess.Popen[bytes]) -> None:
     """End a successor that is not wanted, and wait for it."""
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -391,32 +307,3 @@ async def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
         return
-
-
-# The control socket -------------------------------------------------------------------------------------
-
-
-async def _open_privately(address: UnixAddress) -> HeldListener:
-    """Listen at `address`, with mode 0600 from the beginning."""
-    mask = os.umask(0o177)
-    try:
-        control = await HeldListener.open(address)  # of a path: this does not wait
-    finally:
-        os.umask(mask)
-    control.name = _control_name(address)
-    return control
-
-
-def _control_name(address: UnixAddress) -> str:
-    return f"control {os.path.abspath(address.path)}"
-
-
-def _peer(sock: socket.socket) -> tuple[int, int, int]:
-    """Return process, user and group of who is connected (SO_PEERCRED)."""
-    layout = struct.Struct("3i")
-    process, user, group = layout.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size))
-    return process, user, group
-
-
-def _user_of(sock: socket.socket) -> int:
-    return _peer(sock)[1]

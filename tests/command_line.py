@@ -61,6 +61,7 @@ class AionetServer:
         stdout: int = subprocess.PIPE,
         as_json: bool = True,
         prefix: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self._as_json = as_json
         self.process = subprocess.Popen(
@@ -70,6 +71,7 @@ class AionetServer:
             stderr=subprocess.PIPE,
             cwd=cwd,
             env=environment(),
+            pass_fds=pass_fds,
         )
         self.addresses: list[str] = []
 

@@ -9,8 +9,9 @@ Ours are removed once they were read, so that no child believes them, and the de
 systemd keeps copies: connections queue while the service is down, and a restart refuses nobody.
 
 *Messages* (sd_notify(3)). One datagram of ``NAME=value`` lines to the socket that ``NOTIFY_SOCKET`` names; a
-name that begins with ``@`` is abstract. Without the variable nothing is sent. A message that cannot be
-delivered is not worth ending a service for: it is logged, and `Notifier.notify` returns ``False``.
+name that begins with ``@`` is abstract. Without the variable nothing is sent. systemd reads its socket
+quickly, but not always at once; a message waits for it for a second at most, a sign of life not at all. What
+cannot be delivered is not worth ending a service for: it is logged, and `Notifier.notify` returns ``False``.
 
 *Watchdog*. If ``WATCHDOG_USEC`` is set systemd kills the service when it was silent for so long. The sign of
 life comes from the event loop, at half of that time: a loop that is stuck sends none, which is what the
@@ -99,8 +100,10 @@ class Notifier:
             watchdog = int(microseconds) / 1e6
         return cls(os.environ.get("NOTIFY_SOCKET"), watchdog)
 
-    def notify(self, *lines: str) -> bool:
+    def notify(self, *lines: str, patience: float = 1.0) -> bool:
         """Send `lines`, each ``NAME=value``, as one message; return whether it was delivered.
+
+        It blocks for up to `patience` seconds where systemd does not read.
 
         Raises `ValueError` for a line that holds a newline or lacks its ``=``.
         """
@@ -111,10 +114,10 @@ class Notifier:
             return False
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.setblocking(False)  # a manager that does not read must not hold the loop
+                sock.settimeout(patience)
                 sock.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            _log.warning("cannot tell systemd %s: %s", lines[0], error.strerror)
+            _log.warning("cannot tell systemd %s: %s", lines[0], error.strerror or "it does not read")
             return False
         return True
 
@@ -151,7 +154,7 @@ class Notifier:
             self._next = None
 
     def _sign_of_life(self, loop: asyncio.AbstractEventLoop, period: float) -> None:
-        self.notify("WATCHDOG=1")
+        self.notify("WATCHDOG=1", patience=0)
         self._next = loop.call_later(period, self._sign_of_life, loop, period)
 
 

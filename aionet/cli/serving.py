@@ -28,13 +28,14 @@ from typing import Any
 
 from ..adapters.systemd import Notifier
 from ..draining import DrainReport
+from ..handing_over import SuccessionError
 from ..hanging_up import hang_up_signals, has_terminal
 from ..held_listeners import HeldListeners, WantedListener, server_on
 from ..limits import ConnectionLimits
 from ..running import loop_factory
 from ..serving import on_signals, serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
-from ..succession import Succession, SuccessionError
+from ..succession import Succession
 from ..workers.process import WorkerFailedError
 from .arguments import Address, Bound
 from .failing import CommandError, explain, say

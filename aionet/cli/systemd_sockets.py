@@ -45,6 +45,8 @@ def wanted_listeners(bound: Iterable[SocketAddress | UnixAddress | SystemdSocket
         raise CommandError(f"what systemd passes is wrong: {error}") from error
     wanted = [_inherited(name, passed) if isinstance(name, SystemdSockets) else name for name in names]
     for left in passed:
+        for sock in (sock for sockets in passed.values() for sock in sockets):
+            sock.close()
         raise CommandError(f"systemd passes sockets named {left!r}, but nothing is bound to systemd:{left}")
     return wanted
 

@@ -24,7 +24,13 @@ from ..message_channel import MessageChannel
 
 __all__ = ["WorkerFailedError", "WorkerProcess"]
 
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from aionet.workers.worker import main; main({0}, {1})"
+_PROGRAM = """\
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, from the first moment
+sys.path[:] = {path!r}
+from aionet.workers.worker import main
+main({channel}, {listeners})
+"""
 _HARD = 1.0  # seconds that a spawner gives handlers after their cancellation
 _MARGIN = 3.0  # seconds beyond the time that a drain may take, before the worker is killed
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")  # the service is its supervisor's
@@ -77,7 +83,7 @@ class WorkerProcess:
                 sys.executable,
                 *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]  # as multiprocessing
                 "-c",
-                _PROGRAM.format(theirs.fileno(), listeners, path=sys.path),
+                _PROGRAM.format(channel=theirs.fileno(), listeners=listeners, path=sys.path),
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno(), *listeners],
                 env={name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS},

@@ -76,6 +76,14 @@ def test_a_manager_that_has_gone_is_no_error(tmp_path, caplog):
     assert "cannot tell systemd READY=1: No such file" in caplog.text
 
 
+def test_a_manager_that_does_not_read_holds_nobody_for_long(manager, caplog):
+    notifier = Notifier.from_environment()
+    while notifier.notify("STATUS=full", patience=0):
+        pass
+    assert not notifier.notify("READY=1", patience=0.01)
+    assert "cannot tell systemd READY=1: it does not read" in caplog.text
+
+
 @pytest.mark.parametrize("line", ["READY", "STATUS=a\nREADY=1"])
 def test_a_line_is_one_line(line):
     with pytest.raises(ValueError, match="NAME=value"):

@@ -44,6 +44,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "running",
         "held_listeners",
         "message_channel",
+        "control_socket",
+        "handing_over",
         "succession",
         "workers",
     ),
