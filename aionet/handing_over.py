@@ -6,7 +6,7 @@ Both ends talk over a Unix socket (`message_channel.py`), and never over anythin
 
     successor                       predecessor
     {"want": "listeners"}     ->
-                              <-    {"listener": …} with descriptors, for each share; {"all": true}
+                              <-    {"listener": …} with descriptors, {"all": true} after the last
     {"ready": true}           ->                                 it could serve
                               <-    {"go": true}                 from here on both may accept
     {"serving": true}         ->                                 the predecessor drains
@@ -19,9 +19,10 @@ killed) goes on: somebody has to.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from .held_listeners import HeldListener
 from .listening import adopt_listener
@@ -42,10 +43,22 @@ class SuccessionError(RuntimeError):
 def send_listeners(channel: MessageChannel, listeners: Iterable[HeldListener]) -> None:
     """Send copies of all `listeners`. Raises `ConnectionError`."""
     for number, listener in enumerate(listeners):
-        for share in listener.shares:
-            message = {"listener": number, "name": listener.name, "identity": listener.identity}
-            channel.send(message, [sock.fileno() for sock in share])
+        for shares in _portions(listener.shares):
+            message = {
+                "listener": number,
+                "name": listener.name,
+                "identity": listener.identity,
+                "shares": [len(share) for share in shares],
+            }
+            channel.send(message, [sock.fileno() for share in shares for sock in share])
     channel.send({"all": True})
+
+
+def _portions(shares: Sequence[Sequence[socket.socket]]) -> Iterator[Sequence[Sequence[socket.socket]]]:
+    """Yield `shares` in portions that a message can carry: few messages, so that they fit into the buffer."""
+    per_message = max(_MOST_DESCRIPTORS // max(map(len, shares), default=1), 1)
+    for first in range(0, len(shares), per_message):
+        yield shares[first : first + per_message]
 
 
 async def take_listeners(channel: MessageChannel) -> list[HeldListener]:
@@ -63,7 +76,8 @@ async def take_listeners(channel: MessageChannel) -> list[HeldListener]:
             listener = HeldListener(message["name"], [], identity)
             listener = found.setdefault(message["listener"], listener)
             listener.removes_file = False
-            listener.shares.append([adopt_listener(fd, _FAMILIES) for fd in channel.take_descriptors()])
+            received = (adopt_listener(fd, _FAMILIES) for fd in channel.take_descriptors())
+            listener.shares.extend([*itertools.islice(received, length)] for length in message["shares"])
     except BaseException:
         for listener in found.values():
             listener.close()

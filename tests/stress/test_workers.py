@@ -99,6 +99,8 @@ def test_a_killed_worker_loses_only_what_it_was_serving(tmp_path: Path, shared: 
     arguments += ["--shared-listener"] if shared else []
     kills = 5
     with AionetServer(*arguments, "--log-level", "critical", cwd=tmp_path) as server:
+        descriptors = Path(f"/proc/{server.process.pid}/fd")
+        before = len(list(descriptors.iterdir()))
         with SteadyLoad(server.port, 300) as load:
             for _ in range(kills):
                 pid = status(control)["workers"][0]["pid"]
@@ -108,6 +110,10 @@ def test_a_killed_worker_loses_only_what_it_was_serving(tmp_path: Path, shared: 
                     assert time.monotonic() < deadline
                     time.sleep(0.02)
         found = status(control)
+        deadline = time.monotonic() + PATIENCE
+        while len(list(descriptors.iterdir())) > before:
+            assert time.monotonic() < deadline, "the supervisor keeps descriptors of workers that have ended"
+            time.sleep(0.05)
         server.signal()
         code, _, errors = server.ended()
     print(f"{load.outcomes}, slowest {load.slowest:.3f} s", file=sys.stderr)
