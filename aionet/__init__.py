@@ -26,12 +26,14 @@ from .handing_over import SuccessionError
 from .limits import ConnectionLimits
 from .network_toolkit import NetworkToolkit
 from .options import KeepAlive, TcpOptions, UnixOptions
+from .proxy_protocol import ProxyHeader, ProxyProtocol, ProxyTls
 from .relaying import RelayReport, relay
 from .resolving import Resolver
 from .running import new_event_loop, run, task_factory
 from .serving import serve
 from .signals import Signal
-from .spawner import ConnectionSpawner, SpawnerStats
+from .spawner import ConnectionSpawner
+from .spawner_stats import SpawnerStats
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tcp_info import TcpInfo, TcpState
 from .tcp_socket import AsyncTcpSocket
@@ -62,7 +64,10 @@ __all__ = [
     "KeepAlive",
     "LimitExceededError",
     "NetworkToolkit",
+    "ProxyHeader",
+    "ProxyProtocol",
     "ProxyProtocolError",
+    "ProxyTls",
     "RelayReport",
     "ResolveError",
     "Resolver",

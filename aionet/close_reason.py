@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 __all__ = ["CloseCause", "CloseReason", "Outcome", "Phase"]
 
@@ -54,8 +53,7 @@ class CloseCause(enum.Enum):
         return self.label
 
 
-@dataclass(frozen=True, slots=True)
-class CloseReason:
+class CloseReason(NamedTuple):
     """Why and how a connection ended."""
 
     cause: CloseCause

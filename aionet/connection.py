@@ -3,32 +3,80 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Generic, TypeVar
+import itertools
+import os
+from typing import Any, Generic, Protocol, TypeVar
 
 from .close_reason import CloseCause, CloseReason, Phase
+from .errors import SocketClosedError
 from .stream_socket import AsyncStreamSocket
-from .tcp_socket import AsyncTcpSocket
 
-__all__ = ["Connection", "close_reason_of"]
+__all__ = ["Connection", "WatchesConnections", "close_reason_of"]
+
+_numbers = itertools.count(1)
 
 SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
+
+
+class WatchesConnections(Protocol):
+    """Who is told of connections what their wires tell."""
+
+    def on_peer_gone(self, connection: Connection[Any]) -> None:
+        """Its peer has left; may be told several times."""
+
+    def on_unsent(self, connection: Connection[Any], count: int) -> None:
+        """So many of its bytes wait for the peer."""
 
 
 class Connection(Generic[SocketT]):
     """A connection that is being served."""
 
-    __slots__ = ("_cause", "_task", "close_reason", "phase", "socket", "started")
+    _enforcer: WatchesConnections
+    _id: str
+    _phase: Phase
+    _reason: CloseReason
+
+    # Only what every connection needs is set at once: servers make very many of them.
+    __slots__ = ("_cause", "_enforcer", "_id", "_phase", "_reason", "_task", "socket", "started")
 
     def __init__(self, socket: SocketT, started: float) -> None:
         self.socket = socket
         self.started = started
         """When it was accepted, by the loop's clock, in seconds."""
-        self.phase: Phase = "serving"
-        """How far it has come."""
-        self.close_reason: CloseReason | None = None
-        """Why it ended, once it has, if its spawner was given an `on_close`."""
         self._task: asyncio.Task[None] | None = None
         self._cause: CloseCause | None = None  # of its end, where its spawner decided that
+
+    @property
+    def id(self) -> str:
+        """A short name for it in logs: ``"2f9c-00000001"``, the process and a running number, in hexadecimal.
+
+        It is made when it is first asked for. Those of one process sort in the order in which they were made.
+        """
+        try:
+            return self._id
+        except AttributeError:
+            self._id = f"{os.getpid():x}-{next(_numbers):08x}"
+            return self._id
+
+    @property
+    def phase(self) -> Phase:
+        """How far it has come."""
+        return getattr(self, "_phase", "serving")
+
+    @property
+    def close_reason(self) -> CloseReason | None:
+        """Why it ended, once it has, if its spawner was given an `on_close`."""
+        return getattr(self, "_reason", None)
+
+    # As its wire's observer: for the enforcer of limits, if there is one.
+
+    def on_peer_gone(self) -> None:
+        """The peer has left."""
+        self._enforcer.on_peer_gone(self)
+
+    def on_unsent(self, count: int) -> None:
+        """So many bytes wait for the peer."""
+        self._enforcer.on_unsent(self, count)
 
     @property
     def task(self) -> asyncio.Task[None]:
@@ -44,32 +92,18 @@ def close_reason_of(
     connection: Connection[Any], cause: CloseCause, error: BaseException | None, now: float
 ) -> CloseReason:
     """Return why `connection`, which is still open, ends at the loop's time `now`."""
-    wire = connection.socket._wire
+    wire, age = connection.socket._wire, now - connection.started
+    unacknowledged, idle = wire.facts()
+    number = None
+    if error is not None or wire.lost is not None:
+        number = _errno_of(error) or _errno_of(wire.lost)
+    if idle is not None and idle > age:  # the kernel's clock ticks, and began earlier
+        idle = age
     return CloseReason(
-        cause=cause,
-        phase=connection.phase,
-        errno=getattr(error, "errno", None) or (None if wire.lost is None else wire.lost.errno),
-        bytes_read=wire.bytes_read,
-        bytes_written=wire.bytes_written,
-        unacknowledged=_unacknowledged(connection.socket),
-        age=now - connection.started,
-        idle=_idle_seconds(connection.socket),
+        cause, connection.phase, number, wire.bytes_read, wire.bytes_written, unacknowledged, age, idle
     )
 
 
-def _unacknowledged(socket: AsyncStreamSocket[Any]) -> int | None:
-    try:
-        return socket._wire.unacknowledged
-    except OSError:  # closed already
-        return None
-
-
-def _idle_seconds(socket: AsyncStreamSocket[Any]) -> float | None:
-    """Only the kernel knows: nothing is noted per message."""
-    if not isinstance(socket, AsyncTcpSocket):
-        return None
-    try:
-        info = socket.tcp_info()
-    except OSError:
-        return None
-    return min(info.last_data_received, info.last_data_sent)
+def _errno_of(error: BaseException | None) -> int | None:
+    """What the system said; that the socket was closed by this side is not of that kind."""
+    return None if isinstance(error, SocketClosedError) else getattr(error, "errno", None)

@@ -69,7 +69,7 @@ class Deadlines:
         shortest = min(_seconds_of(limits, handshakes=handshakes), default=_IDLE_LOOK * _LOOKS)
         self._period = shortest / _LOOKS
         self._wheel: TimerWheel[_AnyConnection] = TimerWheel(self._period / _TICKS, self._look)
-        self._seen: dict[_AnyConnection, _Seen] = {}  # who was idle for the longest comes first
+        self._seen: dict[_AnyConnection, _Seen | None] = {}  # who was idle for the longest comes first
 
     @staticmethod
     def needed(limits: ConnectionLimits, *, handshakes: bool) -> bool:
@@ -78,8 +78,8 @@ class Deadlines:
 
     def add(self, connection: _AnyConnection) -> None:
         """Look after `connection` from now on."""
-        self._seen[connection] = _Seen(connection.started)
-        self._wheel.add(connection, self._period)
+        self._seen[connection] = None  # most connections of a busy server end before the first look
+        self._wheel.add(connection, self._period, connection.started)
 
     def discard(self, connection: _AnyConnection) -> None:
         """`connection` has ended."""
@@ -97,12 +97,17 @@ class Deadlines:
 
     def _look(self, connection: _AnyConnection) -> float | None:
         """Cut it or leave it; return in how many seconds to look again."""
-        if connection._cause is not None:  # it was cut, and has not ended
+        if connection.phase == "closing":  # which has a deadline of its own
+            return None
+        if connection._cause is not None:  # it was cut, and its handler has not ended
             connection.socket.abort()
             return None
         now = self._time()
         next_look = self._period
-        for ends, cause in self._due(connection, self._seen[connection], now):
+        seen = self._seen[connection]
+        if seen is None:
+            seen = self._seen[connection] = _Seen(connection.started)
+        for ends, cause in self._due(connection, seen, now):
             if ends <= now:
                 self._cut(connection, cause)
                 return _HARD
@@ -132,7 +137,8 @@ class Deadlines:
         if moved != seen.moved:
             seen.moved = moved
             seen.moved_at = now
-            self._seen[connection] = self._seen.pop(connection)  # to the end of the order
+            del self._seen[connection]
+            self._seen[connection] = seen  # to the end of the order
         return seen.moved_at
 
 

@@ -14,10 +14,11 @@ the last seconds of the grace.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from .close_reason import CloseCause
@@ -125,13 +126,16 @@ class Drain:
 
     def _abort(self, task: asyncio.Task[None]) -> Straggler:
         connection = self._connections[task]
-        stack = io.StringIO()
-        task.print_stack(file=stack)
-        straggler = Straggler(str(connection.socket.peer_address), stack.getvalue())
+        straggler = Straggler(str(connection.socket.peer_address), _stack_of(task))
         if connection._cause is CloseCause.DRAINED:
             connection._cause = CloseCause.ABORTED
         connection.socket.abort()
-        _log.warning("handler for %s did not end when it was cancelled:\n%s", straggler.peer, straggler.stack)
+        _log.warning(
+            "handler for %s did not end when it was cancelled:\n%s",
+            straggler.peer,
+            straggler.stack,
+            extra={"connection": connection.id},
+        )
         return straggler
 
     def _left(self) -> list[asyncio.Task[None]]:
@@ -150,3 +154,17 @@ class Drain:
             pass
         finally:
             self._deadline = None
+
+
+def _stack_of(task: asyncio.Task[None]) -> str:
+    """All of what `task` awaits, outermost first; its own `get_stack` shows the first frame only."""
+    frames = ((frame, frame.f_lineno) for frame in _frames_of(task.get_coro()))
+    return "".join(traceback.StackSummary.extract(frames).format())
+
+
+def _frames_of(awaited: Any) -> Iterator[FrameType]:
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+        if frame is not None:
+            yield frame
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)

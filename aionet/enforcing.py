@@ -11,7 +11,9 @@ waits for it, gets `SocketClosedError`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from .admission import PeerCounts
@@ -26,6 +28,8 @@ __all__ = ["LimitEnforcer"]
 
 _log = logging.getLogger("aionet.server")
 
+_TIME_TO_READ = 0.1  # seconds in which a handler may find out for itself that its peer has left
+
 _CANCEL = {CloseCause.IDLE, CloseCause.HANDLER_TIMEOUT, CloseCause.PEER_GONE}
 _RESET = {CloseCause.READ_STALLED, CloseCause.WRITE_STALLED, CloseCause.HANDSHAKE_TIMEOUT}
 # All others, because somebody waits for what they hold: both.
@@ -34,12 +38,21 @@ _RESET = {CloseCause.READ_STALLED, CloseCause.WRITE_STALLED, CloseCause.HANDSHAK
 class LimitEnforcer:
     """Holds the connections of one spawner to its limits, on the running loop."""
 
-    def __init__(self, limits: ConnectionLimits, *, handshakes: bool) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        note: Callable[[Connection[Any], CloseCause], object],
+        *,
+        handshakes: bool,
+    ) -> None:
+        """`note(connection, cause)` is called before a connection is cut, while its facts are still known."""
+        self._note = note
         self._on_peer_gone = limits.on_peer_gone
         self._peers = None if limits.max_per_peer is None else PeerCounts(limits.max_per_peer)
         self._pending = None
         if limits.max_pending_bytes is not None:
             self._pending = PendingBytes(limits.max_pending_bytes, self._free)
+        self._observes = self._pending is not None or self._on_peer_gone != "ignore"
         self._deadlines = None
         if Deadlines.needed(limits, handshakes=handshakes):
             self._deadlines = Deadlines(limits, self.cut, handshakes=handshakes)
@@ -62,25 +75,33 @@ class LimitEnforcer:
         """Look after `connection` from now on."""
         if self._deadlines is not None:
             self._deadlines.add(connection)
-        watches_peer = self._on_peer_gone != "ignore"
-        if watches_peer:
-            connection.socket._peer_gone = Signal()
-        if watches_peer or self._pending is not None:
-            connection.socket._wire.observe(_Observer(self, connection), peer=watches_peer)
+        if self._observes:
+            wire = connection.socket._wire
+            connection._enforcer = self
+            wire._observer = connection
+            if self._on_peer_gone != "ignore":
+                connection.socket._peer_gone = Signal()
+                wire.watch_peer()
 
     def end(self, connection: Connection[Any]) -> None:
         """`connection` has ended."""
-        connection.socket._wire.observe(None)
-        for part in (self._deadlines, self._peers, self._pending):
-            if part is not None:
-                part.discard(connection)
+        if self._observes:
+            connection.socket._wire._observer = None
+        if self._deadlines is not None:
+            self._deadlines.discard(connection)
+        if self._peers is not None:
+            self._peers.discard(connection)
+        if self._pending is not None:
+            self._pending.discard(connection)
 
     def cut(self, connection: Connection[Any], cause: CloseCause) -> None:
         """End `connection` for `cause`, unless it is being ended already."""
         if connection._cause is not None:
             return
+        self._note(connection, cause)
         connection._cause = cause
-        _log.info("connection from %s cut: %s", connection.socket.peer_address, cause)
+        peer, named = connection.socket.peer_address, {"connection": connection.id}  # no task of its own runs
+        _log.info("connection from %s cut: %s", peer, cause, extra=named)
         if cause not in _CANCEL:
             connection.socket.abort()
         if cause not in _RESET and connection._task is not None:
@@ -103,29 +124,29 @@ class LimitEnforcer:
             self._deadlines.close()
 
     def on_peer_gone(self, connection: Connection[Any]) -> None:
-        """Do what is to be done when a peer leaves. A handler that reads will see it by itself."""
-        connection.socket.peer_gone.set()
-        if self._on_peer_gone == "cancel" and not connection.socket._wire.waits_for_input:
+        """Do what is to be done when a peer leaves; it may be told several times."""
+        if self._on_peer_gone == "ignore":
+            return
+        gone = connection.socket.peer_gone
+        if not gone and self._on_peer_gone == "cancel":
+            self._expect_read(connection, connection.socket.bytes_read)
+        gone.set()
+
+    def _expect_read(self, connection: Connection[Any], bytes_read: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(_TIME_TO_READ, self._cut_unless_it_read, connection, bytes_read)
+
+    def _cut_unless_it_read(self, connection: Connection[Any], bytes_read: int) -> None:
+        """A handler that reads, though slowly, comes to the end by itself."""
+        wire = connection.socket._wire
+        if wire.closed or wire.peer_ended or wire.lost is not None or wire.waits_for_input:
+            return
+        if wire.bytes_read == bytes_read:
             self.cut(connection, CloseCause.PEER_GONE)
+        else:
+            self._expect_read(connection, wire.bytes_read)
 
     def on_unsent(self, connection: Connection[Any], count: int) -> None:
         """`count` bytes of `connection` wait for its peer."""
         if self._pending is not None:
             self._pending.note(connection, count)
-
-
-class _Observer:
-    """What a connection's wire tells."""
-
-    __slots__ = ("_connection", "_enforcer")
-
-    def __init__(self, enforcer: LimitEnforcer, connection: Connection[Any]) -> None:
-        self._enforcer = enforcer
-        self._connection = connection
-
-    def on_peer_gone(self) -> None:
-        if self._enforcer._on_peer_gone != "ignore":
-            self._enforcer.on_peer_gone(self._connection)
-
-    def on_unsent(self, count: int) -> None:
-        self._enforcer.on_unsent(self._connection, count)

@@ -61,9 +61,9 @@ class ConnectionLimits:
     the connections that hold the most are reset."""
 
     on_peer_gone: OnPeerGone = "ignore"
-    """When the peer ends its side, or is lost, while the handler does not read: ``"ignore"``; ``"event"``
-    sets `socket.peer_gone`; ``"cancel"`` cancels the handler. A client that half-closes and waits for its
-    reply has not left: where there are such, use ``"ignore"``."""
+    """When the peer ends its side, or is lost: ``"ignore"`` leaves it to the handler's next read; ``"event"``
+    sets `socket.peer_gone` at once; ``"cancel"`` cancels a handler that does not read for 0.1 s after it. A
+    client that half-closes and waits for its reply has not left: where there are such, use ``"ignore"``."""
 
     def __post_init__(self) -> None:
         for name in ("max_connections", "max_per_peer", "max_pending_bytes"):

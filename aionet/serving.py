@@ -12,7 +12,7 @@ from typing import Any
 from .addresses import AddressLike, SocketAddress, UnixAddress, as_address
 from .draining import DrainReport
 from .limits import ConnectionLimits
-from .spawner import ConnectionSpawner, Handler, OnClose, OnError
+from .spawner import ConnectionSpawner, ContextOf, Handler, OnClose, OnError
 from .stream_server import AsyncStreamConnectionServer
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .unix_connection_server import AsyncUnixConnectionServer
@@ -32,6 +32,7 @@ async def serve(
     on_error: OnError[Any] | None = None,
     on_close: OnClose[Any] | None = None,
     preface: Handler[Any] | None = None,
+    context: ContextOf[Any] | None = None,
     drain_grace: float = 30.0,
     signals: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
     on_listening: Callable[[AsyncStreamConnectionServer[Any, Any]], object] | None = None,
@@ -43,7 +44,7 @@ async def serve(
 
     Args:
         handler: a coroutine function that is given a socket; see `ConnectionSpawner`, also for `limits`,
-            `on_error`, `on_close` and `preface`.
+            `on_error`, `on_close`, `preface` and `context`.
         drain_grace: seconds that handlers have to finish after the signal.
         signals: empty to install none, as a thread other than the main one must.
         on_listening: called with the server once a signal would drain it; `server.address` tells where it is.
@@ -58,7 +59,7 @@ async def serve(
     if not drain_grace >= 0:
         raise ValueError(f"drain_grace must be 0 or more seconds, not {drain_grace!r}")
     spawner: ConnectionSpawner[Any] = ConnectionSpawner(
-        handler, limits=limits, on_error=on_error, on_close=on_close, preface=preface
+        handler, limits=limits, on_error=on_error, on_close=on_close, preface=preface, context=context
     )
     server = address if isinstance(address, AsyncStreamConnectionServer) else await listen(address)
 

@@ -5,8 +5,7 @@ Theory of operation
 *Ownership.* A spawner accepts from its servers and gives every connection a task of its own, which it holds
 on to until the task has ended and the connection is closed. Nothing that it started outlives `serve`.
 
-*Isolation.* An exception in a handler ends that connection and nothing else. A handler that crashes is an
-ERROR in the log, with the peer; a peer that leaves is a DEBUG line, because servers see that all day long.
+*Isolation.* An exception in a handler ends that connection and nothing else (`verdict.py`).
 
 *Room.* When `max_connections` are being served the spawner holds all its servers, in the very step that took
 the last connection: an acceptor that was already woken finds its server held, so the cap is exact, and the
@@ -19,6 +18,10 @@ any.
 *Why it ended.* Every connection ends for one `CloseCause`: the spawner's, if it decided that, else what the
 handler's end says. Causes are counted; a whole `CloseReason` is made only if somebody wants it (`on_close`).
 
+*Observing.* What connections carry is counted only if somebody asks for it (`count_traffic`). A connection's
+task begins in the context of the task that accepted it, or in one of its own, if somebody makes one
+(`context`).
+
 *Ending.* `drain` closes the servers, lets handlers finish for the time of grace, cancels those who have not,
 and aborts the connections of those who do not react to that either (`draining.py`).
 """
@@ -26,9 +29,11 @@ and aborts the connections of those who do not react to that either (`draining.p
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from .admission import AcceptRate
@@ -38,14 +43,17 @@ from .connection import Connection, close_reason_of
 from .draining import Drain, DrainReport
 from .enforcing import LimitEnforcer
 from .engine import drive
-from .errors import AionetError, ConnectionLostError, IncompleteReadError, SocketBusyError, SocketClosedError
+from .errors import SocketBusyError, SocketClosedError
 from .limits import ConnectionLimits
 from .overload import Overload
 from .signals import Signal
+from .spawner_stats import SpawnerStats, stats_of
 from .stream_server import AsyncStreamConnectionServer
 from .stream_socket import AsyncStreamSocket
+from .traffic import Traffic
+from .verdict import verdict_on
 
-__all__ = ["ConnectionSpawner", "Handler", "OnClose", "OnError", "SpawnerStats"]
+__all__ = ["ConnectionSpawner", "ContextOf", "Handler", "OnClose", "OnError"]
 
 _log = logging.getLogger("aionet.server")
 
@@ -63,30 +71,8 @@ OnError = Callable[[SocketT, Exception], object]
 OnClose = Callable[[Connection[SocketT], CloseReason], object]
 """``on_close(connection, reason)``, called once for every connection, when it is closed."""
 
-_PEER_LEFT = (ConnectionLostError, SocketClosedError, IncompleteReadError)
-
-
-@dataclass(frozen=True, slots=True)
-class SpawnerStats:
-    """Counts since the spawner was made. ``accepted`` is the sum of all the others, less `causes`."""
-
-    accepted: int
-    active: int
-    """Being served now."""
-    completed: int
-    """Handlers that returned."""
-    failed: int
-    """Handlers that raised."""
-    disconnected: int
-    """Handlers that ended because their peer had gone, or their socket was closed under them."""
-    cancelled: int
-    """Handlers that were cancelled."""
-    cut: int = 0
-    """Connections that one of the limits ended."""
-    rejected: int = 0
-    """Connections that were turned away before a handler saw them."""
-    causes: Mapping[CloseCause, int] = field(default_factory=dict, compare=False)
-    """The same by cause; those that never occurred are left out."""
+ContextOf = Callable[[Connection[SocketT]], contextvars.Context]
+"""``context(connection)``, called before its task is made, which then runs in a copy of what is returned."""
 
 
 class ConnectionSpawner(Generic[SocketT]):
@@ -100,6 +86,8 @@ class ConnectionSpawner(Generic[SocketT]):
             included.
         preface: a coroutine function that is given the socket before the handler is, in the same task and
             under `handshake_timeout`; if it raises, the connection is reset.
+        context: called with each connection before its task is made; returns the `contextvars.Context` that
+            the task is to begin with. By default it is that of the task that serves.
     """
 
     def __init__(
@@ -110,6 +98,7 @@ class ConnectionSpawner(Generic[SocketT]):
         on_error: OnError[SocketT] | None = None,
         on_close: OnClose[SocketT] | None = None,
         preface: Handler[SocketT] | None = None,
+        context: ContextOf[SocketT] | None = None,
     ) -> None:
         for name, function in (("handler", handler), ("preface", preface)):
             if not callable(function) and (name == "handler" or function is not None):
@@ -118,12 +107,14 @@ class ConnectionSpawner(Generic[SocketT]):
         self._preface = preface
         self._on_error = on_error
         self._on_close = on_close
+        self._context = context
         self._limits = limits or ConnectionLimits()
         self._enforcer: LimitEnforcer | None = None
         self._overload = Overload(self._limits.on_full, self.turn_away)
         self._rate: AcceptRate | None = None
         self._connections: set[Connection[SocketT]] = set()
         self._servers: list[AsyncStreamConnectionServer[Any, SocketT]] = []
+        self._time = time.monotonic  # until it serves: then its loop's
         self._full = False
         self._room_made = asyncio.Event()
         self._draining_signal = Signal()
@@ -131,6 +122,11 @@ class ConnectionSpawner(Generic[SocketT]):
         self._draining: asyncio.Task[DrainReport] | None = None
         self._emptied = asyncio.Event()
         self._counts = [0] * len(CloseCause)
+        self._traffic: Traffic | None = None
+        self._direct = drive is not None and preface is None and context is None
+        """Whether a driver may call the handler itself, as a coroutine that stays parked while it waits."""
+        self._followed = on_close is not None
+        """Whether anybody but the counters wants to know that a connection ends."""
 
     async def serve(self, *servers: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         """Accept from `servers` and run the handlers, until `drain`, or until all servers are closed.
@@ -191,16 +187,20 @@ class ConnectionSpawner(Generic[SocketT]):
         return tuple(self._connections)
 
     @property
+    def servers(self) -> tuple[AsyncStreamConnectionServer[Any, SocketT], ...]:
+        """The servers whose connections are being served."""
+        return tuple(self._servers)
+
+    def count_traffic(self) -> None:
+        """Let `stats` tell bytes, too, from the connections on that are served now."""
+        self._traffic = self._traffic or Traffic()
+        self._followed = True
+
+    @property
     def stats(self) -> SpawnerStats:
         """The counts at this moment."""
-        outcomes = dict.fromkeys(("completed", "failed", "disconnected", "cancelled", "cut", "rejected"), 0)
-        causes = {cause: count for cause, count in zip(CloseCause, self._counts, strict=True) if count}
-        for cause, count in causes.items():
-            outcomes[cause.outcome] += count
-        active = len(self._connections)
-        return SpawnerStats(
-            accepted=active + sum(outcomes.values()), active=active, causes=causes, **outcomes
-        )
+        traffic = None if self._traffic is None else self._traffic.total(self._connections)
+        return stats_of(self._counts, len(self._connections), traffic)
 
     # Accepting ----------------------------------------------------------------------------------------
 
@@ -210,9 +210,11 @@ class ConnectionSpawner(Generic[SocketT]):
         if self._drain is not None:
             raise SocketBusyError("this spawner has been drained", operation="serve")
         self._servers.extend(servers)
+        self._time = asyncio.get_running_loop().time
         limits, handshakes = self._limits, self._preface is not None
         if LimitEnforcer.needed(limits, handshakes=handshakes):
-            self._enforcer = LimitEnforcer(limits, handshakes=handshakes)
+            self._enforcer = LimitEnforcer(limits, self._note_reason, handshakes=handshakes)
+            self._followed = True
         if limits.accept_rate is not None:
             self._rate = AcceptRate(limits.accept_rate, [server._acceptor for server in servers])
         self._overload.begin()
@@ -284,10 +286,10 @@ class ConnectionSpawner(Generic[SocketT]):
         """Reset a connection that no handler has seen, for `cause`, and count it."""
         connection = Connection(socket, asyncio.get_running_loop().time())
         connection._cause = cause
-        self._note_reason(connection, None)
+        self._note_reason(connection, cause)
         socket.abort()
         self._counts[cause.number] += 1
-        self._tell_closed(connection)
+        self._tell_of_end(connection)
 
     def _spawn(self, socket: SocketT, loop: asyncio.AbstractEventLoop, now: float) -> None:
         connection = Connection(socket, now)
@@ -298,23 +300,35 @@ class ConnectionSpawner(Generic[SocketT]):
         connections.add(connection)
         if len(connections) == self._limits.max_connections:
             self._fill()
-        if drive is None:
-            task = loop.create_task(self._run(connection))
-        elif self._preface is None and loop.get_task_factory() is None:
-            # the same in C: the task is parked while it waits for sockets
+        if self._direct and loop.get_task_factory() is None:
             connection._task = loop.create_task(drive(self._handler, socket, self._handler_ended, connection))
-            return
         else:
-            task = loop.create_task(drive(self._start, connection, self._handler_ended, connection))
+            self._make_task(connection, loop)
+
+    def _make_task(self, connection: Connection[SocketT], loop: asyncio.AbstractEventLoop) -> None:
+        create_task: Callable[..., Any] = loop.create_task
+        if self._context is not None:  # a task copies the context that it is made in, whatever its factory
+            create_task = partial(self._context_of(connection, self._context).run, create_task)
+        if drive is None:
+            task = create_task(self._run(connection))
+        else:
+            task = create_task(drive(self._start, connection, self._handler_ended, connection))
         if connection._task is None:  # an eager task has begun already, and may even have ended
             connection._task = task
             if drive is None:
                 task.add_done_callback(self._never_began)
 
+    def _context_of(self, connection: Connection[SocketT], make: ContextOf[SocketT]) -> contextvars.Context:
+        try:
+            return make(connection)
+        except Exception:
+            _log.exception("context for %s failed", connection.socket.peer_address)
+            return contextvars.copy_context()
+
     def _take_care(self, enforcer: LimitEnforcer, connection: Connection[SocketT]) -> bool:
         """Begin to enforce the limits; whether `connection` may be served."""
         if self._preface is not None:
-            connection.phase = "handshake"
+            connection._phase = "handshake"
         elif not enforcer.admit(connection):
             self.turn_away(connection.socket, CloseCause.TOO_MANY_OF_PEER)
             return False
@@ -338,13 +352,13 @@ class ConnectionSpawner(Generic[SocketT]):
         return self._handler(connection.socket)
 
     async def _serve_after(self, preface: Handler[SocketT], connection: Connection[SocketT]) -> None:
-        connection.phase = "handshake"
+        connection._phase = "handshake"
         await preface(connection.socket)
         if self._enforcer is not None and not self._enforcer.admit(connection):
             connection._cause = CloseCause.TOO_MANY_OF_PEER
             connection.socket.abort()
             return
-        connection.phase = "serving"
+        connection._phase = "serving"
         await self._handler(connection.socket)
 
     async def _run(self, connection: Connection[SocketT]) -> None:
@@ -371,7 +385,7 @@ class ConnectionSpawner(Generic[SocketT]):
             if connection.task is task:
                 if connection._cause is None:
                     connection._cause = CloseCause.CANCELLED
-                self._note_reason(connection, None)
+                self._note_reason(connection, connection._cause)
                 connection.socket.abort()
                 self._ended(connection)
 
@@ -385,10 +399,10 @@ class ConnectionSpawner(Generic[SocketT]):
         if error is None and connection._cause is None:
             connection._cause = CloseCause.PEER_ENDED if socket._wire.peer_ended else CloseCause.COMPLETED
         else:
-            connection._cause = self._judge(connection, error)
-        if self._on_close is not None:
-            self._note_reason(connection, error)
-        connection.phase = "closing"
+            connection._cause = verdict_on(connection, error, self._on_error)
+        if self._followed:
+            self._note_reason(connection, connection._cause, error)
+            connection._phase = "closing"
         if socket._close_at_once():
             self._ended(connection)
             return None
@@ -412,61 +426,22 @@ class ConnectionSpawner(Generic[SocketT]):
         finally:
             self._ended(connection)
 
-    def _judge(self, connection: Connection[SocketT], error: BaseException | None) -> CloseCause:
-        """Report what a handler raised; return why the connection ends."""
-        socket, decided = connection.socket, connection._cause
-        if error is None:
-            return CloseCause.COMPLETED if decided in (None, CloseCause.DRAINED) else decided
-        if _peer_left(error, socket):
-            if _log.isEnabledFor(logging.DEBUG):  # making its address takes longer than asking
-                _log.debug("connection from %s ended: %s", socket.peer_address, error)
-            if decided is not None:
-                return decided
-            return CloseCause.CLOSED if isinstance(error, SocketClosedError) else CloseCause.PEER_LOST
-        if isinstance(error, asyncio.CancelledError):
-            return decided or CloseCause.CANCELLED
-        if not isinstance(error, Exception):
-            socket.abort()  # KeyboardInterrupt, SystemExit: the loop is going down
-            return CloseCause.FAILED
-        if connection.phase == "handshake":
-            return self._handshake_failed(connection, error)
-        self._report(socket, error)
-        return decided or CloseCause.FAILED
-
-    def _handshake_failed(self, connection: Connection[SocketT], error: Exception) -> CloseCause:
-        """A peer that does not know how to begin is no news; a preface that crashes is."""
-        if isinstance(error, AionetError | OSError):
-            _log.info("handshake with %s failed: %s", connection.socket.peer_address, error)
-        else:
-            self._report(connection.socket, error)
-        connection.socket.abort()
-        return connection._cause or CloseCause.HANDSHAKE_FAILED
-
-    def _report(self, socket: SocketT, error: Exception) -> None:
-        _log.error("handler for %s failed", socket.peer_address, exc_info=error)
-        if self._on_error is not None:
-            try:
-                self._on_error(socket, error)
-            except Exception:
-                _log.exception("on_error for %s failed", socket.peer_address)
-
-    def _note_reason(self, connection: Connection[SocketT], error: BaseException | None) -> None:
-        """Keep what is known only as long as the connection is open."""
-        if self._on_close is not None and connection._cause is not None:
-            now = asyncio.get_running_loop().time()
-            connection.close_reason = close_reason_of(connection, connection._cause, error, now)
+    def _note_reason(
+        self, connection: Connection[SocketT], cause: CloseCause, error: BaseException | None = None
+    ) -> None:
+        """Keep what is known only as long as the connection is open. A cut was noted when it was made."""
+        if self._on_close is not None and connection.close_reason is None:
+            connection._reason = close_reason_of(connection, cause, error, self._time())
 
     def _ended(self, connection: Connection[SocketT]) -> None:
         self._connections.remove(connection)
         self._counts[connection._cause.number] += 1  # type: ignore[union-attr]
-        if self._enforcer is not None:
-            self._enforcer.end(connection)
         if not self._connections:
             self._emptied.set()
         if self._full:
             self._make_room()
-        if self._on_close is not None:
-            self._tell_closed(connection)
+        if self._followed:
+            self._tell_of_end(connection)
 
     def _make_room(self) -> None:
         self._full = False
@@ -475,7 +450,11 @@ class ConnectionSpawner(Generic[SocketT]):
             for server in self._servers:
                 server._acceptor.release(self)
 
-    def _tell_closed(self, connection: Connection[SocketT]) -> None:
+    def _tell_of_end(self, connection: Connection[SocketT]) -> None:
+        if self._enforcer is not None:
+            self._enforcer.end(connection)
+        if self._traffic is not None:
+            self._traffic.add(connection)
         if self._on_close is not None and connection.close_reason is not None:
             try:
                 self._on_close(connection, connection.close_reason)
@@ -511,13 +490,3 @@ async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:
 
 def _log_bad_close(socket: AsyncStreamSocket[Any], reason: OSError) -> None:
     _log.debug("connection from %s did not close in good order: %s", socket.peer_address, reason)
-
-
-def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any]) -> bool:
-    """Whether `error` says that this very connection ended, and not another one that the handler uses."""
-    if isinstance(error, _PEER_LEFT):
-        return error._ends is socket._wire
-    # A handler with a task group: all of it has to say so.
-    return isinstance(error, ExceptionGroup) and all(
-        _peer_left(member, socket) for member in error.exceptions
-    )

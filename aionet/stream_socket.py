@@ -21,7 +21,7 @@ import operator
 import socket
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Generic, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from .addresses import SocketAddress, UnixAddress
 from .dialing import Dialed
@@ -34,6 +34,9 @@ from .signals import NEVER, Signal
 from .wires.contract import Buffer, Wire
 from .wires.event_loop import running_state
 from .wires.unconnected import NEVER_CONNECTED, UNCONNECTED
+
+if TYPE_CHECKING:
+    from .proxy_protocol import ProxyHeader
 
 __all__ = ["AsyncStreamSocket"]
 
@@ -49,11 +52,13 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     ``async with`` closes it at the end; ``async for chunk in socket`` reads to the end of the stream.
     """
 
-    __slots__ = ("__weakref__", "_draining", "_peer_gone")
+    __slots__ = ("__weakref__", "_draining", "_peer_gone", "_proxy_header")
 
     _dialing: _Dialing | None
     _ledger: set[Any] | None
     _options: StreamOptions
+    _proxy_header: ProxyHeader
+    """Left unset without one: most connections have none."""
     _received: ReceiveBuffer | None
     _wire: Wire
 
@@ -313,17 +318,22 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
     @property
     def local_address(self) -> AddressT | None:
-        """This end; ``None`` before connecting."""
+        """This end, or where the client of a proxy connected to; ``None`` before connecting."""
         address: Any = self._wire.local_address
         known: AddressT | None = address
         return known
 
     @property
     def peer_address(self) -> AddressT | None:
-        """The other end; ``None`` before connecting."""
+        """The other end, or the client that a proxy passed on; ``None`` before connecting."""
         address: Any = self._wire.peer_address
         known: AddressT | None = address
         return known
+
+    @property
+    def proxy_header(self) -> ProxyHeader | None:
+        """What a trusted proxy said of the client (see `ProxyProtocol`); ``None`` without one."""
+        return getattr(self, "_proxy_header", None)
 
     @property
     def raw_socket(self) -> socket.socket:
@@ -405,6 +415,13 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         self._ledger = ledger
         if ledger is not None:
             ledger.add(self)
+
+    def _present_as(self, header: ProxyHeader) -> None:
+        """From now on the ends are those of `header`, for errors too; where it has none, they stay."""
+        self._proxy_header = header
+        wire: Any = self._wire  # a descriptor's: the header comes before whatever may be laid over it
+        if header.source is not None:
+            wire._peer, wire._local = header.source, header.destination
 
     def _begin_close(self) -> Coroutine[Any, Any, None] | None:
         """`aclose` of a connected socket, as far as it goes without waiting; return what is left to await."""

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from .addresses import SocketAddress, UnixAddress
 from .cleaning_up import see_through
 from .control_socket import control_address, control_name, open_control, process_of, user_of
 from .handing_over import SuccessionError, abort, confirm, expect, send_listeners, take_listeners
@@ -64,7 +65,9 @@ class Succession:
         self._command = [sys.executable, *sys.orig_argv[1:]]
         self._directory = os.getcwd()  # the user's module may leave it
         self._predecessor: MessageChannel | None = None
+        self._taken: list[HeldListener] = []
         self._control: HeldListener | None = None
+        self._beside: list[HeldListener] = []
         self._listeners = HeldListeners()
         self._status: Callable[[], dict[str, Any]] = dict
         self._end: Callable[[], object] = lambda: None
@@ -96,8 +99,24 @@ class Succession:
                 ) from error
             raise
         self._predecessor = channel
-        self._control = self._control_among(taken)
+        self._taken = taken
+        if self._address is not None:
+            self._control = self._among_taken(control_name(self._address))
         return taken
+
+    async def hold(self, purpose: str, address: SocketAddress | UnixAddress) -> HeldListener:
+        """Listen at `address` for a `purpose` beside what is served; a successor takes that over, too.
+
+        To be called between `take_over` and the opening of what was not taken. Raises `OSError`.
+        Cancel safety: nothing is left open.
+        """
+        name = f"{purpose} {address}"
+        listener = self._among_taken(name)
+        if listener is None:
+            listener = await HeldListener.open(address)
+            listener.name = name
+        self._beside.append(listener)
+        return listener
 
     async def begin(
         self, listeners: HeldListeners, status: Callable[[], dict[str, Any]], end: Callable[[], object]
@@ -118,11 +137,10 @@ class Succession:
                 raise SuccessionError("the predecessor does not answer") from error
             self._predecessor.close()
             self._predecessor = None
-        listeners.own_files(True)
+        self._own_files(True)
         if self._address is not None:
             if self._control is None:
                 self._control = await open_control(self._address)
-            self._control.removes_file = True
             self._spawn(self._answer(self._control.sockets[0]))
 
     def _inherited(self) -> socket.socket | None:
@@ -161,11 +179,11 @@ class Succession:
             raise SuccessionError(f"{self._address} belongs to another user")
         return sock
 
-    def _control_among(self, taken: list[HeldListener]) -> HeldListener | None:
-        """Take our own control socket out of what was taken over."""
-        for listener in taken:
-            if self._address is not None and listener.name == control_name(self._address):
-                taken.remove(listener)
+    def _among_taken(self, name: str) -> HeldListener | None:
+        """Take a listener that is the program's own out of what was taken over."""
+        for listener in self._taken:
+            if listener.name == name:
+                self._taken.remove(listener)
                 return listener
         return None
 
@@ -210,8 +228,8 @@ class Succession:
             task.cancel()
         if self._predecessor is not None:
             self._predecessor.close()
-        if self._control is not None:
-            self._control.close()
+        for listener in self._own():
+            listener.close()
 
     async def aclose(self) -> None:
         """Close, and return when nothing is left. Cancel safety: it is closed then, too."""
@@ -263,7 +281,7 @@ class Succession:
             async with asyncio.timeout(self._timeout):
                 if not asked:
                     await expect(channel, "want")
-                send_listeners(channel, self._everything())
+                send_listeners(channel, [*self._listeners, *self._own()])
                 await expect(channel, "ready")
                 self._own_files(False)
                 channel.send({"go": True})
@@ -283,13 +301,14 @@ class Succession:
         self._on_handed_over(pid)
         self._end()
 
-    def _everything(self) -> list[HeldListener]:
-        return [*self._listeners, *([] if self._control is None else [self._control])]
+    def _own(self) -> list[HeldListener]:
+        """What the program listens on for itself."""
+        return [*self._beside, *([] if self._control is None else [self._control])]
 
     def _own_files(self, yes: bool) -> None:
         self._listeners.own_files(yes)
-        if self._control is not None:
-            self._control.removes_file = yes
+        for listener in self._own():
+            listener.removes_file = yes
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)

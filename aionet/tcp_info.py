@@ -26,11 +26,14 @@ from enum import IntEnum
 __all__ = [
     "TcpInfo",
     "TcpState",
+    "idle_seconds",
     "read_tcp_info",
 ]
 
 # tcpi_state .. tcpi_total_retrans: eight bytes, then 24 numbers of 32 bits.
 _BASE = struct.Struct("=8B24I")
+
+_LAST_DATA = struct.Struct("=44xI4xI")  # tcpi_last_data_sent, tcpi_last_data_recv
 
 # Everything behind the base: where it starts, and how it is packed.
 _LATER = {
@@ -98,6 +101,8 @@ class TcpInfo:
     """Bytes of data in the largest segment expected from the peer."""
     unacked: int
     """Segments sent and not yet acknowledged; on a listener, connections waiting for ``accept()``."""
+    sacked: int
+    """Segments acknowledged out of order; on a listener, the most connections that may wait: its backlog."""
     lost: int
     """Segments taken for lost at this moment."""
     retrans: int
@@ -161,6 +166,7 @@ class TcpInfo:
             snd_mss=words[2],
             rcv_mss=words[3],
             unacked=words[4],
+            sacked=words[5],
             lost=words[6],
             retrans=words[7],
             last_data_sent=words[9] * _MILLISECONDS,
@@ -195,6 +201,15 @@ def read_tcp_info(sock: socket.socket) -> TcpInfo:
     if sys.platform != "linux":
         raise NotImplementedError(f"TCP_INFO is read on Linux only, not on {sys.platform}")
     return TcpInfo.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ROOM))
+
+
+def idle_seconds(sock: socket.SocketType) -> float | None:
+    """Seconds since *sock* last sent or received data; None where that is not known, as of a Unix socket."""
+    try:
+        data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA.size)
+    except (AttributeError, OSError):  # another system, or no TCP
+        return None
+    return min(_LAST_DATA.unpack(data)) * _MILLISECONDS if len(data) == _LAST_DATA.size else None
 
 
 def _later(data: bytes, name: str) -> int | None:

@@ -13,7 +13,6 @@ Wheels, 1987; slots here are a dictionary, so there are no rounds to count).
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -37,10 +36,11 @@ class TimerWheel(Generic[T]):
     def __len__(self) -> int:
         return len(self._slot_of)
 
-    def add(self, item: T, seconds: float) -> None:
-        """Have `item` come up in `seconds`; it must not be in the wheel."""
-        now = self._loop.time()
-        slot = max(math.ceil((now + seconds) / self._tick), math.floor(now / self._tick) + 1)
+    def add(self, item: T, seconds: float, now: float | None = None) -> None:
+        """Have `item` come up in `seconds`; it must not be in the wheel. `now`: the loop's time, if known."""
+        if now is None:
+            now = self._loop.time()
+        slot = int((now + seconds) / self._tick) + 1
         self._slot_of[item] = slot
         try:
             self._slots[slot].add(item)

@@ -126,6 +126,50 @@ def on_asyncio(main: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(main())  # type: ignore[arg-type]
 
 
+async def aionet_accept_loop() -> None:
+    """What a spawner is compared with: an accept loop, and a task of the same kind for each connection."""
+    import aionet
+
+    async def echo(socket: aionet.AsyncTcpSocket) -> None:
+        async with socket:
+            with contextlib.suppress(aionet.ConnectionLostError):
+                async for chunk in socket:
+                    await socket.write(chunk)
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(aionet.task_factory)
+    server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), backlog=BACKLOG)
+    announce(server.address.port, engine=aionet.implementation())
+    tasks: set[asyncio.Task[None]] = set()
+    async for socket in server:
+        task = loop.create_task(echo(socket))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+
+async def aionet_with_limits() -> None:
+    """A spawner with everything on: deadlines, a cap, counted traffic, and a reason for every end."""
+    import aionet
+
+    async def echo(socket: aionet.AsyncTcpSocket) -> None:
+        async for chunk in socket:
+            await socket.write(chunk)
+
+    limits = aionet.ConnectionLimits(
+        max_connections=100_000,
+        max_pending_bytes=1 << 30,
+        idle_timeout=60,
+        read_stall_timeout=120,
+        write_stall_timeout=60,
+        handler_timeout=3600,
+    )
+    server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), backlog=BACKLOG)
+    announce(server.address.port, engine=aionet.implementation())
+    spawner = aionet.ConnectionSpawner(echo, limits=limits, on_close=lambda connection, reason: None)
+    spawner.count_traffic()
+    await spawner.serve(server)
+
+
 def on_aionet(main: Callable[[], Awaitable[None]]) -> None:
     import aionet
 
@@ -211,6 +255,8 @@ SERVERS = {
     "aionet-portable-asyncio": Server(
         aionet_echo, on_asyncio, "await", ("aionet",), {"AIONET_ENGINE": "portable"}
     ),
+    "aionet-accept-loop-asyncio": Server(aionet_accept_loop, on_asyncio, "await", ("aionet",)),
+    "aionet-limits-asyncio": Server(aionet_with_limits, on_asyncio, "await", ("aionet",)),
 }
 
 

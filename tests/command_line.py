@@ -74,6 +74,7 @@ class AionetServer:
             pass_fds=pass_fds,
         )
         self.addresses: list[str] = []
+        self.metrics = ""
 
     def __enter__(self) -> Self:
         try:
@@ -81,6 +82,7 @@ class AionetServer:
                 event = self.next_event()
                 assert event["event"] == "listening", event
                 self.addresses = event["addresses"]
+                self.metrics = event.get("metrics", "")
             else:
                 line = self.next_error_line()
                 assert line.startswith("listening on "), line

@@ -63,7 +63,7 @@ def _loop_factories() -> dict[str, LoopFactory]:
 
 LOOP_FACTORIES = _loop_factories()
 OWN_LOOP = {} if aionet.implementation() == "portable" else {"aionet": aionet.new_event_loop}
-ON_OWN_LOOP = ("conformance", "spawner")
+ON_OWN_LOOP = ("conformance", "observing", "spawner")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import math
-from typing import TypeAlias
+import re
+from typing import Any, TypeAlias
 
 from ..addresses import SocketAddress, UnixAddress, as_address
+from ..limits import ConnectionLimits
 from ..running import LOOPS
+from .failing import CommandError
 from .systemd_sockets import SystemdSockets
 
 __all__ = [
@@ -19,9 +23,12 @@ __all__ = [
     "add_server_arguments",
     "bind_address",
     "bound_addresses",
+    "byte_count",
     "connections",
     "fill_in",
+    "limits_from",
     "listen_address",
+    "per_second",
     "processes",
     "seconds",
     "seconds_or_zero",
@@ -112,6 +119,31 @@ def processes(text: str) -> int:
     return number
 
 
+def per_second(text: str) -> float:
+    """An argparse type: a rate, more than 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number per second, more than 0")
+    return number
+
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
+
+
+def byte_count(text: str) -> int:
+    """An argparse type: a number of bytes, at least 1, as ``65536``, ``64KiB`` or ``10k`` (10,000)."""
+    found = re.fullmatch(r"([0-9]+) ?((?:[kmg]i?)?)b?", text.strip(), re.IGNORECASE)
+    number = int(found[1]) * _UNITS[found[2].lower()] if found else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a number of bytes, 1 or more, as in 10k or 64MiB"
+        )
+    return number
+
+
 def _loop_name(text: str) -> str:
     if text == "uvloop" and importlib.util.find_spec("uvloop") is None:
         raise argparse.ArgumentTypeError("uvloop is not installed; try: pip install 'aionet-toolkit[uvloop]'")
@@ -144,6 +176,7 @@ def add_server_arguments(parser: argparse.ArgumentParser, *, bind: bool = True) 
             "--bind",
             type=bind_address,
             action="append",
+            default=[_DEFAULT_BIND],
             metavar="ADDRESS",
             help="HOST:PORT, :PORT for every interface, unix:PATH, or systemd:NAME for the sockets that"
             " systemd passes by that name (systemd: for all); may be given several times"
@@ -157,12 +190,6 @@ def add_server_arguments(parser: argparse.ArgumentParser, *, bind: bool = True) 
         help="how long connections may finish after SIGINT or SIGTERM; a second signal ends it (default: 30)",
     )
     parser.add_argument(
-        "--max-connections",
-        type=connections,
-        metavar="N",
-        help="connections served at a time; others wait in the kernel's queue (default: no limit)",
-    )
-    parser.add_argument(
         "--log-level",
         choices=["debug", "info", "warning", "error", "critical"],
         default="info",
@@ -170,9 +197,77 @@ def add_server_arguments(parser: argparse.ArgumentParser, *, bind: bool = True) 
     )
     add_loop_argument(parser)
     add_json_argument(parser, "print events as lines of JSON to standard output")
+    _add_limit_arguments(parser)
 
 
 def bound_addresses(args: argparse.Namespace) -> list[Bound]:
     """Return what ``--bind`` asked for, or the default."""
-    addresses: list[Bound] = args.bind or [_DEFAULT_BIND]
+    addresses: list[Bound] = args.bind
     return addresses
+
+
+# Limits -------------------------------------------------------------------------------------------------
+
+_SECONDS: dict[str, Any] = {"type": seconds, "metavar": "SECONDS"}
+
+_LIMITS: dict[str, dict[str, Any]] = {
+    "max_connections": {
+        "type": connections,
+        "metavar": "N",
+        "help": "connections served at a time; others wait in the kernel's queue",
+    },
+    "on_full": {
+        "choices": ["pause", "reset", "evict_idle"],
+        "help": "what becomes of connections beyond --max-connections: they wait, are reset, or take the"
+        " place of the one that has been idle for the longest",
+    },
+    "max_per_peer": {
+        "type": connections,
+        "metavar": "N",
+        "help": "connections from one address at a time; further ones are reset",
+    },
+    "accept_rate": {
+        "type": per_second,
+        "metavar": "N",
+        "help": "connections accepted per second; others wait in the kernel's queue",
+    },
+    "handshake_timeout": {**_SECONDS, "help": "how long what comes before the handler may take"},
+    "idle_timeout": {**_SECONDS, "help": "how long a connection may be without a byte in either direction"},
+    "read_stall_timeout": {**_SECONDS, "help": "how long a handler's read may wait for the peer"},
+    "write_stall_timeout": {**_SECONDS, "help": "how long a write may wait without the peer taking a byte"},
+    "handler_timeout": {**_SECONDS, "help": "how long a connection may be served in all"},
+    "max_pending_bytes": {
+        "type": byte_count,
+        "metavar": "BYTES",
+        "help": "what writes that wait for their peers may hold in all, as in 64MiB; beyond that the"
+        " connections that hold the most are reset",
+    },
+    "on_peer_gone": {
+        "choices": ["ignore", "event", "cancel"],
+        "help": "when the peer has ended its side and the handler is not reading: nothing, set the socket's"
+        " peer_gone, or cancel the handler",
+    },
+}
+"""A field of `ConnectionLimits` -> its option; the default is the field's own."""
+
+
+def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each field of `ConnectionLimits` that has one."""
+    group = parser.add_argument_group("limits")
+    for field in _limits():
+        option = dict(_LIMITS[field.name])
+        default = "no limit" if field.default is None else "%(default)s"
+        option["help"] += f" (default: {default})"
+        group.add_argument(f"--{field.name.replace('_', '-')}", default=field.default, **option)
+
+
+def limits_from(args: argparse.Namespace) -> ConnectionLimits:
+    """Return the limits that the options ask for. Raises `CommandError` if they do not go together."""
+    try:
+        return ConnectionLimits(**{field.name: getattr(args, field.name) for field in _limits()})
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def _limits() -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(ConnectionLimits) if field.name in _LIMITS]

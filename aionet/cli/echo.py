@@ -7,9 +7,11 @@ from typing import Any
 
 from ..stream_socket import AsyncStreamSocket
 from .arguments import add_server_arguments, bound_addresses, fill_in
+from .configuration import add_configuration_arguments
+from .observing import add_observing_arguments
 from .serving import run_server
 
-__all__ = ["add_arguments", "echo", "run"]
+__all__ = ["add_arguments", "check", "echo", "run"]
 
 _EXAMPLES = """\
   aionet echo                                 on 127.0.0.1:3000
@@ -25,11 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill in the parser of ``echo``."""
     fill_in(parser, "Send back whatever comes, connection by connection.", _EXAMPLES)
     add_server_arguments(parser)
+    add_observing_arguments(parser)
+    add_configuration_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal."""
     return run_server(echo, bound_addresses(args), args)
+
+
+def check(args: argparse.Namespace) -> None:
+    """There is nothing to check beyond the options."""
 
 
 async def echo(socket: AsyncStreamSocket[Any]) -> None:

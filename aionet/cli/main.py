@@ -3,7 +3,8 @@
 Theory of operation
 -------------------
 The first argument that is no option names the command; only that command's module is imported and asked for
-its arguments, so that ``aionet connect`` does not pay for ``aionet bench``.
+its arguments, so that ``aionet connect`` does not pay for ``aionet bench``. ``--check`` and ``--reload`` take
+the place of the command's own run.
 
 Exit codes: 0, 1 for what went wrong, 2 for bad usage, 130 for Ctrl-C. A reader that closes our standard
 output (``aionet info | head -1``) is no error worth a message.
@@ -18,10 +19,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..version import __version__
+from .configuration import ConfigurableParser
 from .failing import CommandError, complain
 from .standard_streams import flush_standard_output, occupy_standard_streams, silence_standard_output
 
-__all__ = ["main"]
+__all__ = ["main", "parse_again"]
 
 # The module of each command, and its line in the overview.
 _COMMANDS = {
@@ -65,23 +67,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     command = next((argument for argument in argv if not argument.startswith("-")), None)
-    parser, run = _parser(command)
+    parser, module = _parser(command)
     try:
         args = parser.parse_args(argv)
     except SystemExit as ended:  # --help, --version, or bad usage
         flush_standard_output()
         return ended.code if isinstance(ended.code, int) else 2
-    if run is None:
+    if module is None:
         parser.print_help()
         flush_standard_output()
         return 2
-    code: int = run(args)
+    code = _carry_out(module, args)
     flush_standard_output()
     return code
 
 
+def parse_again(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line and the configuration once more, as they are now. Raises `SystemExit`."""
+    command = next((argument for argument in argv if not argument.startswith("-")), None)
+    return _parser(command)[0].parse_args(list(argv))
+
+
+def _carry_out(module: Any, args: argparse.Namespace) -> int:
+    """Run the command, check it only, or have a child run it again and again."""
+    if getattr(args, "check", False):
+        from .checking import check
+
+        return check(args, module.check)
+    if getattr(args, "reload", False):
+        from .reloading import report_imports, run_again_at_changes
+
+        if not report_imports():
+            return run_again_at_changes(args.configuration.file)
+    code: int = module.run(args)
+    return code
+
+
 def _parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
-    """Return the parser, in which only `command` is filled in, and the function that runs it."""
+    """Return the parser, in which only `command` is filled in, and the module that runs it."""
     parser = argparse.ArgumentParser(
         prog="aionet",
         description="An asyncio-native networking toolkit.",
@@ -89,12 +112,13 @@ def _parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"aionet {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command", title="commands")
-    run = None
+    commands = parser.add_subparsers(
+        metavar="COMMAND", dest="command", title="commands", parser_class=ConfigurableParser
+    )
+    found = None
     for name, (module_name, text) in _COMMANDS.items():
         subparser = commands.add_parser(name, help=text)
         if name == command:
-            module = importlib.import_module(module_name)
-            module.add_arguments(subparser)
-            run = module.run
-    return parser, run
+            found = importlib.import_module(module_name)
+            found.add_arguments(subparser)
+    return parser, found

@@ -6,14 +6,16 @@ import argparse
 import asyncio
 import functools
 import logging
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from ..errors import ConnectError, ResolveError
+from ..errors import ConnectError, ConnectionLostError, ResolveError
+from ..proxy_protocol import ProxyHeader
 from ..relaying import RelayReport, relay
 from ..stream_socket import AsyncStreamSocket
 from .arguments import Address, add_server_arguments, fill_in, listen_address, seconds, target_address
 from .dialing import dial
 from .failing import explain
+from .observing import add_observing_arguments
 from .serving import Announcer, run_server
 
 __all__ = ["add_arguments", "run"]
@@ -23,10 +25,12 @@ _log = logging.getLogger("aionet.relay")
 _StreamSocket: TypeAlias = AsyncStreamSocket[Any]
 
 _DEFAULT_TIMEOUT = 10.0
+_VERSIONS: dict[str | None, Literal[1, 2] | None] = {None: None, "v1": 1, "v2": 2}
 
 _EXAMPLES = """\
   aionet relay :8080 127.0.0.1:80             port 8080 of every interface leads to port 80
   aionet relay unix:/tmp/db.sock db.example:5432
+  aionet relay :8080 10.0.0.5:80 --send-proxy tells 10.0.0.5 who the client is (PROXY protocol)
   aionet relay 127.0.0.1:0 unix:/run/app.sock --json
                                               prints the port that it got, and a line per connection
 """
@@ -48,24 +52,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"how long connecting to TARGET may take (default: {_DEFAULT_TIMEOUT:g})",
     )
+    parser.add_argument(
+        "--send-proxy",
+        nargs="?",
+        choices=["v1", "v2"],
+        const="v2",
+        metavar="v1|v2",
+        help="begin each connection to TARGET with a PROXY protocol header, which names the client;"
+        " write it after LISTEN and TARGET (default: no header; v2 without a value)",
+    )
     add_server_arguments(parser, bind=False)
+    add_observing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Relay until a signal."""
     handler = functools.partial(
-        _relay_to, target=args.target, timeout=args.timeout, announcer=Announcer(as_json=args.json)
+        _relay_to,
+        target=args.target,
+        timeout=args.timeout,
+        proxy_version=_VERSIONS[args.send_proxy],
+        announcer=Announcer(as_json=args.json),
     )
     return run_server(handler, [args.listen], args)
 
 
-async def _relay_to(client: _StreamSocket, target: Address, timeout: float, announcer: Announcer) -> None:
+async def _relay_to(
+    client: _StreamSocket,
+    target: Address,
+    timeout: float,
+    proxy_version: Literal[1, 2] | None,
+    announcer: Announcer,
+) -> None:
     """Serve one client."""
     started = asyncio.get_running_loop().time()
     name = str(client.peer_address)
     try:
         server = await dial(target, timeout)
-    except (ConnectError, ResolveError) as error:
+        if proxy_version is not None:
+            await _send_header(server, client, proxy_version)
+    except (ConnectError, ConnectionLostError, ResolveError) as error:
         _log.warning("%s: %s", name, explain(error))
         client.abort()
         report = RelayReport(a_to_b=0, b_to_a=0, lost="b", error=None, undelivered=0)
@@ -85,3 +111,13 @@ async def _relay_to(client: _StreamSocket, target: Address, timeout: float, anno
         error=problem,
         undelivered=report.undelivered,
     )
+
+
+async def _send_header(server: _StreamSocket, client: _StreamSocket, version: Literal[1, 2]) -> None:
+    """Tell `server` who `client` is, before the first byte of its stream."""
+    header = ProxyHeader.between(client.peer_address, client.local_address, version=version)
+    try:
+        await server.write(header.to_bytes())
+    except BaseException:
+        server.abort()
+        raise

@@ -20,11 +20,13 @@ from typing import Any
 
 from ..spawner import Handler
 from .arguments import add_server_arguments, bound_addresses, fill_in, processes, seconds
+from .configuration import add_configuration_arguments
 from .failing import CommandError
+from .observing import add_observing_arguments
 from .serving import run_server
 from .supervising import run_workers_command
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "check", "run"]
 
 _EXAMPLES = """\
   aionet serve app:handler                    ./app.py has: async def handler(socket)
@@ -37,6 +39,9 @@ _EXAMPLES = """\
   aionet serve app:handler --workers 4 --control /run/app/control --replace
                                               the new version takes over from the one before
   aionet serve app:handler --bind systemd:app.socket
+  aionet serve app:handler --access-log json --metrics 127.0.0.1:9100
+  aionet serve --config app.toml --check      are the options and the handler right?
+  aionet serve app:handler --reload           for development: restarts when app.py changes
 """
 
 
@@ -45,12 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fill_in(parser, "Run an async handler in a task of its own for every connection.", _EXAMPLES)
     parser.add_argument(
         "handler",
+        nargs="?",  # it may come from the configuration, but from somewhere it must
         type=_handler_name,
         metavar="module:handler",
         help="a coroutine function that is given a connected socket; the current directory is importable",
     )
     add_server_arguments(parser)
     _add_process_arguments(parser)
+    add_observing_arguments(parser)
+    add_configuration_arguments(parser)
 
 
 def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +95,22 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the handler, and serve it until a signal."""
-    module_name, path = args.handler
+    handler = _load(*args.handler)
+    if handler is None:
+        return 1
+    if args.workers is None:
+        return run_server(handler, bound_addresses(args), args)
+    return run_workers_command(bound_addresses(args), args)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise `CommandError` if the handler cannot be had."""
+    if args.handler is not None and _load(*args.handler) is None:
+        raise CommandError(f"importing {args.handler[0]} failed, as shown above")
+
+
+def _load(module_name: str, path: str) -> Handler[Any] | None:
+    """Return the handler; ``None`` if its module raised, and its traceback was shown."""
     try:
         directory = os.getcwd()
     except FileNotFoundError:
@@ -95,12 +118,7 @@ def run(args: argparse.Namespace) -> int:
     if directory not in sys.path:
         sys.path.insert(0, directory)
     module = _import(module_name)
-    if module is None:
-        return 1
-    handler = _find_handler(module, path)
-    if args.workers is None:
-        return run_server(handler, bound_addresses(args), args)
-    return run_workers_command(f"{module_name}:{path}", bound_addresses(args), args)
+    return None if module is None else _find_handler(module, path)
 
 
 def _handler_name(text: str) -> tuple[str, str]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
@@ -31,18 +30,22 @@ from ..draining import DrainReport
 from ..handing_over import SuccessionError
 from ..hanging_up import hang_up_signals, has_terminal
 from ..held_listeners import HeldListeners, WantedListener, server_on
-from ..limits import ConnectionLimits
+from ..observing import connection_context
 from ..running import loop_factory
 from ..serving import on_signals, serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
+from ..stream_server import AsyncStreamConnectionServer
 from ..succession import Succession
 from ..workers.process import WorkerFailedError
-from .arguments import Address, Bound
+from .arguments import Address, Bound, limits_from
 from .failing import CommandError, explain, say
+from .observing import access_log, metrics_of, on_loopback, set_up_logging
 from .standard_streams import flush_standard_output, silence_standard_output
 from .systemd_sockets import wanted_listeners
 
-__all__ = ["Announcer", "explained", "run_server", "set_up_logging", "succession_from"]
+__all__ = ["Announcer", "explained", "run_server", "succession_from"]
+
+_Server = AsyncStreamConnectionServer[Any, Any]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LAST_CHANCE = 0.5  # seconds for handlers to end whose connection was taken away
@@ -55,13 +58,6 @@ def run_server(handler: Handler[Any], addresses: Sequence[Bound], args: argparse
     with explained(), asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
         runner.run(_serve(handler, wanted_listeners(addresses), args, announcer))
     return 0
-
-
-def set_up_logging(args: argparse.Namespace) -> None:
-    """Log to standard error, as ``--log-level`` says."""
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
 
 
 @contextmanager
@@ -91,34 +87,50 @@ def succession_from(args: argparse.Namespace, announcer: Announcer) -> Successio
 async def _serve(
     handler: Handler[Any], wanted: Sequence[WantedListener], args: argparse.Namespace, announcer: Announcer
 ) -> None:
-    limits = ConnectionLimits(max_connections=args.max_connections)
-    spawner: ConnectionSpawner[Any] = ConnectionSpawner(handler, limits=limits)
+    spawner: ConnectionSpawner[Any] = ConnectionSpawner(
+        handler, limits=limits_from(args), on_close=access_log(args), context=connection_context
+    )
     succession = succession_from(args, announcer)
     over = asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(succession.aclose)
         taken = await succession.take_over()
+        metrics = await _metrics_server(stack, succession, args)
         held = stack.enter_context(await HeldListeners.open(wanted, taken=taken))
         servers = [await stack.enter_async_context(server_on(sock)) for sock in held.for_worker()]
 
         def end(grace: float) -> None:
             succession.close()
             held.close()
+            if metrics is not None and succession.handed_over:  # the successor's are asked for from now on
+                metrics.close()
             announcer.draining(len(spawner.connections), grace)
 
         await succession.begin(held, lambda: _status(spawner), over.set)
+        if metrics is not None:
+            await stack.enter_async_context(metrics_of(spawner, metrics))
         _restart_at_signals(stack, succession, over, announcer)
         report = await serve_until_signal(
             spawner,
             servers,
             drain_grace=args.drain_grace,
             signals=_SIGNALS,
-            on_listening=lambda: announcer.listening(held.addresses),
+            on_listening=lambda: announcer.listening(held.addresses, metrics),
             on_draining=end,
             until=over,
         )
         announcer.drained(report)
     await _leave_behind([connection.task for connection in spawner.connections])
+
+
+async def _metrics_server(
+    stack: AsyncExitStack, succession: Succession, args: argparse.Namespace
+) -> _Server | None:
+    """Return the server for metrics, if they were asked for; it goes to a successor as the others do."""
+    if getattr(args, "metrics", None) is None:
+        return None
+    listener = await succession.hold("metrics", on_loopback(args.metrics))
+    return await stack.enter_async_context(server_on(listener.sockets[0]))
 
 
 def _restart_at_signals(
@@ -170,13 +182,18 @@ class Announcer:
         except ValueError as error:
             raise CommandError(str(error)) from error
 
-    def listening(self, addresses: Sequence[Address], **facts: object) -> None:
-        """All is bound, and a signal would be heard."""
+    def listening(
+        self, addresses: Sequence[Address], metrics: _Server | None = None, **facts: object
+    ) -> None:
+        """All is bound, and a signal would be heard; metrics, if any, are served by `metrics`."""
         texts = [str(address) for address in addresses]
         told = f"listening on {', '.join(texts)}"
-        self._tell(told, "listening", addresses=texts, pid=os.getpid(), **facts)
         self._systemd.ready(told)
         self._systemd.watch()
+        if metrics is not None:
+            told += f"; metrics at {metrics.address}"
+            facts["metrics"] = str(metrics.address)
+        self._tell(told, "listening", addresses=texts, pid=os.getpid(), **facts)
 
     def reloading(self) -> None:
         """A restart or a reload begins."""

@@ -15,7 +15,9 @@
 #include "native.h"
 
 #include <arpa/inet.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/un.h>
 
 #ifndef TCP_INQ /* the C library may be older than the kernel */
@@ -482,6 +484,39 @@ static PyObject *stream_get_state(PyObject *self, void *unused)
     return Py_NewRef(((Stream *)self)->reactor);
 }
 
+static PyObject *unacknowledged(Stream *stream)
+{
+    int queued;
+    if (!is_none(stream->outgoing))
+        return PyObject_CallMethod((PyObject *)stream, "_unacknowledged", NULL);
+    if (ioctl(stream->fd, SIOCOUTQ, &queued) != 0)
+        Py_RETURN_NONE;
+    return PyLong_FromLong(queued > stream->eof_sent ? queued - stream->eof_sent : 0); /* a FIN counts as a byte */
+}
+
+static PyObject *idle_seconds(Stream *stream)
+{
+    struct tcp_info info;
+    socklen_t length = offsetof(struct tcp_info, tcpi_last_ack_recv), asked = length;
+    if (getsockopt(stream->fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0 || length < asked)
+        Py_RETURN_NONE;
+    unsigned sent = info.tcpi_last_data_sent, received = info.tcpi_last_data_recv;
+    return PyFloat_FromDouble((sent < received ? sent : received) / 1e3);
+}
+
+/* What only the kernel knows, and only as long as the descriptor is open. */
+static PyObject *stream_facts(PyObject *self, PyObject *unused)
+{
+    Stream *stream = (Stream *)self;
+    if (stream->fd < 0)
+        return PyTuple_Pack(2, Py_None, Py_None);
+    PyObject *bytes = unacknowledged(stream), *seconds = bytes == NULL ? NULL : idle_seconds(stream);
+    PyObject *facts = seconds == NULL ? NULL : PyTuple_Pack(2, bytes, seconds);
+    Py_XDECREF(bytes);
+    Py_XDECREF(seconds);
+    return facts;
+}
+
 static int stream_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Stream *stream = (Stream *)self;
@@ -561,6 +596,7 @@ static PyMethodDef stream_methods[] = {
     {"_until_readable", stream_until_readable, METH_NOARGS, NULL},
     {"reader_turn", stream_reader_turn, METH_NOARGS, NULL},
     {"_wake_reader", stream_wake_reader, METH_NOARGS, NULL},
+    {"facts", stream_facts, METH_NOARGS, NULL},
     {"_close_descriptor", stream_close_descriptor, METH_NOARGS, NULL},
     {NULL},
 };

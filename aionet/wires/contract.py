@@ -87,8 +87,14 @@ class Wire(Protocol):
     def waits_for_room(self) -> bool:
         """Whether something that was written waits for room below."""
 
-    def observe(self, observer: WireObserver | None, *, peer: bool = False) -> None:
-        """Tell `observer` from now on, of its peer too if asked for; ``None`` ends it."""
+    def facts(self) -> tuple[int | None, float | None]:
+        """Return how many bytes are not acknowledged, and for how many seconds none moved, if known."""
+
+    _observer: WireObserver | None
+    """Who is told of it; settable, because that is done for very many wires."""
+
+    def watch_peer(self) -> None:
+        """See to it that the observer is told when the peer leaves, even if nobody reads."""
 
     @property
     def unacknowledged(self) -> int:

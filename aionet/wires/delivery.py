@@ -48,8 +48,8 @@ _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.1
 
 
-def unacknowledged_bytes(sock: socket.SocketType, *, fin_sent: bool) -> int:
-    """Return how many bytes written to `sock` its peer's TCP has not acknowledged.
+def unacknowledged_bytes(fd: int, *, fin_sent: bool) -> int:
+    """Return how many bytes written to the socket `fd` its peer's TCP has not acknowledged.
 
     Raises `NotImplementedError` where the system does not tell.
     """
@@ -57,7 +57,7 @@ def unacknowledged_bytes(sock: socket.SocketType, *, fin_sent: bool) -> int:
         raise NotImplementedError(
             f"counting unacknowledged bytes needs SIOCOUTQ as on Linux; {sys.platform} does not have it"
         )
-    queued = int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+    queued = int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
     return max(queued - fin_sent, 0)
 
 

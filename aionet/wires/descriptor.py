@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..addresses import SocketAddress, UnixAddress
 from ..errors import ConnectionLostError, DeliveryError, SocketBusyError, SocketClosedError
+from ..tcp_info import idle_seconds
 from . import delivery, descriptors
 from .contract import Buffer, WireObserver
 from .event_loop import EventLoopState
@@ -202,9 +203,16 @@ class DescriptorWire:
     def waits_for_room(self) -> bool:
         return bool(self._outgoing)
 
-    def observe(self, observer: WireObserver | None, *, peer: bool = False) -> None:
-        self._observer = observer
-        if observer is not None and peer and not self._watched and not self.closed:
+    def facts(self) -> tuple[int | None, float | None]:
+        if self._fd == -1:
+            return None, None
+        try:
+            return self._unacknowledged(), idle_seconds(self._sock)
+        except (OSError, NotImplementedError):
+            return None, None
+
+    def watch_peer(self) -> None:
+        if not self._watched and not self.closed:
             self._watch()
 
     def _on_unsent(self) -> None:
@@ -223,7 +231,7 @@ class DescriptorWire:
         if self._outgoing is not None:
             count = self._outgoing.failed + self._outgoing.remaining
         if self._fd != -1:
-            count += delivery.unacknowledged_bytes(self._sock, fin_sent=self._eof_sent)
+            count += delivery.unacknowledged_bytes(self._fd, fin_sent=self._eof_sent)
         return count
 
     async def wait_acknowledged(self) -> None:

@@ -44,6 +44,6 @@ def settled(sock: socket.SocketType) -> bool:
 
 def _acknowledged(sock: socket.SocketType) -> bool:
     try:
-        return unacknowledged_bytes(sock, fin_sent=True) == 0
+        return unacknowledged_bytes(sock.fileno(), fin_sent=True) == 0
     except NotImplementedError:
         return True

@@ -23,6 +23,7 @@ class UnconnectedWire:
     peer_address = None
     lost: OSError | None = None
     peer_ended = False
+    _observer: WireObserver | None = None
     bytes_read = 0
     bytes_written = 0
     waits_for_input = False
@@ -58,8 +59,11 @@ class UnconnectedWire:
     def abort(self) -> None:
         pass
 
-    def observe(self, observer: WireObserver | None, *, peer: bool = False) -> None:
+    def watch_peer(self) -> None:
         pass
+
+    def facts(self) -> tuple[int | None, float | None]:
+        return None, None
 
     async def reader_turn(self) -> None:
         self._refuse("read")

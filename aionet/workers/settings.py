@@ -20,7 +20,7 @@ import pickle
 import runpy
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -41,8 +41,8 @@ class WorkerSettings:
 
     handler: Handler[Any] | str
     limits: ConnectionLimits | None = None
-    options: Mapping[str, Any] | None = None
-    """Further arguments of the worker's `ConnectionSpawner`."""
+    prepare: Callable[[], Mapping[str, Any]] | None = None
+    """Called in the worker before anything else; returns further arguments of its `ConnectionSpawner`."""
     drain_grace: float = 30.0
     """Seconds, where a worker drains of its own accord: its supervisor has gone."""
     loop: LoopName = "aionet"

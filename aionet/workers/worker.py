@@ -21,6 +21,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -53,10 +54,12 @@ def main(channel: int, listeners: list[int]) -> None:
             level=settings.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s",
         )
+    more = {} if settings.prepare is None else settings.prepare()
     handler = load_handler(settings)
     sockets = [socket.socket(fileno=fd) for fd in listeners]
     with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
-        runner.run(_Worker(settings, handler, MessageChannel(socket.socket(fileno=channel))).run(sockets))
+        worker = _Worker(settings, handler, more, MessageChannel(socket.socket(fileno=channel)))
+        runner.run(worker.run(sockets))
 
 
 def _leave_standard_input() -> None:
@@ -67,12 +70,16 @@ def _leave_standard_input() -> None:
 
 
 class _Worker:
-    def __init__(self, settings: WorkerSettings, handler: Handler[Any], channel: MessageChannel) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        handler: Handler[Any],
+        more: Mapping[str, Any],
+        channel: MessageChannel,
+    ) -> None:
         self._settings = settings
         self._channel = channel
-        self._spawner: ConnectionSpawner[Any] = ConnectionSpawner(
-            handler, limits=settings.limits, **(settings.options or {})
-        )
+        self._spawner: ConnectionSpawner[Any] = ConnectionSpawner(handler, limits=settings.limits, **more)
         self._servers: list[AsyncStreamConnectionServer[Any, Any]] = []
         self._drains: list[asyncio.Task[DrainReport]] = []
         self._go = asyncio.Event()

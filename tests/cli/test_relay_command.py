@@ -19,6 +19,8 @@ import pytest
 from command_line import PATIENCE, AionetServer, aionet, connect_raw, receive_exactly, receive_to_end
 from helpers import require_program
 
+from aionet import ProxyHeader, SocketAddress
+
 LOCAL = "127.0.0.1:0"
 MEBIBYTE = 1 << 20
 
@@ -232,6 +234,46 @@ def test_a_side_that_does_not_read_does_not_stall_the_other(target: socket.socke
         assert receive_exactly(client, len(flood)) == flood
 
 
+# Who the client is ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "version"), [(["--send-proxy"], 2), (["--send-proxy", "v2"], 2), (["--send-proxy=v1"], 1)]
+)
+def test_the_target_is_told_who_the_client_is(target: socket.socket, option: list[str], version: int) -> None:
+    with (
+        AionetServer("relay", LOCAL, name_of(target), *option) as relay,
+        connect_raw(relay.address) as client,
+        accept(target) as server,
+    ):
+        header = ProxyHeader(
+            version=1 if version == 1 else 2,
+            source=SocketAddress.from_sockaddr(client.getsockname()),
+            destination=SocketAddress.parse(relay.address),
+        ).to_bytes()
+        assert receive_exactly(server, len(header)) == header  # before the client has said anything
+        client.sendall(b"question")
+        client.shutdown(socket.SHUT_WR)
+        assert receive_to_end(server) == b"question"
+        server.close()
+        assert receive_to_end(client) == b""
+        assert relay.next_event()["client_to_target"] == len(b"question")
+
+
+@pytest.mark.parametrize(
+    ("version", "beginning"), [("v1", b"PROXY UNKNOWN\r\n"), ("v2", b"\r\n\r\n\0\r\nQUIT\n\x21\x31")]
+)
+def test_a_client_of_a_unix_socket(
+    target: socket.socket, tmp_path: Path, version: str, beginning: bytes
+) -> None:
+    with (
+        AionetServer("relay", f"unix:{tmp_path}/relay", name_of(target), "--send-proxy", version) as relay,
+        connect_raw(relay.address),
+        accept(target) as server,
+    ):
+        assert receive_exactly(server, len(beginning)) == beginning
+
+
 # When the target is not there ---------------------------------------------------------------------------
 
 
@@ -335,6 +377,7 @@ def test_without_json_standard_output_stays_empty(target: socket.socket) -> None
         ([LOCAL, "127.0.0.1:0"], "argument TARGET: '127.0.0.1:0': expected a port in 1..65535"),
         ([LOCAL, "unix:"], "argument TARGET: 'unix:' lacks a path"),
         ([LOCAL, ":1", "--timeout", "0"], "argument --timeout: '0': expected more than 0 seconds"),
+        ([LOCAL, ":1", "--send-proxy", "v3"], "argument --send-proxy: invalid choice: 'v3'"),
         ([LOCAL, ":1", "--bind", ":2"], "unrecognized arguments: --bind"),
     ],
 )

@@ -152,6 +152,30 @@ def test_a_socket_file_stays_until_the_last_one_ends(directory: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_successor_serves_the_metrics(directory: Path, loop: str) -> None:
+    """They are at the same port, and count from the restart on."""
+    pytest.importorskip("prometheus_client")
+    more = ("--metrics", "127.0.0.1:0", "--loop", loop)
+
+    def scrape(address: str) -> str:
+        with connect_raw(address) as sock:
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return receive_to_end(sock).decode()
+
+    with serving(directory, *more) as old:
+        old.signal(signal.SIGUSR2)
+        seen = events_until(old, "listening", "drained")
+        with Process(seen["listening"]["pid"]) as successor:
+            assert old.process.wait(PATIENCE) == 0
+            for _ in range(3):
+                assert scrape(seen["listening"]["metrics"]).startswith("HTTP/1.1 200")
+            with connect_raw(old.address) as sock:
+                assert answer(sock, b"a", 1) == b"A"
+            successor.signal(signal.SIGTERM)
+            assert successor.ends()
+
+
 def test_replace_without_anybody_to_replace(directory: Path) -> None:
     with serving(directory, "--replace") as server:
         wait_for_line(server, "nobody to replace")

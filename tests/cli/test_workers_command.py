@@ -164,6 +164,33 @@ def test_sighup_renews_the_workers_and_lets_the_old_ones_finish(directory: Path)
         end(server)
 
 
+def test_sighup_reads_the_configuration_again(directory: Path) -> None:
+    file = directory / "app.toml"
+    file.write_text('[serve]\nhandler = "app:version"\n')
+    arguments = ("serve", "--config", file, "--bind", "127.0.0.1:0", "--workers", 1)
+    with AionetServer(*arguments, cwd=directory) as server:
+        assert versions(server) == {"1"}
+        file.write_text('[serve]\nhandler = "app:upper"\nno_such_key = 1\n')
+        server.signal(signal.SIGHUP)
+        wait_for_line(server, "no_such_key")
+        wait_for_line(server, "not reloaded, going on as before: the configuration has mistakes")
+        assert versions(server) == {"1"}
+        file.write_text('[serve]\nhandler = "app:upper"\naccess_log = "text"\n')
+        server.signal(signal.SIGHUP)
+        wait_for_line(server, "reloaded: 1 new workers")
+        with connect_raw(server.address) as sock:
+            sock.sendall(b"b")
+            assert receive_exactly(sock, 1) == b"B"
+        wait_for_line(server, "127.0.0.1:")  # the new worker's access log
+        end(server)
+
+
+def test_metrics_are_for_one_process(directory: Path) -> None:
+    done = aionet("serve", "app:upper", "--workers", "2", "--metrics", "127.0.0.1:0", cwd=directory)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert b"--metrics is for one process" in done.stderr
+
+
 def test_a_reload_that_fails_changes_nothing(directory: Path) -> None:
     with serving(directory, "version") as server:
         before = pids(directory)

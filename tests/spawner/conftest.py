@@ -23,6 +23,11 @@ class Stage:
         self._peers: list[RawPeer] = []
         self._servings: list[asyncio.Task[None]] = []
 
+    @property
+    def servings(self) -> list[asyncio.Task[None]]:
+        """What `serve` began."""
+        return self._servings
+
     def tcp_server(self) -> aionet.AsyncTcpConnectionServer:
         return aionet.AsyncTcpConnectionServer(("127.0.0.1", 0))
 
@@ -44,6 +49,15 @@ class Stage:
         sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
         sock.settimeout(10)
         sock.connect(server.address.path if unix else ("127.0.0.1", server.address.port))
+        peer = RawPeer(sock)
+        self._peers.append(peer)
+        return peer
+
+    def client_from(self, host: str, server: Any) -> RawPeer:
+        """A client with an address of its own, of the many that the loopback has."""
+        sock = socket.create_connection(
+            ("127.0.0.1", server.address.port), timeout=10, source_address=(host, 0)
+        )
         peer = RawPeer(sock)
         self._peers.append(peer)
         return peer

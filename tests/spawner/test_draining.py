@@ -247,3 +247,133 @@ async def test_a_drain_that_a_handler_begins_in_the_middle_of_a_batch_leaves_nob
     for client in clients:
         with contextlib.suppress(ConnectionResetError):
             assert await client.receive() == b""
+
+
+@pytest.mark.asyncio
+async def test_handlers_see_that_the_server_drains(stage: Stage, kind: str) -> None:
+    async def keep_alive(sock: Any) -> None:
+        assert not sock.draining
+        while not sock.draining:
+            reading = asyncio.create_task(sock.read())
+            drained = asyncio.create_task(sock.draining.wait())
+            await asyncio.wait([reading, drained], return_when=asyncio.FIRST_COMPLETED)
+            for task in (reading, drained):
+                task.cancel()
+            await asyncio.gather(reading, drained, return_exceptions=True)
+        await sock.write(b"come back later")
+
+    spawner = aionet.ConnectionSpawner(keep_alive)
+    server = stage.server(kind)
+    serving = await stage.serve(spawner, server)
+    clients = [stage.client(server) for _ in range(5)]
+    await until(lambda: spawner.stats.active == 5)
+    await give_turns()
+    assert counts(await spawner.drain(FOREVER)) == (5, 0, 0)
+    await serving
+    for client in clients:
+        assert await client.receive_to_end() == b"come back later"
+
+
+@pytest.mark.asyncio
+async def test_a_socket_without_a_spawner_does_not_drain() -> None:
+    sock = aionet.AsyncTcpSocket()
+    assert not sock.draining
+    assert not sock.peer_gone
+
+
+@pytest.mark.asyncio
+async def test_cancellations_may_be_spread(stage: Stage) -> None:
+    loop = asyncio.get_running_loop()
+    ends: list[float] = []
+
+    async def wait(sock: Any) -> None:
+        try:
+            await sock.read()
+        finally:
+            ends.append(loop.time())
+
+    spawner = aionet.ConnectionSpawner(wait)
+    server = stage.tcp_server()
+    await stage.serve(spawner, server)
+    for _ in range(10):
+        stage.client(server)
+    await until(lambda: spawner.stats.active == 10)
+    await give_turns()
+    began = loop.time()
+    report = await spawner.drain(0.6, spread=0.5)
+    assert counts(report) == (0, 10, 0)
+    assert ends == sorted(ends)
+    assert ends[0] - began >= 0.09  # the first is cancelled when the window begins
+    assert all(end - began >= 0.09 + 0.05 * number for number, end in enumerate(ends))
+    assert spawner.stats.causes == {aionet.CloseCause.DRAINED: 10}
+
+
+@pytest.mark.asyncio
+async def test_a_second_drain_may_hurry_a_spread_one(stage: Stage) -> None:
+    _, spawner, _, serving, clients = await started(stage, b"cccc")
+    slow = await begin(spawner.drain(FOREVER, spread=FOREVER))
+    report = await asyncio.wait_for(spawner.drain(0.0), 5)
+    assert counts(report) == (0, 4, 0)
+    assert await slow is report
+    await serving
+    for client in clients:
+        assert await client.receive() == b""
+
+
+@pytest.mark.asyncio
+async def test_the_report_shows_where_a_straggler_was(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    handlers, spawner, _, _, clients = await started(stage, b"sc")
+    report = await spawner.drain(0.0, hard=0.1)
+    assert counts(report) == (0, 1, 1)
+    (straggler,) = report.stragglers
+    host, port = clients[0].sock.getsockname()
+    assert straggler.peer == f"{host}:{port}"
+    handlers.may_really_end.set()
+    assert "await self.may_really_end.wait()" in straggler.stack
+    assert "asyncio/locks.py" in straggler.stack  # to the innermost frame
+    assert straggler.stack in caplog.text
+    await until(lambda: not spawner.connections)
+    assert spawner.stats.causes == {aionet.CloseCause.DRAINED: 1, aionet.CloseCause.ABORTED: 1}
+
+
+@pytest.mark.asyncio
+async def test_it_takes_no_longer_than_it_may_whatever_clients_do(stage: Stage) -> None:
+    """Silent, flooding, never reading, in the middle of a preface, ignoring the end."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+
+    async def preface(sock: Any) -> None:
+        await sock.read_exactly(1)
+
+    async def handler(sock: Any) -> None:
+        order = await sock.read_exactly(1)
+        for _ in range(3):
+            with contextlib.suppress(asyncio.CancelledError) if order == b"s" else contextlib.nullcontext():
+                if order == b"w":
+                    await sock.write(bytes(50_000_000))
+                elif order == b"f":
+                    await sock.read()
+                else:
+                    await over.wait()
+
+    spawner = aionet.ConnectionSpawner(handler, preface=preface)
+    server = stage.tcp_server()
+    await stage.serve(spawner, server)
+    for order in (b"", b"p", b"pw", b"pf" + bytes(100_000), b"ps"):
+        stage.client(server).send_now(order)
+    await until(lambda: spawner.stats.active == 5)
+    await give_turns(10)
+    began = loop.time()
+    report = await spawner.drain(0.2, hard=0.2)
+    assert loop.time() - began < 5  # 0.4 and a little; a loaded machine needs more
+    assert report.finished + report.cancelled + report.aborted == 5
+    assert report.aborted >= 1
+    over.set()
+    await until(lambda: not spawner.connections)
+
+
+@pytest.mark.asyncio
+async def test_negative_seconds_are_refused(stage: Stage) -> None:
+    spawner = aionet.ConnectionSpawner(Handlers())
+    with pytest.raises(ValueError, match="spread must be 0 or more seconds, not -1"):
+        await spawner.drain(0, spread=-1)

@@ -83,7 +83,10 @@ async def accepted(
 @contextlib.contextmanager
 def raw_client(server: aionet.AsyncTcpConnectionServer) -> Iterator[socket.socket]:
     """A blocking socket that is connected to `server`."""
-    with socket.create_connection(server.address.sockaddr(), timeout=PATIENCE) as peer:
+    with socket.socket() as peer:
+        peer.settimeout(PATIENCE)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # else the kernel may take all of BIG
+        peer.connect(server.address.sockaddr())
         yield peer
 
 
@@ -376,7 +379,7 @@ async def close_cut_short() -> None:
     async with accepted() as (sock, peer):
         peer.send(b"unread")
         await sock.write(b"reply")
-        await cancel(await begun(sock.write(BIG * 4)))
+        await cancel(await begun(sock.write(BIG * 16)))
         await cancel(await begun(sock.aclose()))
         assert sock.fileno() == -1
 

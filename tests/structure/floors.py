@@ -32,6 +32,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     4: (
         "connection",
+        "traffic",
         "limits",
         "admission",
         "deadlines",
@@ -39,6 +40,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "enforcing",
         "overload",
         "spawner",
+        "spawner_stats",
+        "verdict",
         "draining",
         "serving",
         "running",
@@ -49,7 +52,14 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "succession",
         "workers",
     ),
-    5: ("adapters", "relaying", "observing", "testing", ""),  # "" is aionet itself, which re-exports
+    5: (
+        "adapters",
+        "proxy_protocol",
+        "relaying",
+        "observing",
+        "testing",
+        "",  # aionet itself, which re-exports
+    ),
     6: ("cli", "bench", "__main__"),
 }
 """Floor -> modules, or packages with all that is in them, below `aionet`."""

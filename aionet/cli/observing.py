@@ -1,0 +1,116 @@
+"""What commands that serve take and do for those who want to see inside: the log, the access log, metrics.
+
+Theory of operation
+-------------------
+The log goes to standard error and shows of which connection each record is. The access log is another thing:
+off unless asked for, not subject to ``--log-level``, and on a handler of its own, so that it can go to a file
+and its JSON stands alone on its lines. The file is opened again when somebody has moved it away, as logrotate
+does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import logging.handlers
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+from ..addresses import SocketAddress
+from ..observing import AccessLog, ConnectionIdFilter, LoopLag
+from ..spawner import ConnectionSpawner
+from ..stream_server import AsyncStreamConnectionServer
+from .arguments import Address, listen_address
+from .failing import CommandError
+
+__all__ = ["access_log", "add_observing_arguments", "metrics_of", "on_loopback", "set_up_logging"]
+
+_LOG_FORMAT = "%(asctime)s [%(connection)s] %(levelname)s %(name)s: %(message)s"
+_ACCESS_FORMATS = {"text": "%(asctime)s %(message)s", "json": "%(message)s"}
+
+
+def add_observing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--access-log``, ``--access-log-file`` and ``--metrics``."""
+    parser.add_argument(
+        "--access-log",
+        choices=["text", "json", "off"],
+        help="log a line for every connection that ends (default: off)",
+    )
+    parser.add_argument(
+        "--access-log-file",
+        metavar="PATH",
+        help="where to, in place of standard error; by itself it stands for --access-log text, too",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=_metrics_address,
+        metavar="ADDRESS",
+        help="serve Prometheus metrics at http://ADDRESS/metrics; :PORT is one of 127.0.0.1 (default: off)",
+    )
+
+
+def _metrics_address(text: str) -> Address:
+    address = listen_address(text)
+    try:
+        from ..observing import metrics  # noqa: F401
+    except ImportError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return address
+
+
+def set_up_logging(args: argparse.Namespace) -> None:
+    """Log to standard error what ``--log-level`` asks for."""
+    logging.basicConfig(level=args.log_level.upper(), format=_LOG_FORMAT)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(ConnectionIdFilter())
+
+
+def access_log(args: argparse.Namespace) -> AccessLog | None:
+    """Return the access log that was asked for, which writes from now on.
+
+    Raises `CommandError` if its file cannot be opened.
+    """
+    format: Literal["text", "json", "off"] = args.access_log or ("text" if args.access_log_file else "off")
+    if format == "off":
+        return None
+    handler = _access_handler(args.access_log_file)
+    handler.setFormatter(logging.Formatter(_ACCESS_FORMATS[format]))
+    logger = logging.getLogger("aionet.access")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    return AccessLog(format, logger=logger)
+
+
+def _access_handler(path: str | None) -> logging.Handler:
+    if path is None:
+        return logging.StreamHandler(sys.stderr)
+    try:
+        return logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write the access log to {path}: {error.strerror}") from error
+
+
+def on_loopback(address: Address) -> Address:
+    """Return where metrics are served: a port alone is one of 127.0.0.1."""
+    if isinstance(address, SocketAddress) and not address.host:
+        return SocketAddress("127.0.0.1", address.port)
+    return address
+
+
+@asynccontextmanager
+async def metrics_of(
+    spawner: ConnectionSpawner[Any], server: AsyncStreamConnectionServer[Any, Any]
+) -> AsyncIterator[None]:
+    """Serve the metrics of `spawner` from `server` while the context lasts.
+
+    Cancel safety: nothing is left open.
+    """
+    from ..observing.metrics import SpawnerCollector
+    from ..observing.metrics_endpoint import serve_metrics
+
+    with LoopLag() as lag:
+        async with serve_metrics(server, SpawnerCollector(spawner, loop_lag=lag)):
+            yield

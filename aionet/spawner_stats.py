@@ -1,0 +1,59 @@
+"""`SpawnerStats`: what a spawner has counted.
+
+Theory of operation
+-------------------
+One counter for each `CloseCause`, in a list by the cause's number, is all that an ending connection pays for.
+Everything else is added up when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .close_reason import CloseCause
+
+__all__ = ["SpawnerStats", "stats_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnerStats:
+    """Counts since the spawner was made. ``accepted`` is the sum of all the others, less `causes`."""
+
+    accepted: int
+    active: int
+    """Being served now."""
+    completed: int
+    """Handlers that returned."""
+    failed: int
+    """Handlers that raised."""
+    disconnected: int
+    """Handlers that ended because their peer had gone, or their socket was closed under them."""
+    cancelled: int
+    """Handlers that were cancelled."""
+    cut: int = 0
+    """Connections that one of the limits ended."""
+    rejected: int = 0
+    """Connections that were turned away before a handler saw them."""
+    causes: Mapping[CloseCause, int] = field(default_factory=dict, compare=False)
+    """The same by cause; those that never occurred are left out."""
+    bytes_read: int | None = None
+    """By all connections together; ``None`` without `count_traffic`."""
+    bytes_written: int | None = None
+
+
+def stats_of(counts: Sequence[int], active: int, traffic: tuple[int, int] | None) -> SpawnerStats:
+    """Return the stats of a spawner with `counts` by the number of the cause."""
+    outcomes = dict.fromkeys(("completed", "failed", "disconnected", "cancelled", "cut", "rejected"), 0)
+    causes = {cause: count for cause, count in zip(CloseCause, counts, strict=True) if count}
+    for cause, count in causes.items():
+        outcomes[cause.outcome] += count
+    read, written = traffic or (None, None)
+    return SpawnerStats(
+        accepted=active + sum(outcomes.values()),
+        active=active,
+        causes=causes,
+        bytes_read=read,
+        bytes_written=written,
+        **outcomes,
+    )

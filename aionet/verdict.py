@@ -1,0 +1,83 @@
+"""What the end of a handler says: why its connection ends, and who has to be told.
+
+Theory of operation
+-------------------
+Whoever decided before that the connection ends was right, whatever the handler made of it. Otherwise a peer
+that left is a DEBUG line, because servers see that all day long; a handler that crashed is an ERROR, with the
+peer; and a peer that does not know how to begin is in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from .close_reason import CloseCause
+from .connection import Connection
+from .errors import AionetError, ConnectionLostError, IncompleteReadError, SocketClosedError
+from .stream_socket import AsyncStreamSocket
+
+__all__ = ["OnCrash", "verdict_on"]
+
+_log = logging.getLogger("aionet.server")
+
+_PEER_LEFT = (ConnectionLostError, SocketClosedError, IncompleteReadError)
+
+OnCrash = Callable[[Any, Exception], object]
+
+
+def verdict_on(
+    connection: Connection[Any], error: BaseException | None, on_crash: OnCrash | None
+) -> CloseCause:
+    """Report what the handler of `connection` raised, if anything; return why the connection ends.
+
+    `on_crash` is called with the socket and the exception of a handler, or a preface, that crashed.
+    """
+    socket, decided = connection.socket, connection._cause
+    if error is None:
+        return CloseCause.COMPLETED if decided in (None, CloseCause.DRAINED) else decided
+    if _peer_left(error, socket):
+        if _log.isEnabledFor(logging.DEBUG):  # making its address takes longer than asking
+            _log.debug("connection from %s ended: %s", socket.peer_address, error)
+        if decided is not None:
+            return decided
+        return CloseCause.CLOSED if isinstance(error, SocketClosedError) else CloseCause.PEER_LOST
+    if isinstance(error, asyncio.CancelledError):
+        return decided or CloseCause.CANCELLED
+    if not isinstance(error, Exception):
+        socket.abort()  # KeyboardInterrupt, SystemExit: the loop is going down
+        return CloseCause.FAILED
+    if connection.phase == "handshake":
+        return _handshake_failed(connection, error, on_crash)
+    _report_crash(socket, error, on_crash)
+    return decided or CloseCause.FAILED
+
+
+def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any]) -> bool:
+    """Whether `error` says that this very connection ended, and not another one that the handler uses."""
+    if isinstance(error, _PEER_LEFT):
+        return error._ends is socket._wire
+    # A handler with a task group: all of it has to say so.
+    return isinstance(error, ExceptionGroup) and all(
+        _peer_left(member, socket) for member in error.exceptions
+    )
+
+
+def _handshake_failed(connection: Connection[Any], error: Exception, on_crash: OnCrash | None) -> CloseCause:
+    if isinstance(error, AionetError | OSError):
+        _log.info("handshake with %s failed: %s", connection.socket.peer_address, error)
+    else:
+        _report_crash(connection.socket, error, on_crash)
+    connection.socket.abort()
+    return connection._cause or CloseCause.HANDSHAKE_FAILED
+
+
+def _report_crash(socket: AsyncStreamSocket[Any], error: Exception, on_crash: OnCrash | None) -> None:
+    _log.error("handler for %s failed", socket.peer_address, exc_info=error)
+    if on_crash is not None:
+        try:
+            on_crash(socket, error)
+        except Exception:
+            _log.exception("on_error for %s failed", socket.peer_address)

@@ -1,0 +1,230 @@
+"""``--reload``: real files that change under a real command line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from command_line import AionetServer, aionet, connect_raw, receive_exactly, receive_to_end
+
+APP = """\
+import helper
+
+async def answer(socket):
+    async for chunk in socket:
+        await socket.write(chunk + helper.WORD)
+"""
+
+LOCAL = "127.0.0.1:0"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A current directory with ``app.py``, and the ``helper.py`` that it imports."""
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "helper.py").write_text("WORD = b'1'\n")
+    (tmp_path / "aionet.toml").write_text(f'[serve]\nbind = "{LOCAL}"\ndrain_grace = 20\n')
+    return tmp_path
+
+
+class ReloadingServer(AionetServer):
+    """``aionet serve --reload``; its child is ended with it."""
+
+    def __init__(self, directory: Path, *arguments: object) -> None:
+        super().__init__(
+            "serve", "app:answer", "--config", "aionet.toml", "--reload", *arguments, cwd=directory
+        )
+
+    def __exit__(self, *exc_info: object) -> None:
+        children = self.children() if self.process.poll() is None else []
+        super().__exit__(None, None, None)
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+    def children(self) -> list[int]:
+        """The processes that it has started and that have not ended."""
+        pid = self.process.pid
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    def expect(self, text: str) -> None:
+        """Read lines of standard error up to one that contains `text`."""
+        lines = []
+        while text not in (line := self.next_error_line()):
+            assert line, f"it never said {text!r}, but {lines}"
+            lines.append(line)
+
+    def next_addresses(self) -> None:
+        """Read events up to the next "listening"."""
+        while (event := self.next_event())["event"] != "listening":
+            pass
+        self.addresses = event["addresses"]
+
+    def answer(self) -> bytes:
+        """What a new connection is answered."""
+        with connect_raw(self.address) as sock:
+            sock.sendall(b"?")
+            sock.shutdown(socket.SHUT_WR)
+            return receive_to_end(sock)
+
+
+def test_a_change_restarts_and_the_old_connection_ends_in_good_order(directory: Path) -> None:
+    with ReloadingServer(directory) as server:
+        with connect_raw(server.address) as old:
+            old.sendall(b"?")
+            assert receive_exactly(old, 2) == b"?1"
+            (directory / "helper.py").write_text("WORD = b'2'\n")
+            server.expect("changed: helper.py; restarting")
+            assert receive_to_end(old) == b""
+        server.next_addresses()
+        assert server.answer() == b"?2"
+        (directory / "app.py").write_text(APP.replace("chunk +", "b'!' +"))
+        server.expect("changed: app.py; restarting")
+        server.next_addresses()
+        assert server.answer() == b"!2"
+        server.signal()
+        assert server.ended()[0] == 0
+
+
+def test_an_open_conversation_may_finish(directory: Path) -> None:
+    """The drain of a restart is short, but it is one."""
+    with ReloadingServer(directory) as server:
+        with connect_raw(server.address) as old:
+            old.sendall(b"?")
+            assert receive_exactly(old, 2) == b"?1"
+            (directory / "helper.py").write_text("WORD = b'2'\n")
+            server.expect("changed: helper.py; restarting")
+            assert server.next_event()["event"] == "draining"
+            old.sendall(b"!")
+            old.shutdown(socket.SHUT_WR)
+            assert receive_to_end(old) == b"!1"
+        report = server.next_event()  # it may have finished before the drain counted
+        assert (report["event"], report["cancelled"], report["aborted"]) == ("drained", 0, 0)
+        server.next_addresses()
+        server.signal()
+        assert server.ended()[0] == 0
+
+
+@pytest.mark.parametrize("file", ["app.py", "helper.py"])
+def test_a_syntax_error_is_told_and_waited_out(directory: Path, file: str) -> None:
+    right = (directory / file).read_text()
+    with ReloadingServer(directory) as server:
+        (directory / file).write_text(f"{right}def broken(:\n")
+        server.expect(f"changed: {file}; restarting")
+        server.expect("SyntaxError: ")
+        server.expect("the server ended with exit code 1; waiting for a change")
+        with pytest.raises(ConnectionRefusedError):
+            connect_raw(server.address)
+        (directory / file).write_text(right.replace("b'1'", "b'3'"))
+        server.expect(f"changed: {file}; restarting")
+        server.next_addresses()
+        assert server.answer() == (b"?3" if file == "helper.py" else b"?1")
+        server.signal()
+        assert server.ended()[0] == 0
+
+
+def test_it_may_begin_with_a_module_that_is_missing(directory: Path) -> None:
+    (directory / "helper.py").unlink()
+    server = ReloadingServer(directory)
+    try:
+        server.expect("No module named 'helper'")
+        server.expect("waiting for a change")
+        (directory / "helper.py").write_text("WORD = b'4'\n")
+        server.expect("changed: helper.py; restarting")
+        server.next_addresses()
+        assert server.answer() == b"?4"
+        server.signal()
+        assert server.ended()[0] == 0
+    finally:
+        server.__exit__(None, None, None)
+
+
+def test_the_configuration_is_watched_too(directory: Path) -> None:
+    with ReloadingServer(directory) as server:
+        (directory / "aionet.toml").write_text("[serve]\nbinds = 1\n")
+        server.expect("changed: aionet.toml; restarting")
+        server.expect("aionet: aionet.toml: serve.binds: unknown key; did you mean bind?")
+        server.expect("the server ended with exit code 2; waiting for a change")
+        (directory / "aionet.toml").write_text(f'[serve]\nbind = "unix:{directory}/sock"\n')
+        server.expect("changed: aionet.toml; restarting")
+        server.next_addresses()
+        assert server.addresses == [f"unix:{directory}/sock"]
+        assert server.answer() == b"?1"
+        server.signal()
+        assert server.ended()[0] == 0
+    assert not (directory / "sock").exists()
+
+
+def test_a_handler_that_does_not_end_is_ended(directory: Path) -> None:
+    stubborn = """\
+import asyncio
+
+async def answer(socket):
+    await socket.write(b"1")
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+"""
+    (directory / "app.py").write_text(stubborn)
+    with ReloadingServer(directory) as server, connect_raw(server.address) as old:
+        assert receive_exactly(old, 1) == b"1"
+        (directory / "app.py").write_text(APP)
+        server.expect("changed: app.py; restarting")
+        server.next_addresses()
+        assert server.answer() == b"?1"
+        server.signal()
+        assert server.ended()[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_both(directory: Path, number: signal.Signals) -> None:
+    with ReloadingServer(directory) as server:
+        [child] = server.children()
+        server.signal(number)
+        code, output, _ = server.ended()
+        assert not Path(f"/proc/{child}").exists()
+    assert code == 0
+    assert '"drained"' in output
+
+
+def test_a_second_signal_ends_the_drain(directory: Path) -> None:
+    with ReloadingServer(directory) as server, connect_raw(server.address) as sock:
+        sock.sendall(b"?")
+        assert receive_exactly(sock, 2) == b"?1"
+        server.signal()
+        assert server.next_event() == {"event": "draining", "connections": 1, "grace": 20.0}
+        server.signal()
+        assert server.next_event()["grace"] == 0
+        assert receive_to_end(sock) == b""
+        assert server.next_event()["cancelled"] == 1
+        assert server.ended()[0] == 0
+
+
+def test_a_signal_ends_the_wait_for_a_change(directory: Path) -> None:
+    (directory / "app.py").write_text("1 / 0\n")
+    server = ReloadingServer(directory)
+    try:
+        server.expect("waiting for a change")
+        server.signal()
+        assert server.ended()[0] == 1
+    finally:
+        server.__exit__(None, None, None)
+
+
+def test_a_server_that_is_ended_by_somebody_else_ends_the_parent(directory: Path) -> None:
+    with ReloadingServer(directory) as server:
+        [child] = server.children()
+        os.kill(child, signal.SIGTERM)
+        assert server.ended()[0] == 0
+
+
+def test_wrong_options_are_told_at_once(directory: Path) -> None:
+    done = aionet("echo", "--reload", "--drain-grace", "soon")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"expected a number of seconds" in done.stderr

@@ -1,0 +1,252 @@
+"""No room: in the queue, reset, evicted, or told so; the cap is exact under each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+from helpers import give_turns, until
+
+import aionet
+from aionet import CloseCause
+
+from .conftest import Stage
+from .test_deadlines import STUBBORN, Ends
+
+pytestmark = pytest.mark.asyncio
+
+
+class Counting:
+    """An echo that knows how many of it run, and how many ran at most."""
+
+    def __init__(self) -> None:
+        self.running = self.most = 0
+
+    async def __call__(self, sock: Any) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            async for data in sock:
+                await sock.write(data)
+        finally:
+            self.running -= 1
+
+
+async def serving(stage: Stage, **limits: Any) -> tuple[Counting, Any, Any, Ends]:
+    handler, ends = Counting(), Ends()
+    spawner = aionet.ConnectionSpawner(handler, limits=aionet.ConnectionLimits(**limits), on_close=ends)
+    server = stage.tcp_server()
+    await stage.serve(spawner, server)
+    return handler, spawner, server, ends
+
+
+async def answers(client: Any) -> bool:
+    try:
+        client.send_now(b"x")
+        return bool(await client.receive() == b"x")
+    except ConnectionError:
+        return False
+
+
+async def test_reset(stage: Stage) -> None:
+    handler, spawner, server, ends = await serving(stage, max_connections=3, on_full="reset")
+    inside = [stage.client(server) for _ in range(3)]
+    assert [await answers(client) for client in inside] == [True] * 3
+    outside = [stage.client(server) for _ in range(30)]
+    assert [await answers(client) for client in outside] == [False] * 30
+    assert [await answers(client) for client in inside] == [True] * 3
+    assert handler.most == 3
+    assert spawner.stats.rejected == 30
+    assert ends.causes == [CloseCause.FULL] * 30
+    inside[0].reset()
+    await until(lambda: handler.running == 2)
+    assert await answers(stage.client(server))
+
+
+async def test_evict_idle(stage: Stage) -> None:
+    handler, spawner, server, ends = await serving(stage, max_connections=3, on_full="evict_idle")
+    inside = [stage.client(server) for _ in range(3)]
+    assert [await answers(client) for client in inside] == [True] * 3
+    newcomers = []
+    for _ in range(5):
+        newcomers.append(stage.client(server))
+        assert await answers(newcomers[-1])
+    assert handler.most == 3
+    await until(lambda: spawner.stats.cut == 5)
+    assert spawner.stats.active == 3
+    assert ends.causes == [CloseCause.EVICTED] * 5
+    for client in (*inside, *newcomers[:2]):  # first come, first to go, as long as nobody moves a byte
+        with pytest.raises(ConnectionResetError):
+            await client.receive()
+
+
+async def test_the_most_idle_one_is_evicted(stage: Stage) -> None:
+    _, spawner, server, _ = await serving(stage, max_connections=2, on_full="evict_idle", idle_timeout=1.2)
+    first, second = stage.client(server), stage.client(server)
+    assert await answers(first)
+    assert await answers(second)
+    seen = spawner._enforcer._deadlines._seen
+    oldest = next(iter(seen))
+    await asyncio.sleep(0.2)  # a look or two
+    assert await answers(first)
+    await until(lambda: next(iter(seen)) is not oldest)
+    third = stage.client(server)
+    assert await answers(third)
+    assert await answers(first)
+    with pytest.raises(ConnectionResetError):
+        await second.receive()
+
+
+async def test_a_handler_that_ignores_its_eviction_does_not_block_the_door(stage: Stage) -> None:
+    over = asyncio.Event()
+    stubborn = []
+
+    async def handler(sock: Any) -> None:
+        if not stubborn:
+            stubborn.append(sock)
+            for _ in range(STUBBORN):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await over.wait()
+        else:
+            async for data in sock:
+                await sock.write(data)
+
+    limits = aionet.ConnectionLimits(max_connections=2, on_full="evict_idle")
+    spawner = aionet.ConnectionSpawner(handler, limits=limits)
+    server = stage.tcp_server()
+    await stage.serve(spawner, server)
+    stage.client(server)
+    await until(lambda: stubborn)
+    second = stage.client(server)
+    assert await answers(second)
+    third = stage.client(server)
+    assert await answers(third)  # a second later, at the cost of the second one
+    with pytest.raises(ConnectionResetError):
+        await second.receive()
+    over.set()
+    await until(lambda: spawner.stats.active == 1)
+
+
+async def test_a_word_of_regret(stage: Stage) -> None:
+    async def regret(sock: Any) -> None:
+        await sock.write(b"busy\n")
+
+    handler, spawner, server, ends = await serving(stage, max_connections=1, on_full=regret)
+    inside = stage.client(server)
+    assert await answers(inside)
+    for _ in range(5):
+        assert await stage.client(server).receive_to_end() == b"busy\n"
+    assert await answers(inside)
+    await until(lambda: spawner.stats.rejected == 5)
+    assert handler.most == 1
+    assert ends.causes == [CloseCause.FULL] * 5
+
+
+async def test_regrets_are_brief_and_few(stage: Stage) -> None:
+    """A flood of newcomers must not become a flood of tasks."""
+    most = 0
+
+    async def regret(sock: Any) -> None:
+        nonlocal most
+        most = max(most, len(spawner._overload._regrets))
+        await sock.read_exactly(1_000_000)  # far too much to ask
+
+    _, spawner, server, _ = await serving(stage, max_connections=1, on_full=regret)
+    inside = stage.client(server)
+    assert await answers(inside)
+    clients = [stage.client(server) for _ in range(100)]
+    await until(lambda: spawner.stats.rejected == 100)
+    assert most == 64
+    assert await answers(inside)
+    for client in clients:
+        with contextlib.suppress(ConnectionResetError):
+            assert await client.receive() == b""
+
+
+async def test_a_drain_ends_regrets_and_those_who_wait(stage: Stage) -> None:
+    async def regret(sock: Any) -> None:
+        await asyncio.Event().wait()
+
+    _, spawner, server, ends = await serving(stage, max_connections=1, on_full=regret)
+    assert await answers(stage.client(server))
+    stage.client(server)
+    await until(lambda: spawner._overload._regrets)
+    report = await spawner.drain(0.0)
+    assert report.cancelled == 1
+    await until(lambda: len(ends.reasons) == 2)
+    assert {reason.cause for reason in ends.reasons} == {CloseCause.DRAINED, CloseCause.FULL}
+
+
+@pytest.mark.parametrize("on_full", ["pause", "reset", "evict_idle"])
+async def test_a_burst_of_ten_times_as_many(stage: Stage, on_full: Any) -> None:
+    handler, spawner, server, _ = await serving(stage, max_connections=7, on_full=on_full)
+    clients = [stage.client(server) for _ in range(70)]
+    await until(lambda: spawner.stats.accepted >= (7 if on_full == "pause" else 70))
+    await give_turns(20)
+    assert handler.most == 7
+    for client in clients:
+        client.reset()
+    await until(lambda: not spawner.connections)
+    assert await answers(stage.client(server))  # the places have come back
+    assert handler.most == 7
+
+
+async def test_so_many_of_one_peer(stage: Stage) -> None:
+    handler, spawner, server, ends = await serving(stage, max_per_peer=2)
+    mine = [stage.client(server) for _ in range(2)]
+    assert [await answers(client) for client in mine] == [True, True]
+    assert not await answers(stage.client(server))
+    other = stage.client_from("127.0.0.2", server)
+    assert await answers(other)
+    assert spawner.stats.rejected == 1
+    assert ends.causes == [CloseCause.TOO_MANY_OF_PEER]
+    mine[0].reset()
+    await until(lambda: handler.running == 2)
+    assert await answers(stage.client(server))
+
+
+async def test_after_a_preface_the_peer_counts_whom_that_named(stage: Stage) -> None:
+    """A proxy's connections are counted by their clients, not by the proxy."""
+
+    async def named(sock: Any) -> None:
+        host = (await sock.read_line()).decode().strip()
+        sock._wire._peer = aionet.SocketAddress(host, 1)
+
+    handler, ends = Counting(), Ends()
+    spawner = aionet.ConnectionSpawner(
+        handler, preface=named, limits=aionet.ConnectionLimits(max_per_peer=1), on_close=ends
+    )
+    server = stage.tcp_server()
+    await stage.serve(spawner, server)
+    first, again, second = (stage.client(server) for _ in range(3))
+    first.send_now(b"192.0.2.1\n")
+    assert await answers(first)
+    again.send_now(b"192.0.2.1\n")
+    assert not await answers(again)
+    second.send_now(b"192.0.2.2\n")
+    assert await answers(second)
+    await until(lambda: ends.reasons)
+    assert ends.causes == [CloseCause.TOO_MANY_OF_PEER]
+    assert spawner.stats.rejected == 1
+
+
+async def test_so_many_a_second(stage: Stage) -> None:
+    handler, _, server, _ = await serving(stage, accept_rate=20)
+    started = asyncio.get_running_loop().time()
+    clients = [stage.client(server) for _ in range(40)]
+    await until(lambda: handler.running == 40)
+    assert asyncio.get_running_loop().time() - started >= 0.95  # 20 at once, 20 within a second
+    assert all([await answers(client) for client in clients])
+
+
+async def test_a_rate_does_not_delay_the_end(stage: Stage) -> None:
+    handler, spawner, server, _ = await serving(stage, accept_rate=0.001)
+    stage.client(server)
+    waiting = stage.client(server)
+    await until(lambda: handler.running == 1)
+    await spawner.drain(0.0)
+    await asyncio.wait_for(asyncio.gather(*stage.servings), 5)
+    with pytest.raises(ConnectionResetError):
+        await waiting.receive()
