@@ -22,6 +22,7 @@ from .errors import (
     TlsError,
     TlsTruncatedError,
 )
+from .handing_over import SuccessionError
 from .limits import ConnectionLimits
 from .network_toolkit import NetworkToolkit
 from .options import KeepAlive, TcpOptions, UnixOptions
@@ -39,6 +40,8 @@ from .tcp_socket import AsyncTcpSocket
 from .unix_connection_server import AsyncUnixConnectionServer
 from .unix_socket import AsyncUnixSocket
 from .version import __version__
+from .workers.process import WorkerFailedError
+from .workers.running import run_workers
 
 __all__ = [
     "AddressLike",
@@ -74,6 +77,7 @@ __all__ = [
     "SocketClosedError",
     "SpawnerStats",
     "Straggler",
+    "SuccessionError",
     "TcpInfo",
     "TcpOptions",
     "TcpState",
@@ -81,11 +85,13 @@ __all__ = [
     "TlsTruncatedError",
     "UnixAddress",
     "UnixOptions",
+    "WorkerFailedError",
     "__version__",
     "implementation",
     "new_event_loop",
     "relay",
     "run",
+    "run_workers",
     "serve",
     "task_factory",
 ]

@@ -17,7 +17,7 @@ from .stream_server import AsyncStreamConnectionServer
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .unix_connection_server import AsyncUnixConnectionServer
 
-__all__ = ["listen", "serve", "serve_until_signal"]
+__all__ = ["listen", "on_signals", "serve", "serve_until_signal"]
 
 _log = logging.getLogger("aionet.server")
 
@@ -91,10 +91,12 @@ async def serve_until_signal(
     signals: Iterable[signal.Signals],
     on_listening: Callable[[], object],
     on_draining: Callable[[float], object],
+    until: asyncio.Event | None = None,
 ) -> DrainReport:
     """Let `spawner` serve until one of `signals`, then drain it; a further signal aborts what is left.
 
     `on_listening` is called once the signals are handled, `on_draining` with the seconds of grace at each.
+    When `until` is set it drains, too, as at a first signal.
 
     Raises what `ConnectionSpawner.serve` raises, and `RuntimeError` as `serve`. Cancel safety: as there.
     """
@@ -109,9 +111,19 @@ async def serve_until_signal(
         drain = spawner.drain(grace, hard=_LAST_CHANCE) if again else spawner.drain(grace)
         drains.append(asyncio.get_running_loop().create_task(drain))
 
-    with _on_signals(signals, on_signal):
+    async def drain_when_set(event: asyncio.Event) -> None:
+        await event.wait()
+        if not drains:
+            on_signal()
+
+    with on_signals(signals, on_signal):
         on_listening()
-        await spawner.serve(*servers)
+        watching = None if until is None else asyncio.create_task(drain_when_set(until))
+        try:
+            await spawner.serve(*servers)
+        finally:
+            if watching is not None:
+                watching.cancel()
         if not drains:  # the servers were closed by somebody else
             return await spawner.drain(drain_grace)
         return (await asyncio.gather(*drains))[0]
@@ -129,8 +141,11 @@ async def listen(address: AddressLike) -> AsyncStreamConnectionServer[Any, Any]:
 
 
 @contextmanager
-def _on_signals(signals: Iterable[signal.Signals], callback: Any) -> Iterator[None]:
-    """Have the loop call `callback` at each of `signals`; put back what was there before."""
+def on_signals(signals: Iterable[signal.Signals], callback: Callable[[], object]) -> Iterator[None]:
+    """Have the loop call `callback` at each of `signals`; put back what was there before.
+
+    Raises `RuntimeError` outside of the main thread.
+    """
     loop = asyncio.get_running_loop()
     before: dict[signal.Signals, Any] = {}
     try:

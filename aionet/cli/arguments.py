@@ -13,12 +13,15 @@ from ..addresses import SocketAddress, UnixAddress, as_address
 from ..limits import ConnectionLimits
 from ..running import LOOPS
 from .failing import CommandError
+from .systemd_sockets import SystemdSockets
 
 __all__ = [
     "Address",
+    "Bound",
     "add_json_argument",
     "add_loop_argument",
     "add_server_arguments",
+    "bind_address",
     "bound_addresses",
     "byte_count",
     "connections",
@@ -26,6 +29,7 @@ __all__ = [
     "limits_from",
     "listen_address",
     "per_second",
+    "processes",
     "seconds",
     "seconds_or_zero",
     "target_address",
@@ -33,6 +37,9 @@ __all__ = [
 
 Address: TypeAlias = SocketAddress | UnixAddress
 """Where a command listens or connects to."""
+
+Bound: TypeAlias = Address | SystemdSockets
+"""What a server may be bound to."""
 
 _DEFAULT_BIND = SocketAddress("127.0.0.1", 3000)
 
@@ -56,6 +63,11 @@ def listen_address(text: str) -> Address:
     if isinstance(address, UnixAddress) and not address.path:
         raise argparse.ArgumentTypeError(f"{text!r} lacks a path: expected 'unix:/path' or 'unix:@abstract'")
     return address
+
+
+def bind_address(text: str) -> Bound:
+    """An argparse type: where a server listens, or what systemd listens on for it."""
+    return SystemdSockets.parse(text) or listen_address(text)
 
 
 def target_address(text: str) -> Address:
@@ -93,6 +105,17 @@ def connections(text: str) -> int:
         number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of connections, 1 or more")
+    return number
+
+
+def processes(text: str) -> int:
+    """An argparse type: a number of processes, at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of processes, 1 or more")
     return number
 
 
@@ -151,11 +174,12 @@ def add_server_arguments(parser: argparse.ArgumentParser, *, bind: bool = True) 
     if bind:
         parser.add_argument(
             "--bind",
-            type=listen_address,
+            type=bind_address,
             action="append",
             default=[_DEFAULT_BIND],
             metavar="ADDRESS",
-            help="HOST:PORT, :PORT for every interface, or unix:PATH; may be given several times"
+            help="HOST:PORT, :PORT for every interface, unix:PATH, or systemd:NAME for the sockets that"
+            " systemd passes by that name (systemd: for all); may be given several times"
             f" (default: {_DEFAULT_BIND})",
         )
     parser.add_argument(
@@ -176,9 +200,9 @@ def add_server_arguments(parser: argparse.ArgumentParser, *, bind: bool = True) 
     _add_limit_arguments(parser)
 
 
-def bound_addresses(args: argparse.Namespace) -> list[Address]:
+def bound_addresses(args: argparse.Namespace) -> list[Bound]:
     """Return what ``--bind`` asked for, or the default."""
-    addresses: list[Address] = args.bind
+    addresses: list[Bound] = args.bind
     return addresses
 
 

@@ -38,8 +38,14 @@ TABLE = "serve"
 """The table of the file that holds the options."""
 
 _PREFIX = "AIONET_"
-_FLAGS_ONLY = ("check", "config", "reload")  # about one run of the command, not about the server
-_OTHER_VARIABLES = ("AIONET_CONFIG", "AIONET_ENGINE", "AIONET_PURE_PYTHON", "AIONET_RELOAD_PIPE")
+_FLAGS_ONLY = ("check", "config", "reload", "replace")  # about one run of the command, not about the server
+_OTHER_VARIABLES = (
+    "AIONET_CONFIG",
+    "AIONET_ENGINE",
+    "AIONET_PURE_PYTHON",
+    "AIONET_RELOAD_PIPE",
+    "AIONET_SUCCESSION",
+)
 _OTHER_PREFIXES = ("AIONET_CHAOS_",)
 _NEAR_IN_ENVIRONMENT = 0.75  # how much alike two names are that are taken for one: 0 to 1
 _NEAR_IN_FILE = 0.5

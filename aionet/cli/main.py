@@ -23,7 +23,7 @@ from .configuration import ConfigurableParser
 from .failing import CommandError, complain
 from .standard_streams import flush_standard_output, occupy_standard_streams, silence_standard_output
 
-__all__ = ["main"]
+__all__ = ["main", "parse_again"]
 
 # The module of each command, and its line in the overview.
 _COMMANDS = {
@@ -80,6 +80,12 @@ def _run(argv: list[str]) -> int:
     code = _carry_out(module, args)
     flush_standard_output()
     return code
+
+
+def parse_again(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line and the configuration once more, as they are now. Raises `SystemExit`."""
+    command = next((argument for argument in argv if not argument.startswith("-")), None)
+    return _parser(command)[0].parse_args(list(argv))
 
 
 def _carry_out(module: Any, args: argparse.Namespace) -> int:

@@ -18,12 +18,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
+from ..addresses import SocketAddress
 from ..observing import AccessLog, ConnectionIdFilter, LoopLag
 from ..spawner import ConnectionSpawner
+from ..stream_server import AsyncStreamConnectionServer
 from .arguments import Address, listen_address
 from .failing import CommandError
 
-__all__ = ["access_log", "add_observing_arguments", "metrics_of", "set_up_logging"]
+__all__ = ["access_log", "add_observing_arguments", "metrics_of", "on_loopback", "set_up_logging"]
 
 _LOG_FORMAT = "%(asctime)s [%(connection)s] %(levelname)s %(name)s: %(message)s"
 _ACCESS_FORMATS = {"text": "%(asctime)s %(message)s", "json": "%(message)s"}
@@ -91,18 +93,24 @@ def _access_handler(path: str | None) -> logging.Handler:
         raise CommandError(f"cannot write the access log to {path}: {error.strerror}") from error
 
 
-@asynccontextmanager
-async def metrics_of(spawner: ConnectionSpawner[Any], args: argparse.Namespace) -> AsyncIterator[str | None]:
-    """Serve the metrics of `spawner` while the context lasts, if asked for; it gives where they are.
+def on_loopback(address: Address) -> Address:
+    """Return where metrics are served: a port alone is one of 127.0.0.1."""
+    if isinstance(address, SocketAddress) and not address.host:
+        return SocketAddress("127.0.0.1", address.port)
+    return address
 
-    Raises `OSError` if the address cannot be bound. Cancel safety: nothing is left open.
+
+@asynccontextmanager
+async def metrics_of(
+    spawner: ConnectionSpawner[Any], server: AsyncStreamConnectionServer[Any, Any]
+) -> AsyncIterator[None]:
+    """Serve the metrics of `spawner` from `server` while the context lasts.
+
+    Cancel safety: nothing is left open.
     """
-    if args.metrics is None:
-        yield None
-        return
     from ..observing.metrics import SpawnerCollector
     from ..observing.metrics_endpoint import serve_metrics
 
     with LoopLag() as lag:
-        async with serve_metrics(args.metrics, SpawnerCollector(spawner, loop_lag=lag)) as server:
-            yield str(server.address)
+        async with serve_metrics(server, SpawnerCollector(spawner, loop_lag=lag)):
+            yield

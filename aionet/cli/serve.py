@@ -19,11 +19,12 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from ..spawner import Handler
-from .arguments import add_server_arguments, bound_addresses, fill_in
+from .arguments import add_server_arguments, bound_addresses, fill_in, processes, seconds
 from .configuration import add_configuration_arguments
 from .failing import CommandError
 from .observing import add_observing_arguments
 from .serving import run_server
+from .supervising import run_workers_command
 
 __all__ = ["add_arguments", "check", "run"]
 
@@ -34,6 +35,10 @@ _EXAMPLES = """\
   aionet serve app:handler --bind 127.0.0.1:0 --json
                                               prints the port that it got
   aionet serve app:handler --drain-grace 5 --max-connections 1000
+  aionet serve app:handler --workers 4 --control /run/app/control
+  aionet serve app:handler --workers 4 --control /run/app/control --replace
+                                              the new version takes over from the one before
+  aionet serve app:handler --bind systemd:app.socket
   aionet serve app:handler --access-log json --metrics 127.0.0.1:9100
   aionet serve --config app.toml --check      are the options and the handler right?
   aionet serve app:handler --reload           for development: restarts when app.py changes
@@ -51,14 +56,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a coroutine function that is given a connected socket; the current directory is importable",
     )
     add_server_arguments(parser)
+    _add_process_arguments(parser)
     add_observing_arguments(parser)
     add_configuration_arguments(parser)
+
+
+def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "processes", "SIGUSR2 restarts the program and SIGHUP its workers, and nobody is refused meanwhile."
+    )
+    group.add_argument(
+        "--workers",
+        type=processes,
+        metavar="N",
+        help="serve from so many processes, which are replaced when they end (default: this process alone)",
+    )
+    group.add_argument(
+        "--shared-listener",
+        action="store_true",
+        help="workers accept from one queue, in place of one queue each (SO_REUSEPORT)",
+    )
+    group.add_argument(
+        "--control", metavar="PATH", help="a socket file where --replace, of the same user, finds this server"
+    )
+    group.add_argument(
+        "--replace",
+        action="store_true",
+        help="take over from the server at --control, if there is one: it drains once this one serves",
+    )
+    group.add_argument(
+        "--start-timeout",
+        type=seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long a worker, or a successor, may take to become ready (default: 30)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Load the handler, and serve it until a signal."""
     handler = _load(*args.handler)
-    return 1 if handler is None else run_server(handler, bound_addresses(args), args)
+    if handler is None:
+        return 1
+    if args.workers is None:
+        return run_server(handler, bound_addresses(args), args)
+    return run_workers_command(bound_addresses(args), args)
 
 
 def check(args: argparse.Namespace) -> None:

@@ -7,7 +7,9 @@ may connect, and may send a signal. People read it on standard error; with ``--j
 every other event, as one line each on standard output, flushed at once. When nobody reads there any more, the
 server goes on, and tells people instead.
 
-The first SIGINT or SIGTERM starts the drain, the next one ends its grace.
+The first SIGINT or SIGTERM starts the drain, the next one ends its grace. SIGUSR2 and SIGHUP restart the
+program without refusing anybody (`succession.py`): a process without workers has no other way to read its
+configuration and its code again.
 """
 
 from __future__ import annotations
@@ -18,24 +20,30 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Collection, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from ..adapters.systemd import Notifier
 from ..draining import DrainReport
+from ..handing_over import SuccessionError
+from ..hanging_up import hang_up_signals, has_terminal
+from ..held_listeners import HeldListeners, WantedListener, server_on
 from ..observing import connection_context
 from ..running import loop_factory
-from ..serving import listen, serve_until_signal
+from ..serving import on_signals, serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
-from ..tcp_connection_server import AsyncTcpConnectionServer
-from .arguments import Address, limits_from
+from ..succession import Succession
+from ..workers.process import WorkerFailedError
+from .arguments import Address, Bound, limits_from
 from .failing import CommandError, explain, say
-from .observing import access_log, metrics_of, set_up_logging
+from .observing import access_log, metrics_of, on_loopback, set_up_logging
 from .standard_streams import flush_standard_output, silence_standard_output
+from .systemd_sockets import wanted_listeners
 
-__all__ = ["Announcer", "run_server"]
+__all__ = ["Announcer", "explained", "run_server", "succession_from"]
 
 _Server = AsyncStreamConnectionServer[Any, Any]
 
@@ -43,37 +51,111 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LAST_CHANCE = 0.5  # seconds for handlers to end whose connection was taken away
 
 
-def run_server(handler: Handler[Any], addresses: Sequence[Address], args: argparse.Namespace) -> int:
+def run_server(handler: Handler[Any], addresses: Sequence[Bound], args: argparse.Namespace) -> int:
     """Serve `handler` at `addresses` until a signal, as the server arguments in `args` say."""
     set_up_logging(args)
     announcer = Announcer(as_json=args.json)
-    try:
-        with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-            runner.run(_serve(handler, addresses, args, announcer))
-    except OSError as error:
-        raise CommandError(explain(error)) from error
+    with explained(), asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
+        runner.run(_serve(handler, wanted_listeners(addresses), args, announcer))
     return 0
 
 
+@contextmanager
+def explained() -> Iterator[None]:
+    """Make one line of what can go wrong while a server is set up."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(explain(error)) from error
+    except (SuccessionError, WorkerFailedError) as error:
+        raise CommandError(str(error)) from error
+
+
+def succession_from(args: argparse.Namespace, announcer: Announcer) -> Succession:
+    """Return what ``--control`` and ``--replace`` ask for; commands without them can still be restarted."""
+    try:
+        return Succession(
+            control=getattr(args, "control", None),
+            replace=getattr(args, "replace", False),
+            timeout=getattr(args, "start_timeout", 30.0),
+            on_handed_over=announcer.handed_over,
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
 async def _serve(
-    handler: Handler[Any], addresses: Sequence[Address], args: argparse.Namespace, announcer: Announcer
+    handler: Handler[Any], wanted: Sequence[WantedListener], args: argparse.Namespace, announcer: Announcer
 ) -> None:
     spawner: ConnectionSpawner[Any] = ConnectionSpawner(
         handler, limits=limits_from(args), on_close=access_log(args), context=connection_context
     )
+    succession = succession_from(args, announcer)
+    over = asyncio.Event()
     async with AsyncExitStack() as stack:
-        metrics = await stack.enter_async_context(metrics_of(spawner, args))
-        servers = [await stack.enter_async_context(await listen(address)) for address in addresses]
+        stack.push_async_callback(succession.aclose)
+        taken = await succession.take_over()
+        metrics = await _metrics_server(stack, succession, args)
+        held = stack.enter_context(await HeldListeners.open(wanted, taken=taken))
+        servers = [await stack.enter_async_context(server_on(sock)) for sock in held.for_worker()]
+
+        def end(grace: float) -> None:
+            succession.close()
+            held.close()
+            if metrics is not None and succession.handed_over:  # the successor's are asked for from now on
+                metrics.close()
+            announcer.draining(len(spawner.connections), grace)
+
+        await succession.begin(held, lambda: _status(spawner), over.set)
+        if metrics is not None:
+            await stack.enter_async_context(metrics_of(spawner, metrics))
+        _restart_at_signals(stack, succession, over, announcer)
         report = await serve_until_signal(
             spawner,
             servers,
             drain_grace=args.drain_grace,
             signals=_SIGNALS,
-            on_listening=lambda: announcer.listening(servers, metrics),
-            on_draining=lambda grace: announcer.draining(len(spawner.connections), grace),
+            on_listening=lambda: announcer.listening(held.addresses, metrics),
+            on_draining=end,
+            until=over,
         )
         announcer.drained(report)
     await _leave_behind([connection.task for connection in spawner.connections])
+
+
+async def _metrics_server(
+    stack: AsyncExitStack, succession: Succession, args: argparse.Namespace
+) -> _Server | None:
+    """Return the server for metrics, if they were asked for; it goes to a successor as the others do."""
+    if getattr(args, "metrics", None) is None:
+        return None
+    listener = await succession.hold("metrics", on_loopback(args.metrics))
+    return await stack.enter_async_context(server_on(listener.sockets[0]))
+
+
+def _restart_at_signals(
+    stack: AsyncExitStack, succession: Succession, over: asyncio.Event, announcer: Announcer
+) -> None:
+    """Restart at SIGUSR2, and at a SIGHUP that is not the end of the terminal; else that is the end."""
+    had_terminal = has_terminal()
+
+    def restart() -> None:
+        announcer.reloading()
+        succession.restart(announcer.reloaded)
+
+    def hang_up() -> None:
+        if had_terminal and not has_terminal():
+            over.set()
+        else:
+            restart()
+
+    stack.enter_context(on_signals([signal.SIGUSR2], restart))
+    stack.enter_context(on_signals(hang_up_signals(), hang_up))
+
+
+def _status(spawner: ConnectionSpawner[Any]) -> dict[str, Any]:
+    """Return what is told at the control socket."""
+    return {"counters": {name: n for name, n in asdict(spawner.stats).items() if isinstance(n, int)}}
 
 
 async def _leave_behind(tasks: Collection[asyncio.Task[None]]) -> None:
@@ -94,31 +176,60 @@ class Announcer:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
+        self._handed_over = False
+        try:
+            self._systemd = Notifier.from_environment()
+        except ValueError as error:
+            raise CommandError(str(error)) from error
 
-    def listening(self, servers: Sequence[_Server], metrics: str | None = None) -> None:
-        """All is bound; metrics, if any, are served at `metrics`."""
-        addresses = [str(address) for server in servers for address in _addresses_of(server)]
-        self._tell(
-            f"listening on {', '.join(addresses)}" + (f"; metrics at {metrics}" if metrics else ""),
-            "listening",
-            addresses=addresses,
-            **({"metrics": metrics} if metrics else {}),
-        )
+    def listening(
+        self, addresses: Sequence[Address], metrics: _Server | None = None, **facts: object
+    ) -> None:
+        """All is bound, and a signal would be heard; metrics, if any, are served by `metrics`."""
+        texts = [str(address) for address in addresses]
+        told = f"listening on {', '.join(texts)}"
+        self._systemd.ready(told)
+        self._systemd.watch()
+        if metrics is not None:
+            told += f"; metrics at {metrics.address}"
+            facts["metrics"] = str(metrics.address)
+        self._tell(told, "listening", addresses=texts, pid=os.getpid(), **facts)
+
+    def reloading(self) -> None:
+        """A restart or a reload begins."""
+        self._systemd.reloading()
+
+    def reloaded(self) -> None:
+        """It is over, whatever came of it."""
+        if not self._handed_over:
+            self._systemd.ready()
+
+    def handed_over(self, pid: int) -> None:
+        """Process `pid` serves from now on."""
+        self._handed_over = True
+        self._systemd.notify(f"MAINPID={pid}", "READY=1")
+        self._systemd.stop_watching()
+        self.event("handed over", pid=os.getpid(), to=pid)
 
     def draining(self, connections: int, grace: float) -> None:
-        """A signal came."""
+        """A signal came, or a successor."""
+        if not self._handed_over:  # to systemd, nothing ends then
+            self._systemd.stopping(f"draining {connections} connections")
         told = f"draining {connections} connections for up to {grace:g} s; another signal ends that"
         self._tell(told if grace else "draining at once", "draining", connections=connections, grace=grace)
 
     def drained(self, report: DrainReport) -> None:
         """All is over."""
+        self._systemd.stop_watching()
         self._tell(f"drained: {report}", "drained", **asdict(report))
 
     def event(self, name: str, **facts: object) -> None:
         """Something that only programs are told."""
         if self._as_json and sys.stdout is not None:
             try:
-                print(json.dumps({"event": name, **facts}), flush=True)
+                # One write for the line and its end: a predecessor and its successor share this output.
+                sys.stdout.write(json.dumps({"event": name, **facts}) + "\n")
+                sys.stdout.flush()
             except BrokenPipeError:
                 self._as_json = False
                 silence_standard_output()
@@ -128,7 +239,3 @@ class Announcer:
             self.event(name, **facts)
         else:
             say(text)
-
-
-def _addresses_of(server: _Server) -> tuple[Address, ...]:
-    return server.addresses if isinstance(server, AsyncTcpConnectionServer) else (server.address,)

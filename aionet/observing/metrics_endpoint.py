@@ -61,12 +61,13 @@ class _RequestError(Exception):
 
 @asynccontextmanager
 async def serve_metrics(
-    address: AddressLike, collector: Collector
+    address: AddressLike | AsyncStreamConnectionServer[Any, Any], collector: Collector
 ) -> AsyncIterator[AsyncStreamConnectionServer[Any, Any]]:
     """Answer ``GET /metrics`` at `address` while the context lasts; it gives the server, which has `address`.
 
     Args:
-        address: where; a port alone is one of 127.0.0.1. Name an interface to open it to others.
+        address: where; a port alone is one of 127.0.0.1. Name an interface to open it to others. It may be
+            a server that listens already; it is closed at the end.
         collector: a `SpawnerCollector`, or a `prometheus_client.CollectorRegistry` of several.
 
     Raises:
@@ -75,7 +76,11 @@ async def serve_metrics(
 
     Cancel safety: nothing is left open.
     """
-    server = await listen(_closed_to_others(address))
+    server = (
+        address
+        if isinstance(address, AsyncStreamConnectionServer)
+        else await listen(_closed_to_others(address))
+    )
 
     async def answer(socket: AsyncStreamSocket[Any]) -> None:
         await _answer(socket, collector)

@@ -27,7 +27,7 @@ __all__ = [
 PATIENCE = 15.0
 """Seconds after which a process is given up and the test fails."""
 
-_ROOT = str(Path(__file__).resolve().parents[2])
+_ROOT = str(Path(__file__).resolve().parents[1])
 
 
 def command(*arguments: object) -> list[str]:
@@ -61,6 +61,7 @@ class AionetServer:
         stdout: int = subprocess.PIPE,
         as_json: bool = True,
         prefix: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self._as_json = as_json
         self.process = subprocess.Popen(
@@ -70,6 +71,7 @@ class AionetServer:
             stderr=subprocess.PIPE,
             cwd=cwd,
             env=environment(),
+            pass_fds=pass_fds,
         )
         self.addresses: list[str] = []
         self.metrics = ""

@@ -1,0 +1,91 @@
+"""``aionet serve --workers N``: what one process says and does, for a supervisor and its workers.
+
+Theory of operation
+-------------------
+The supervisor reads the command line, the environment and the configuration file again at each SIGHUP, and
+the new workers get what stands there then: handler, limits, grace, loop, logs. What is the supervisor's own,
+such as the addresses and the number of workers, takes a restart (SIGUSR2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..observing import connection_context
+from ..workers.process import WorkerFailedError
+from ..workers.running import supervise
+from ..workers.settings import WorkerSettings
+from .arguments import Bound, limits_from
+from .failing import CommandError
+from .main import parse_again
+from .observing import access_log, set_up_logging
+from .serving import Announcer, explained, succession_from
+from .systemd_sockets import wanted_listeners
+
+__all__ = ["prepare_worker", "run_workers_command"]
+
+
+def run_workers_command(addresses: Sequence[Bound], args: argparse.Namespace) -> int:
+    """Serve at `addresses` from ``--workers`` processes until a signal."""
+    if args.metrics is not None:
+        raise CommandError("--metrics is for one process; with --workers, ask at --control")
+    set_up_logging(args)
+    announcer = Announcer(as_json=args.json)
+    first = [args]
+
+    def settings() -> WorkerSettings:
+        return _settings(first.pop() if first else _read_again())
+
+    async def serve() -> None:
+        report = await supervise(
+            settings,
+            wanted_listeners(addresses),
+            succession_from(args, announcer),
+            workers=args.workers,
+            shared_listener=args.shared_listener,
+            drain_grace=args.drain_grace,
+            start_timeout=args.start_timeout,
+            on_listening=lambda addresses: announcer.listening(addresses, workers=args.workers),
+            on_draining=announcer.draining,
+            on_reload=lambda begins: announcer.reloading() if begins else announcer.reloaded(),
+        )
+        announcer.drained(report)
+
+    with explained():
+        asyncio.run(serve())
+    return 0
+
+
+def prepare_worker(log_level: str, log: str | None, log_file: str | None) -> Mapping[str, Any]:
+    """Set up the logs of a worker; return further arguments of its spawner."""
+    args = argparse.Namespace(log_level=log_level, access_log=log, access_log_file=log_file)
+    set_up_logging(args)
+    return {"on_close": access_log(args), "context": connection_context}
+
+
+def _read_again() -> argparse.Namespace:
+    try:
+        return parse_again(sys.argv[1:])
+    except SystemExit as error:  # the parser has said what is wrong
+        raise WorkerFailedError("the configuration has mistakes") from error
+
+
+def _settings(args: argparse.Namespace) -> WorkerSettings:
+    """Return what workers are told."""
+    try:
+        limits = limits_from(args)
+    except CommandError as error:
+        raise WorkerFailedError(str(error)) from error
+    module, path = args.handler
+    return WorkerSettings(
+        handler=f"{module}:{path}",
+        limits=limits,
+        prepare=functools.partial(prepare_worker, args.log_level, args.access_log, args.access_log_file),
+        drain_grace=args.drain_grace,
+        loop=args.loop,
+    )

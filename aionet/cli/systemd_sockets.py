@@ -1,0 +1,56 @@
+"""``--bind systemd:NAME``: the listening sockets that systemd passes to a command that serves."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from ..adapters.systemd import inherited_listeners
+from ..addresses import SocketAddress, UnixAddress
+from ..held_listeners import InheritedListeners, WantedListener
+from .failing import CommandError
+
+__all__ = ["SystemdSockets", "wanted_listeners"]
+
+_PREFIX = "systemd:"
+
+
+@dataclass(frozen=True)
+class SystemdSockets:
+    """The sockets of one name; an empty one stands for all."""
+
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return what `text` names, ``None`` if it names an address."""
+        return cls(text.removeprefix(_PREFIX)) if text.startswith(_PREFIX) else None
+
+    def __str__(self) -> str:
+        return _PREFIX + self.name
+
+
+def wanted_listeners(bound: Iterable[SocketAddress | UnixAddress | SystemdSockets]) -> list[WantedListener]:
+    """Return what `bound` asks for, with the sockets that systemd passed to this process.
+
+    A successor finds nothing here: it takes its sockets from its predecessor, by the same names. Raises
+    `CommandError` for what systemd passes wrongly, or in vain.
+    """
+    names = list(bound)
+    try:
+        passed = inherited_listeners()
+    except (ValueError, OSError) as error:
+        raise CommandError(f"what systemd passes is wrong: {error}") from error
+    wanted = [_inherited(name, passed) if isinstance(name, SystemdSockets) else name for name in names]
+    for left in passed:
+        for sock in (sock for sockets in passed.values() for sock in sockets):
+            sock.close()
+        raise CommandError(f"systemd passes sockets named {left!r}, but nothing is bound to systemd:{left}")
+    return wanted
+
+
+def _inherited(wanted: SystemdSockets, passed: dict[str, list[socket.socket]]) -> InheritedListeners:
+    names = [wanted.name] if wanted.name else list(passed)
+    return InheritedListeners(str(wanted), tuple(sock for name in names for sock in passed.pop(name, [])))

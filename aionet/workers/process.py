@@ -1,0 +1,199 @@
+"""A worker as its supervisor sees it: started, ready, told to go, told to drain, and ended for certain.
+
+Theory of operation
+-------------------
+The worker is a fresh interpreter (`settings.py` says why). It inherits copies of its listening sockets and
+one end of a channel; everything else closes on exec. Two things can be waited for: that it is ready, and that
+it has ended; and neither can hang: a worker that is not ready in time, or that has not ended some time after
+it was told to, is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ..message_channel import MessageChannel
+
+__all__ = ["WorkerFailedError", "WorkerProcess"]
+
+_PROGRAM = """\
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, from the first moment
+sys.path[:] = {path!r}
+from aionet.workers.worker import main
+main({channel}, {listeners})
+"""
+_HARD = 1.0  # seconds that a spawner gives handlers after their cancellation
+_MARGIN = 3.0  # seconds beyond the time that a drain may take, before the worker is killed
+_NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")  # the service is its supervisor's
+
+
+class WorkerFailedError(RuntimeError):
+    """Workers could not be started."""
+
+
+class WorkerProcess:
+    """One worker. Made by `start`."""
+
+    def __init__(
+        self,
+        number: int,
+        process: asyncio.subprocess.Process,
+        channel: MessageChannel,
+        on_counters: Callable[[int, Mapping[str, int]], object],
+    ) -> None:
+        self.number = number
+        """Which of the workers it is, from 0 on; the one that replaces it has the same."""
+        self.started = time.monotonic()
+        self.report: dict[str, Any] | None = None
+        """Its `DrainReport`, once it has drained."""
+        self._process = process
+        self._channel = channel
+        self._on_counters = on_counters
+        self._ready = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._silent = asyncio.Event()
+        self._kill_at: asyncio.TimerHandle | None = None
+        self._listening = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def start(
+        cls,
+        number: int,
+        settings: bytes,
+        sockets: Iterable[socket.socket],
+        on_counters: Callable[[int, Mapping[str, int]], object],
+    ) -> WorkerProcess:
+        """Start worker `number`, which accepts from copies of `sockets`.
+
+        Raises `OSError` if there can be no more processes. Cancel safety: none is left running.
+        """
+        listeners = [sock.fileno() for sock in sockets]
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]  # as multiprocessing
+                "-c",
+                _PROGRAM.format(channel=theirs.fileno(), listeners=listeners, path=sys.path),
+                stdin=subprocess.PIPE,
+                pass_fds=[theirs.fileno(), *listeners],
+                env={name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS},
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        assert process.stdin is not None
+        process.stdin.write(settings)
+        process.stdin.close()
+        return cls(number, process, MessageChannel(ours), on_counters)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has said that it could serve."""
+        return self._ready.is_set()
+
+    async def until_ready(self, timeout: float) -> None:
+        """Return when it could serve. Raises `WorkerFailedError`. Cancel safety: nothing is lost."""
+        silent = asyncio.create_task(self._silent.wait())
+        ready = asyncio.create_task(self._ready.wait())
+        try:
+            await asyncio.wait({silent, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            silent.cancel()
+            ready.cancel()
+        if not self.is_ready:
+            late = not self._silent.is_set()
+            how = f"was not ready after {timeout:g} s" if late else "ended before it was ready"
+            raise WorkerFailedError(f"worker {self.number} (process {self.pid}) {how}")
+
+    def go(self) -> None:
+        """Let it accept."""
+        self._tell({"go": True})
+
+    def drain(self, grace: float) -> None:
+        """Let it end its connections within `grace` seconds; kill it if it takes much longer.
+
+        One that is not ready yet is killed at once: it serves nobody.
+        """
+        if not self.is_ready:
+            self.kill()
+            return
+        self._tell({"drain": grace})
+        self._kill_after(grace + _HARD + _MARGIN)
+
+    async def until_stopped(self) -> None:
+        """Return when it accepts nothing more, after `drain`; or soon, if it is stuck.
+
+        Cancel safety: nothing is lost.
+        """
+        try:
+            async with asyncio.timeout(_HARD):
+                await self._stopped.wait()
+        except TimeoutError:
+            pass
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL)."""
+        try:
+            self._process.send_signal(signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    async def ended(self) -> int:
+        """Return its exit status, negative for a signal, when it has ended.
+
+        Cancel safety: nothing is lost; only the waiting ends.
+        """
+        await self._silent.wait()
+        self._kill_after(_MARGIN)  # threads of the user's module may keep it, but not for ever
+        status = await self._process.wait()
+        if self._kill_at is not None:
+            self._kill_at.cancel()
+        return status
+
+    def _kill_after(self, seconds: float) -> None:
+        when = asyncio.get_running_loop().time() + seconds
+        if self._kill_at is not None:
+            if self._kill_at.when() <= when:
+                return
+            self._kill_at.cancel()
+        self._kill_at = asyncio.get_running_loop().call_at(when, self.kill)
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        try:
+            self._channel.send(message)
+        except OSError:  # it has ended, or hangs: `ended` takes care of both
+            pass
+
+    async def _listen(self) -> None:
+        try:
+            while (message := await self._channel.receive()) is not None:
+                if "ready" in message:
+                    self._ready.set()
+                if "draining" in message:
+                    self._stopped.set()
+                if "stats" in message:
+                    self._on_counters(self.pid, message["stats"])
+                self.report = message.get("report", self.report)
+        except ConnectionError:  # it was killed with a message of ours unread
+            pass
+        finally:
+            self._channel.close()
+            self._stopped.set()
+            self._silent.set()

@@ -1,0 +1,174 @@
+"""`run_workers`: a whole server of several processes in one call.
+
+Theory of operation
+-------------------
+The calling process becomes the supervisor, on an event loop of its own, and returns when all is over. Its
+signals are those of nginx: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP replaces the workers,
+with their code and configuration; SIGUSR2 replaces the whole program (`succession.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from ..addresses import AddressLike, SocketAddress, UnixAddress, as_address
+from ..draining import DrainReport
+from ..hanging_up import hang_up_signals, has_terminal
+from ..held_listeners import HeldListeners, WantedListener
+from ..limits import ConnectionLimits
+from ..running import LoopName
+from ..serving import on_signals
+from ..spawner import Handler
+from ..succession import Succession
+from .process import WorkerFailedError
+from .settings import WorkerSettings, in_worker
+from .supervisor import Supervisor
+
+__all__ = ["available_processors", "run_workers", "supervise"]
+
+
+def available_processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_workers(
+    handler: Handler[Any] | str,
+    address: AddressLike,
+    *,
+    workers: int | None = None,
+    shared_listener: bool = False,
+    limits: ConnectionLimits | None = None,
+    drain_grace: float = 30.0,
+    start_timeout: float = 30.0,
+    loop: LoopName = "aionet",
+    log_level: str | None = None,
+    control: str | os.PathLike[str] | None = None,
+    on_listening: Callable[[list[SocketAddress | UnixAddress]], object] | None = None,
+) -> DrainReport:
+    """Serve `handler` at `address` from several processes until SIGTERM or SIGINT; return how they drained.
+
+    It blocks, and belongs under ``if __name__ == "__main__":``, because workers import the handler's module.
+    SIGHUP replaces the workers, SIGUSR2 the whole program by a new run of the same command.
+
+    Args:
+        handler: a coroutine function of a module, or its name, as ``"package.module:handler"``.
+        address: TCP or Unix; port 0 is the same free port for all workers.
+        workers: how many; by default one for each processor.
+        shared_listener: all accept from one queue, in place of one queue each (SO_REUSEPORT, socket(7)).
+        limits: of each worker.
+        drain_grace: seconds that handlers have to finish.
+        start_timeout: seconds in which a worker, or a successor, must become ready.
+        loop: the workers' event loop.
+        log_level: have the workers log to standard error, from this level on.
+        control: the path of a socket at which ``aionet serve --replace`` finds this program.
+        on_listening: called with the addresses when all workers are ready.
+
+    Raises:
+        ResolveError, OSError: the address cannot be bound.
+        WorkerFailedError: workers cannot be started.
+        SuccessionError: started as a successor, but not wanted any more.
+        RuntimeError: called in a worker, beside a running loop, or outside of the main thread.
+        TypeError, ValueError: bad arguments, before any I/O, or a handler that has no importable name.
+    """
+    if in_worker():
+        raise RuntimeError('run_workers() was called by a worker: put it under if __name__ == "__main__":')
+    count = available_processors() if workers is None else workers
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"workers must be a number of processes from 1 on, not {workers!r}")
+    for name, seconds in (("drain_grace", drain_grace), ("start_timeout", start_timeout)):
+        if not seconds >= 0:
+            raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
+    settings = WorkerSettings(
+        handler=handler, limits=limits, drain_grace=drain_grace, loop=loop, log_level=log_level
+    )
+    succession = Succession(control=control, timeout=start_timeout)
+    return asyncio.run(
+        supervise(
+            lambda: settings,
+            [as_address(address)],
+            succession,
+            workers=count,
+            shared_listener=shared_listener,
+            drain_grace=drain_grace,
+            start_timeout=start_timeout,
+            on_listening=on_listening or (lambda addresses: None),
+        )
+    )
+
+
+async def supervise(
+    settings: Callable[[], WorkerSettings],
+    wanted: Iterable[WantedListener],
+    succession: Succession,
+    *,
+    workers: int,
+    shared_listener: bool,
+    drain_grace: float,
+    start_timeout: float,
+    on_listening: Callable[[list[SocketAddress | UnixAddress]], object],
+    on_draining: Callable[[int, float], object] = lambda connections, grace: None,
+    on_reload: Callable[[bool], object] = lambda begins: None,
+) -> DrainReport:
+    """Run a supervisor and its workers until a signal, or until a successor has taken over.
+
+    `on_draining` is called with the number of connections and the seconds of grace, at each signal;
+    `on_reload` when a reload begins, and when it has ended. The rest is as with `run_workers`.
+
+    Cancel safety: cancelled, it ends the workers.
+    """
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(succession.aclose)
+        taken = await succession.take_over()
+        shares = 1 if shared_listener else workers
+        held = stack.enter_context(await HeldListeners.open(wanted, shares=shares, taken=taken))
+        supervisor = Supervisor(
+            settings, held, workers=workers, drain_grace=drain_grace, start_timeout=start_timeout
+        )
+        had_terminal = has_terminal()
+        reloads: set[asyncio.Task[None]] = set()
+
+        def drain() -> None:
+            grace = 0.0 if supervisor.draining else drain_grace
+            succession.close()
+            held.close()
+            active = supervisor.counters.total().get("active", 0)
+            supervisor.drain(grace, lambda: on_draining(active, grace))
+
+        async def reload() -> None:
+            on_reload(True)
+            await supervisor.reload()
+            on_reload(False)
+
+        def hang_up() -> None:
+            if had_terminal and not has_terminal():
+                drain()
+            else:
+                reloads.add(task := asyncio.create_task(reload()))
+                task.add_done_callback(reloads.discard)
+
+        def restart() -> None:
+            on_reload(True)
+            succession.restart(lambda: on_reload(False))
+
+        stack.enter_context(on_signals((signal.SIGTERM, signal.SIGINT), drain))
+        stack.push_async_callback(supervisor.aclose)
+        try:
+            await supervisor.start()
+        except WorkerFailedError:
+            if not supervisor.draining:  # else a signal has ended them
+                raise
+            return await supervisor.run()
+        await succession.begin(held, supervisor.status, drain)
+        stack.enter_context(on_signals(hang_up_signals(), hang_up))
+        stack.enter_context(on_signals([signal.SIGUSR2], restart))
+        supervisor.go()
+        on_listening(held.addresses)
+        return await supervisor.run()

@@ -1,0 +1,298 @@
+"""The supervisor: starts workers, replaces those that end, reloads and drains them.
+
+Theory of operation
+-------------------
+*It accepts nothing itself.* It holds the listening sockets (`held_listeners.py`), so they stay open whatever
+becomes of a worker, and runs no code of the user's.
+
+*Ready, then go.* Workers that are started together accept only when all are ready: at the start, so that the
+first one to be up does not get everybody; at a reload, so that the old ones go on if the new ones fail.
+
+*A worker that ends is replaced* after a pause: 0.1 s, doubling to 10 s, and 0.1 s again once one has lived
+for a minute. A worker that was ready is always replaced, however often: its end may be the work of a single
+client, who must not be able to end the whole service. Workers that never become ready are our own fault;
+after eight such starts in a row the supervisor gives up, drains those that live, and says so.
+
+*Ending.* Each worker drains by itself, in the same time of grace; one that takes much longer is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..cleaning_up import see_through
+from ..draining import DrainReport
+from ..held_listeners import HeldListeners
+from .counters import Counters
+from .process import WorkerFailedError, WorkerProcess
+from .settings import WorkerSettings, packed
+
+__all__ = ["Supervisor"]
+
+_log = logging.getLogger("aionet.workers")
+
+_FIRST_PAUSE = 0.1  # seconds before the first replacement
+_LONGEST_PAUSE = 10.0
+_GOOD_LIFE = 60.0  # seconds after which a worker's end is no sign of more to come
+_MOST_FAILURES = 8  # starts in a row that come to nothing
+
+
+class Supervisor:
+    """Looks after so many `workers`, which serve what `listeners` holds.
+
+    Args:
+        settings: called at the start and at each reload.
+        drain_grace: seconds for the workers that a reload replaces.
+        start_timeout: seconds in which a worker must become ready.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], WorkerSettings],
+        listeners: HeldListeners,
+        *,
+        workers: int,
+        drain_grace: float,
+        start_timeout: float,
+    ) -> None:
+        self.counters = Counters()
+        """What the workers have counted, together."""
+        self.restarts = 0
+        """How often a worker that had ended was replaced."""
+        self._settings = settings
+        self._listeners = listeners
+        self._workers = workers
+        self._drain_grace = drain_grace
+        self._start_timeout = start_timeout
+        self._packed = b""
+        self._current: dict[int, WorkerProcess] = {}
+        self._living: set[WorkerProcess] = set()
+        self._reports: list[dict[str, Any]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pauses: dict[int, float] = {}
+        self._failures = 0
+        self._failed: WorkerFailedError | None = None
+        self._started = time.monotonic()
+        self._draining = asyncio.Event()
+        self._reloading = False
+
+    async def start(self) -> None:
+        """Start the workers and return when all are ready; they accept from `go` on.
+
+        Raises:
+            WorkerFailedError: one did not become ready, or `drain` was called meanwhile; all have ended.
+            TypeError: the handler cannot be found by name.
+
+        Cancel safety: none is left running.
+        """
+        self._packed = packed(self._settings())
+        self._current = dict(enumerate(await self._start_all(self._packed)))
+
+    def go(self) -> None:
+        """Let the workers accept, and replace them from now on when they end."""
+        for worker in self._current.values():
+            worker.go()
+            self._spawn(self._watch(worker))
+
+    async def run(self) -> DrainReport:
+        """Return how the drains went, when all workers have drained.
+
+        Raises `WorkerFailedError` if workers cannot be started again and again.
+        Cancel safety: cancelled, it kills the workers.
+        """
+        try:
+            await self._draining.wait()
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            await self.aclose()
+        if self._failed is not None:
+            raise self._failed
+        return _together(self._reports)
+
+    async def aclose(self) -> None:
+        """Kill what is left. Cancel safety: it is killed then, too."""
+        for task in self._tasks:
+            task.cancel()
+        if self._living:
+            await see_through(self._discard(list(self._living)))
+
+    def drain(self, grace: float, on_stopped: Callable[[], object] = lambda: None) -> None:
+        """Let all workers drain; again, to shorten the grace.
+
+        `on_stopped` is called when none of them accepts any more.
+        """
+        self._draining.set()
+        for worker in self._living:
+            worker.drain(grace)
+        self._spawn(self._when_stopped(list(self._living), on_stopped))
+
+    async def _when_stopped(self, workers: list[WorkerProcess], call: Callable[[], object]) -> None:
+        await asyncio.gather(*(worker.until_stopped() for worker in workers))
+        call()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the end has begun."""
+        return self._draining.is_set()
+
+    async def reload(self) -> bool:
+        """Replace all workers by new ones, which import everything anew; return whether that was done.
+
+        The old ones go on until the new ones are ready, and if these do not become so.
+        Cancel safety: as if the new ones had not become ready.
+        """
+        if self._reloading or self.draining:
+            _log.warning("no reload: %s", "draining" if self.draining else "another one is under way")
+            return False
+        self._reloading = True
+        try:
+            content = packed(self._settings())
+            fresh = await self._start_all(content)
+        except (WorkerFailedError, OSError, TypeError) as error:
+            _log.error("not reloaded, going on as before: %s", error)
+            return False
+        finally:
+            self._reloading = False
+        self._packed = content
+        old, self._current = self._current, dict(enumerate(fresh))
+        self._pauses.clear()
+        self.go()
+        for worker in old.values():
+            worker.drain(self._drain_grace)
+        await asyncio.gather(*(worker.until_stopped() for worker in old.values()))
+        _log.info("reloaded: %d new workers", len(fresh))
+        return True
+
+    def status(self) -> dict[str, Any]:
+        """Return what can be told about it, for people and for `json`."""
+        counts = self.counters.of_each()
+        return {
+            "seconds": round(time.monotonic() - self._started, 3),
+            "restarts": self.restarts,
+            "counters": self.counters.total(),
+            "workers": [
+                {"number": worker.number, "pid": worker.pid, "counters": counts.get(worker.pid, {})}
+                for worker in self._current.values()
+            ],
+        }
+
+    # Starting -----------------------------------------------------------------------------------------
+
+    async def _start_all(self, content: bytes) -> list[WorkerProcess]:
+        """Start one worker for each number; all are ready, or none is left."""
+        workers: list[WorkerProcess] = []
+        try:
+            for number in range(self._workers):  # each is to be discarded if the next one fails
+                workers.append(await self._start_one(number, content))  # noqa: PERF401
+            await asyncio.gather(*(worker.until_ready(self._start_timeout) for worker in workers))
+            self._raise_if_draining()
+        except BaseException:
+            await see_through(self._discard(workers))
+            raise
+        return workers
+
+    async def _start_one(self, number: int, content: bytes) -> WorkerProcess:
+        self._raise_if_draining()
+        sockets = self._listeners.for_worker(number, self._workers)
+        worker = await WorkerProcess.start(number, content, sockets, self.counters.tell)
+        self._living.add(worker)
+        return worker
+
+    def _raise_if_draining(self) -> None:
+        if self.draining:
+            raise WorkerFailedError("told to end while workers were starting")
+
+    async def _discard(self, workers: list[WorkerProcess]) -> None:
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            await self._bury(worker)
+
+    async def _bury(self, worker: WorkerProcess) -> int:
+        """Wait for its end, and keep what it has counted."""
+        status = await worker.ended()
+        self._living.discard(worker)
+        self.counters.end(worker.pid)
+        if worker.report is not None:
+            self._reports.append(worker.report)
+        return status
+
+    # Replacing ----------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _watch(self, worker: WorkerProcess) -> None:
+        """Wait for the end of `worker`, and replace it if that was not asked for."""
+        status = await self._bury(worker)
+        if self.draining or self._current.get(worker.number) is not worker:
+            if worker.report is None:
+                _log.error("worker %d (process %d) %s", worker.number, worker.pid, _how(status))
+            return
+        if time.monotonic() - worker.started > _GOOD_LIFE:
+            self._pauses.pop(worker.number, None)
+        _log.error("worker %d (process %d) %s", worker.number, worker.pid, _how(status))
+        await self._replace(worker)
+
+    async def _replace(self, ended: WorkerProcess) -> None:
+        number = ended.number
+        while self._current.get(number) is ended and not self.draining:
+            pause = self._pauses.get(number, _FIRST_PAUSE)
+            self._pauses[number] = min(2 * pause, _LONGEST_PAUSE)
+            if await self._drains_within(pause):
+                return
+            try:
+                worker = await self._start_one(number, self._packed)
+            except (OSError, WorkerFailedError) as error:
+                self._note_failure(error)
+                continue
+            try:
+                await worker.until_ready(self._start_timeout)
+            except WorkerFailedError as error:
+                await self._discard([worker])
+                self._note_failure(error)
+                continue
+            if self._current.get(number) is not ended or self.draining:  # a reload was faster, or the end
+                await self._discard([worker])
+                return
+            self._failures = 0
+            self.restarts += 1
+            self._current[number] = worker
+            worker.go()
+            _log.info("worker %d: process %d takes the place of %d", number, worker.pid, ended.pid)
+            self._spawn(self._watch(worker))
+
+    async def _drains_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._draining.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _note_failure(self, error: Exception) -> None:
+        if self.draining:
+            return
+        _log.error("%s", error)
+        self._failures += 1
+        if self._failures >= _MOST_FAILURES:
+            self._failed = WorkerFailedError(f"gave up after {self._failures} failed starts: {error}")
+            _log.critical("%s", self._failed)
+            self.drain(self._drain_grace)
+
+
+def _how(status: int) -> str:
+    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def _together(reports: list[dict[str, Any]]) -> DrainReport:
+    """Return one report on several drains that ran at once."""
+    counts = {name: sum(report[name] for report in reports) for name in ("finished", "cancelled", "aborted")}
+    return DrainReport(**counts, seconds=max((report["seconds"] for report in reports), default=0.0))

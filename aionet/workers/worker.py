@@ -1,0 +1,161 @@
+"""A worker: a process that serves, for as long as its supervisor is there.
+
+Theory of operation
+-------------------
+It is started with its settings on standard input, listening sockets among its descriptors, and one end of a
+channel to its supervisor. It says ``ready`` when a connection could be served; it takes the first one when
+the supervisor says ``go``, and tells its counters once a second, if they changed. ``drain`` ends it, and so
+does the end of the channel: a worker whose supervisor was killed must not hold the addresses for ever.
+
+Signals are the supervisor's business: Ctrl-C reaches the whole group of a terminal, and a worker that drained
+by itself would take the decision out of its hands. SIGTERM alone drains a single worker, which is then
+replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from ..draining import DrainReport
+from ..held_listeners import server_on
+from ..message_channel import MessageChannel
+from ..running import loop_factory
+from ..serving import on_signals
+from ..spawner import ConnectionSpawner, Handler
+from ..stream_server import AsyncStreamConnectionServer
+from .settings import WorkerSettings, load_handler, unpacked
+
+__all__ = ["main"]
+
+_log = logging.getLogger("aionet.workers")
+
+_REPORT_EVERY = 1.0  # seconds
+_LAST_CHANCE = 0.5  # seconds for handlers to end whose connection was taken away
+_NOT_OURS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+
+
+def main(channel: int, listeners: list[int]) -> None:
+    """Serve from the descriptors `listeners`, as standard input says, until told otherwise on `channel`."""
+    for fd in (channel, *listeners):
+        os.set_inheritable(fd, False)
+    settings = unpacked(sys.stdin.buffer)
+    _leave_standard_input()
+    if settings.log_level is not None:
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s",
+        )
+    more = {} if settings.prepare is None else settings.prepare()
+    handler = load_handler(settings)
+    sockets = [socket.socket(fileno=fd) for fd in listeners]
+    with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
+        worker = _Worker(settings, handler, more, MessageChannel(socket.socket(fileno=channel)))
+        runner.run(worker.run(sockets))
+
+
+def _leave_standard_input() -> None:
+    """Have the end of the settings' pipe be nobody's input, neither the handlers' nor their children's."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+
+class _Worker:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        handler: Handler[Any],
+        more: Mapping[str, Any],
+        channel: MessageChannel,
+    ) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._spawner: ConnectionSpawner[Any] = ConnectionSpawner(handler, limits=settings.limits, **more)
+        self._servers: list[AsyncStreamConnectionServer[Any, Any]] = []
+        self._drains: list[asyncio.Task[DrainReport]] = []
+        self._go = asyncio.Event()
+        self._told: dict[str, int] = {}
+
+    async def run(self, sockets: list[socket.socket]) -> None:
+        self._servers = [server_on(sock) for sock in sockets]
+        for sock in sockets:
+            sock.close()
+        with ExitStack() as stack:
+            stack.callback(self._channel.close)
+            stack.enter_context(on_signals(_NOT_OURS, lambda: None))
+            stack.enter_context(on_signals([signal.SIGTERM], self._drain_by_signal))
+            self._tell({"ready": True})
+            listening = asyncio.create_task(self._listen())
+            telling = asyncio.create_task(self._tell_counters())
+            await self._go.wait()
+            if not self._drains:
+                await self._spawner.serve(*self._servers)
+            reports = await asyncio.gather(*self._drains)
+            telling.cancel()
+            listening.cancel()
+            await asyncio.wait([telling, listening])
+            self._tell({"stats": self._counters(), "report": dataclasses.asdict(reports[0])})
+        await _leave_behind([connection.task for connection in self._spawner.connections])
+
+    async def _listen(self) -> None:
+        """Do what the supervisor says; drain when it says no more."""
+        while True:
+            try:
+                message = await self._channel.receive()
+            except ConnectionError:
+                message = None
+            if message is None:
+                _log.warning("the supervisor has gone: draining for up to %g s", self._settings.drain_grace)
+                self._drain(self._settings.drain_grace)
+                return
+            if "drain" in message:
+                self._drain(float(message["drain"]))
+                self._tell({"draining": True})
+            if "go" in message:
+                self._go.set()
+
+    def _drain_by_signal(self) -> None:
+        self._drain(0.0 if self._drains else self._settings.drain_grace)
+
+    def _drain(self, grace: float) -> None:
+        for server in self._servers:  # now, and not a turn later: whoever is told of it must not get in
+            server.close()
+        hard = {"hard": _LAST_CHANCE} if self._drains else {}  # told twice: it is urgent
+        self._drains.append(asyncio.create_task(self._spawner.drain(grace, **hard)))
+        self._go.set()  # to the end, if it never began
+
+    async def _tell_counters(self) -> None:
+        while True:
+            await asyncio.sleep(_REPORT_EVERY)
+            counters = self._counters()
+            if counters != self._told:
+                self._tell({"stats": counters})
+                self._told = counters
+
+    def _counters(self) -> dict[str, int]:
+        stats = dataclasses.asdict(self._spawner.stats)
+        return {name: value for name, value in stats.items() if isinstance(value, int)}
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        try:
+            self._channel.send(message)
+        except OSError:  # it has gone, which `_listen` hears of, or does not read: it will be told next time
+            pass
+
+
+async def _leave_behind(tasks: list[asyncio.Task[None]]) -> None:
+    """End the process where handlers ignore even the loss of their connection; see `cli.serving`."""
+    if tasks:
+        _, left = await asyncio.wait(tasks, timeout=_LAST_CHANCE)
+        if left:
+            _log.warning("%d handlers ignored their cancellation and are left behind", len(left))
+            os._exit(0)

@@ -1,0 +1,120 @@
+"""Listening sockets that are held for others: shares, successors, files."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+from helpers import needs_ipv6, open_sockets
+
+from aionet import SocketAddress, UnixAddress
+from aionet.held_listeners import HeldListener, HeldListeners, InheritedListeners, server_on
+
+pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+
+LOCAL = SocketAddress("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize("workers", range(1, 6))
+@pytest.mark.parametrize("shares", range(1, 6))
+async def test_every_worker_has_a_share_and_every_share_a_worker(shares, workers):
+    sockets = [socket.socket() for _ in range(shares)]
+    held = HeldListener("x", [[sock] for sock in sockets])
+    given = [held.for_worker(worker, workers) for worker in range(workers)]
+    assert all(given)
+    assert {sock for one in given for sock in one} == set(sockets)
+    assert max(map(len, given)) <= -(-shares // workers)
+    held.close()
+
+
+async def test_port_0_is_the_same_port_in_every_share():
+    with await HeldListeners.open([LOCAL], shares=3) as held:
+        ports = {sock.getsockname()[1] for worker in range(3) for sock in held.for_worker(worker, 3)}
+        assert ports == {held.addresses[0].port}
+        assert len(held.for_worker(0, 3)) == 1
+
+
+@needs_ipv6
+async def test_a_port_alone_is_both_families_in_every_share():
+    with await HeldListeners.open([SocketAddress(0)], shares=2) as held:
+        families = [sock.family for sock in held.for_worker(1, 2)]
+        assert families == [socket.AF_INET, socket.AF_INET6]
+        assert len({address.port for address in held.addresses}) == 1
+
+
+async def test_a_port_that_somebody_shares_is_taken():
+    with await HeldListeners.open([LOCAL], shares=2) as held, pytest.raises(OSError) as caught:
+        await HeldListeners.open(held.addresses, shares=2)
+    assert "Address already in use" in str(caught.value)
+    assert "cannot listen on 127.0.0.1:" in str(caught.value)
+
+
+async def test_what_is_taken_over_is_found_by_its_name_and_grows():
+    first = await HeldListener.open(LOCAL, shares=2)
+    address = first.addresses[0]
+    with await HeldListeners.open([LOCAL], shares=3, taken=[first]) as held:
+        assert held.addresses == [address]
+        assert len({sock.fileno() for worker in range(3) for sock in held.for_worker(worker, 3)}) == 3
+
+
+async def test_a_socket_that_was_not_made_to_be_shared_does_not_grow():
+    first = await HeldListener.open(LOCAL)
+    with await HeldListeners.open([LOCAL], shares=3, taken=[first]) as held:
+        assert len({sock for worker in range(3) for sock in held.for_worker(worker, 3)}) == 1
+
+
+async def test_what_nobody_wants_is_closed_when_the_rest_is_owned():
+    first = await HeldListener.open(LOCAL)
+    address = first.addresses[0]
+    with await HeldListeners.open([], taken=[first]) as held:
+        socket.create_connection((address.host, address.port)).close()
+        held.own_files(True)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((address.host, address.port))
+
+
+async def test_a_failure_leaves_nothing_open():
+    before = open_sockets()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = [await HeldListener.open(LOCAL), await HeldListener.open(SocketAddress("127.0.0.2", 0))]
+        with pytest.raises(OSError, match="already in use"):
+            await HeldListeners.open([LOCAL, SocketAddress(*other.getsockname())], taken=taken)
+    assert open_sockets() == before
+
+
+async def test_a_socket_file_goes_with_its_owner(tmp_path):
+    path = tmp_path / "sock"
+    address = UnixAddress(path)
+    with await HeldListeners.open([address]) as old:
+        (listener,) = old
+        (share,) = listener.shares
+        taken = HeldListener(
+            listener.name,
+            [[socket.socket(fileno=os.dup(sock.fileno())) for sock in share]],
+            listener.identity,
+        )
+        taken.removes_file = False
+        with await HeldListeners.open([address], taken=[taken]) as new:
+            new.close()
+            assert path.exists()  # it is not the successor's yet
+        old.own_files(False)
+    assert path.exists()  # nor the predecessor's any more
+    path.unlink()
+
+
+async def test_a_server_accepts_from_a_copy():
+    with await HeldListeners.open([LOCAL]) as held:
+        (sock,) = held.for_worker()
+        async with server_on(sock) as server:
+            with socket.create_connection(sock.getsockname()) as peer:
+                async with await server.accept() as accepted:
+                    assert accepted.peer_address.port == peer.getsockname()[1]
+        socket.create_connection(sock.getsockname()).close()  # still listening
+
+
+async def test_inherited_sockets_must_listen():
+    with socket.socket() as sock, pytest.raises(ValueError, match="is not a listening stream socket"):
+        await HeldListeners.open([InheritedListeners("systemd:web", (sock,))])
+    with pytest.raises(OSError, match="no socket was passed to this process for systemd:web"):
+        await HeldListeners.open([InheritedListeners("systemd:web", ())])
