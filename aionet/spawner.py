@@ -405,6 +405,8 @@ class ConnectionSpawner(Generic[SocketT]):
             closing = self._handler_ended(connection, error)
             if closing is not None:
                 await closing
+            if isinstance(error, asyncio.CancelledError):
+                error.__traceback__ = None  # the task keeps the error, but not the handler's frames
             raise
         else:
             closing = self._handler_ended(connection, None)
