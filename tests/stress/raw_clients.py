@@ -15,7 +15,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class RawClients:
-    """Connects to a port of 127.0.0.1; resets what is open at the end, so that no port is left in TIME_WAIT."""
+    """Connects to a port of 127.0.0.1; at the end resets what is open, which leaves no port in TIME_WAIT."""
 
     def __init__(self, port: int) -> None:
         self._address = ("127.0.0.1", port)

@@ -1,11 +1,11 @@
-"""The server of the stress tests, in a process of its own: ``python server_program.py '{"handler": "echo"}'``.
+"""The server of the stress tests: ``python server_program.py '{"handler": "echo"}'``.
 
 Theory of operation
 -------------------
-What it is asked for comes as one JSON object: a handler of this file, limits, how many descriptors it may have.
-It prints events as lines of JSON: where it listens, and an answer to each command that it reads on standard
-input. Neither takes a descriptor that it does not have already, so it answers when there are none left, too.
-When standard input ends, so does the server: whoever started it has gone.
+What it is asked for comes as one JSON object: a handler of this file, limits, how many descriptors it may
+have. It prints events as lines of JSON: where it listens, and an answer to each command that it reads on
+standard input. Neither takes a descriptor that it does not have already, so it answers when there are none
+left, too. When standard input ends, so does the server: whoever started it has gone.
 """
 
 from __future__ import annotations
@@ -133,6 +133,8 @@ class Program:
             tell(**stats, running=self._running, most=self._most)
         elif command == "records":
             tell(records=self._records)
+        elif command == "now":
+            tell(at=asyncio.get_running_loop().time())
         elif command == "drain":
             grace, spread = map(float, arguments)
             tell(at=asyncio.get_running_loop().time())

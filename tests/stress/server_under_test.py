@@ -47,7 +47,7 @@ class ProcessWatch:
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def cpu_share(self, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> float:
-        """The share of one processor that it uses for `seconds`, in which `meanwhile` is called over and over."""
+        """The share of one processor that it uses for `seconds`; `meanwhile` is called again and again."""
         used, started = self.cpu_seconds(), time.monotonic()
         while (elapsed := time.monotonic() - started) < seconds:
             meanwhile()

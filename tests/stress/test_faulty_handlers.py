@@ -1,4 +1,4 @@
-"""A thousand handlers that raise, are cancelled or hang: each is told of once, and nothing is left of them."""
+"""A thousand handlers that raise, are cancelled or hang: each is told of once, and nothing is left."""
 
 from __future__ import annotations
 

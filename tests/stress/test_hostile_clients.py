@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import selectors
 import socket
 import subprocess
 import sys
@@ -44,15 +45,14 @@ def test_what_waits_for_clients_that_never_read_is_bounded(engine: str) -> None:
         def all_cut_but_those_that_fit() -> bool:
             nonlocal peak
             peak = max(peak, server.watch.private_bytes())
-            stats = server.stats()
-            return stats["accepted"] == len(others) + GREEDY and stats["cut"] >= GREEDY - CAP // (MIB // 2)
+            return server.stats()["cut"] == GREEDY - CAP // MIB
 
         wait_until(all_cut_but_those_that_fit)
         stats = server.stats()
         print(f"private memory grew by {(peak - before) / MIB:.1f} MiB at the most; {stats['causes']}")
         assert peak - before <= CAP * 1.2
         assert stats["causes"] == {"PENDING_BYTES": stats["cut"]}
-        assert stats["active"] > len(others)  # and those that fit were left alone
+        assert stats["active"] == len(others) + CAP // MIB
         assert all(map(answers, others))
 
 
@@ -85,9 +85,7 @@ def test_clients_that_trickle_are_cut_on_time(engine: str) -> None:
         assert {record["cause"] for record in records} == {"READ_STALLED"}
         ages = sorted(record["age"] for record in records)
         late = [age - STALL for age in ages]
-        print(
-            f"deadline {STALL} s; cut {late[0]:.3f} to {late[-1]:.3f} s after it, median {late[SLOW // 2]:.3f}"
-        )
+        print(f"cut {late[0]:.3f} to {late[-1]:.3f} s after {STALL} s, median {late[SLOW // 2]:.3f}")
         assert late[0] >= 0
         assert late[-1] <= STALL / 4 + SLACK
         assert all(answers(sock, b"a line\n") for sock in brisk)
@@ -96,7 +94,7 @@ def test_clients_that_trickle_are_cut_on_time(engine: str) -> None:
 # Who floods ---------------------------------------------------------------------------------------------
 
 ORDINARY = 100
-ROUNDS = 100
+MEASURED = 2.0  # seconds
 FLOOD = """
 import socket, sys, threading
 sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
@@ -122,20 +120,31 @@ def flooding(port: int, how: str) -> Iterator[None]:
         process.kill()
 
 
-def latencies(socks: list[socket.socket]) -> list[float]:
-    """The seconds that each of many echoes took: one message of each client in turn, a pause now and then."""
-    found = []
-    for _ in range(ROUNDS):
+def p99(socks: list[socket.socket], seconds: float = MEASURED) -> float:
+    """The seconds within which 99 of 100 echoes came back; each client has one message on its way."""
+    sent_at, found = {}, []
+    with selectors.DefaultSelector() as selector:
         for sock in socks:
-            started = time.perf_counter()
-            assert answers(sock, b"ping")
-            found.append(time.perf_counter() - started)
-    return sorted(found)
-
-
-def p99(socks: list[socket.socket]) -> float:
-    found = latencies(socks)
+            selector.register(sock, selectors.EVENT_READ)
+            sock.sendall(b"ping")
+            sent_at[sock] = time.perf_counter()
+        ends = time.perf_counter() + seconds
+        while time.perf_counter() < ends:
+            for key, _ in selector.select():
+                sock = key.fileobj
+                assert sock.recv(4) == b"ping"
+                now = time.perf_counter()
+                found.append(now - sent_at[sock])
+                sock.sendall(b"ping")
+                sent_at[sock] = now
+    assert all(sock.recv(4) == b"ping" for sock in socks)
+    found.sort()
     return found[len(found) * 99 // 100]
+
+
+def p99_alone(sock: socket.socket) -> float:
+    """The same of a client whom nobody is in the way of."""
+    return p99([sock], MEASURED / 2)
 
 
 @pytest.mark.parametrize("how", ["reads", "never reads"])
@@ -143,10 +152,9 @@ def test_one_that_floods_does_not_starve_the_others(engine: str, how: str) -> No
     with ServerUnderTest(engine=engine) as server, RawClients(server.port) as clients:
         ordinary = clients.connect(ORDINARY)
         assert all(map(answers, ordinary))
-        quiet = p99(ordinary)
+        quiet, alone = p99(ordinary), p99_alone(ordinary[0])
         with flooding(server.port, how):
-            flooded = p99(ordinary)
-        print(
-            f"p99 of {ORDINARY} clients: {quiet * 1e6:.0f} us; beside one that floods: {flooded * 1e6:.0f} us"
-        )
-        assert flooded < 10 * quiet + 0.05
+            flooded, alone_flooded = p99(ordinary), p99_alone(ordinary[0])
+        print(f"p99 of {ORDINARY} clients: {quiet * 1e3:.2f} ms; beside a flood: {flooded * 1e3:.2f} ms")
+        print(f"p99 of a single client: {alone * 1e3:.2f} ms; beside a flood: {alone_flooded * 1e3:.2f} ms")
+        assert flooded < 10 * quiet
