@@ -86,8 +86,9 @@ class Acceptor:
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
         self._holders: set[object] = set()
-        self.on_exhausted: Callable[[socket.socket], bool] | None = None
-        """Asked, with a listening socket, when resources are exhausted: whether to try again at once."""
+        self.on_exhausted: Callable[[socket.socket, OSError], bool] | None = None
+        """Asked, with a listening socket and its error, when resources are exhausted: whether to try again
+        at once."""
         self.closed = False
 
     def take(self, limit: int = 1) -> list[Any]:
@@ -174,7 +175,7 @@ class Acceptor:
             return True
         if failure is AcceptFailure.FATAL:
             raise error
-        if self.on_exhausted is not None and self.on_exhausted(listener.sock):
+        if self.on_exhausted is not None and self.on_exhausted(listener.sock, error):
             if self._backoff.may_log(state.loop.time()):
                 _log.warning("no room at %s: %s; connections are reset", self._address, error.strerror)
             return True

@@ -72,6 +72,10 @@ class Drain:
     ) -> None:
         self._connections = {connection.task: connection for connection in connections}
         self._cancelled: set[asyncio.Task[None]] = set()
+        self._running = len(self._connections)
+        self._all_ended = asyncio.Event()
+        for task in self._connections:  # once, and not at each of the many waits of a spread
+            task.add_done_callback(self._on_end)
         self._loop = asyncio.get_running_loop()
         self._grace_ends = self._loop.time() + grace
         self._hard = hard
@@ -141,15 +145,19 @@ class Drain:
     def _left(self) -> list[asyncio.Task[None]]:
         return [task for task in self._connections if not task.done()]
 
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        self._running -= 1
+        if not self._running:
+            self._all_ended.set()
+
     async def _wait(self, until: float) -> None:
         """Wait for all to end, to the loop's time `until` at the longest."""
-        left = self._left()
-        if not left:
+        if not self._running:
             return
         self._deadline = asyncio.timeout_at(until)
         try:
             async with self._deadline:
-                await asyncio.wait(left)
+                await self._all_ended.wait()
         except TimeoutError:
             pass
         finally:

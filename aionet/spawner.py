@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -274,15 +275,15 @@ class ConnectionSpawner(Generic[SocketT]):
         except TimeoutError:
             pass
 
-    def _make_descriptors(self, listener: Any) -> bool:
+    def _make_descriptors(self, listener: Any, error: OSError) -> bool:
         """There are no descriptors left: whether another try to accept is worth while at once."""
         if not self._overload.evicts:
             shed = self._overload.shed(listener)
             self._counts[CloseCause.FULL.number] += shed
             return shed
         assert self._enforcer is not None
-        self._enforcer.cut_most_idle()
-        return False  # the acceptor waits for a descriptor, and one is being closed
+        # Whether the system's shortage ends by that is another matter; who waits for it lets the others live.
+        return self._enforcer.cut_most_idle() and error.errno == errno.EMFILE
 
     def turn_away(self, socket: SocketT, cause: CloseCause) -> None:
         """Reset a connection that no handler has seen, for `cause`, and count it."""
@@ -375,6 +376,8 @@ class ConnectionSpawner(Generic[SocketT]):
             closing = self._handler_ended(connection, error)
             if closing is not None:
                 await closing
+            if isinstance(error, asyncio.CancelledError):
+                error.__traceback__ = None  # the task keeps the error, but not the handler's frames
             raise
         else:
             closing = self._handler_ended(connection, None)

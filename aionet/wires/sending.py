@@ -79,8 +79,13 @@ class OutgoingQueue:
 
     @property
     def held(self) -> int:
-        """Bytes of memory that the waiting writes hold; what is sent from a file holds none to speak of."""
-        return sum(entry.remaining for entry in self._entries if isinstance(entry, OutgoingBuffers))
+        """Bytes of memory that the waiting writes hold, which they do until they are finished.
+
+        What is sent from a file holds none to speak of.
+        """
+        return sum(
+            entry.sent + entry.remaining for entry in self._entries if isinstance(entry, OutgoingBuffers)
+        )
 
     async def send(self, entry: Outgoing, operation: str) -> None:
         """Send `entry` at once if it is its turn and it fits, else behind the others as room comes."""
@@ -103,6 +108,9 @@ class OutgoingQueue:
         except asyncio.CancelledError:
             self._abandon(entry)
             raise
+        finally:  # an error that holds its traceback, and so this frame, must not be held by it
+            entry.waiter = None
+            del waiter
         self._state.budget = BUDGET
 
     async def flush(self, operation: str) -> None:

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import socket
+import weakref
 from typing import Any
 
 import pytest
@@ -441,3 +442,40 @@ async def test_a_task_group_in_which_something_else_failed_too_is_a_crash(stage:
     client.close()
     await until(lambda: not spawner.stats.active)
     assert (spawner.stats.disconnected, spawner.stats.failed) == (0, 1)
+
+
+class Held:
+    """Something that a handler holds."""
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("way", ["cancelled", "aborted", "reset"])
+async def test_what_a_handler_held_goes_with_it(stage: Stage, way: str, writes: bool) -> None:
+    """At once, and not when the collector comes by: many may be cut because of the memory they hold."""
+    held: list[weakref.ref[Held]] = []
+
+    async def handler(sock: Any) -> None:
+        local = Held()
+        held.append(weakref.ref(local))
+        await (sock.write(bytes(20_000_000)) if writes else sock.read())
+
+    spawner = aionet.ConnectionSpawner(handler)
+    server = stage.tcp_server()
+    await stage.serve(spawner, server)
+    client = stage.client(server)
+    await until(lambda: held)
+    gc.disable()
+    try:
+        if way == "cancelled":
+            spawner.connections[0].task.cancel()
+        elif way == "aborted":
+            spawner.connections[0].socket.abort()
+        else:
+            client.reset()
+        if way == "cancelled" and writes:  # what was begun is sent to its end
+            await client.receive_to_end()
+        await until(lambda: not spawner.connections)
+        await until(lambda: held[0]() is None)
+    finally:
+        gc.enable()
