@@ -34,7 +34,6 @@ class Connection(Generic[SocketT]):
     _enforcer: WatchesConnections
     _id: str
     _phase: Phase
-    _reason: CloseReason
 
     # Only what every connection needs is set at once: servers make very many of them.
     __slots__ = ("_cause", "_enforcer", "_id", "_phase", "_reason", "_task", "socket", "started")
@@ -43,6 +42,7 @@ class Connection(Generic[SocketT]):
         self.socket = socket
         self.started = started
         """When it was accepted, by the loop's clock, in seconds."""
+        self._reason: CloseReason | None = None
         self._task: asyncio.Task[None] | None = None
         self._cause: CloseCause | None = None  # of its end, where its spawner decided that
 
@@ -66,7 +66,7 @@ class Connection(Generic[SocketT]):
     @property
     def close_reason(self) -> CloseReason | None:
         """Why it ended, once it has, if its spawner was given an `on_close`."""
-        return getattr(self, "_reason", None)
+        return self._reason
 
     # As its wire's observer: for the enforcer of limits, if there is one.
 

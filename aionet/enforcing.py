@@ -125,8 +125,6 @@ class LimitEnforcer:
 
     def on_peer_gone(self, connection: Connection[Any]) -> None:
         """Do what is to be done when a peer leaves; it may be told several times."""
-        if self._on_peer_gone == "ignore":
-            return
         gone = connection.socket.peer_gone
         if not gone and self._on_peer_gone == "cancel":
             self._expect_read(connection, connection.socket.bytes_read)

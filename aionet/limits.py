@@ -65,11 +65,15 @@ class ConnectionLimits:
     sets `socket.peer_gone` at once; ``"cancel"`` cancels a handler that does not read for 0.1 s after it. A
     client that half-closes and waits for its reply has not left: where there are such, use ``"ignore"``."""
 
+    drain_spread: float | None = None
+    """Seconds at the end of a drain's grace over which the cancellations are spread, so that clients do not
+    all come back at once. ``None``: all are cancelled when the grace ends."""
+
     def __post_init__(self) -> None:
         for name in ("max_connections", "max_per_peer", "max_pending_bytes"):
             _check_count(name, getattr(self, name))
         for field in dataclasses.fields(self):
-            if field.name.endswith("_timeout") or field.name == "accept_rate":
+            if field.name.endswith("_timeout") or field.name in ("accept_rate", "drain_spread"):
                 _check_number(field.name, getattr(self, field.name))
         if self.on_full not in ("pause", "reset", "evict_idle") and not callable(self.on_full):
             expected = "'pause', 'reset', 'evict_idle' or a coroutine function"

@@ -157,16 +157,18 @@ class ConnectionSpawner(Generic[SocketT]):
         finally:
             self._end()
 
-    async def drain(self, grace: float, *, hard: float = _HARD, spread: float = 0.0) -> DrainReport:
+    async def drain(self, grace: float, *, hard: float = _HARD, spread: float | None = None) -> DrainReport:
         """Close the servers, let handlers finish for `grace` seconds, cancel the rest, and report.
 
         Handlers see `socket.draining`. Those who have not ended `hard` seconds after being cancelled lose
         their connection (RST); it takes no longer than `grace` and `hard` together, whatever they do.
-        `spread` distributes the cancellations over the last seconds of the grace, so that clients do not all
-        come back at once. A second call, while one is under way, may shorten both; all get the same report.
+        `spread` distributes the cancellations over the last seconds of the grace; by default the limits say
+        (`drain_spread`). A second call, while one is under way, may shorten both; all get the same report.
 
         Raises `ValueError` for negative seconds. Cancel safety: the drain goes on; only waiting for it ends.
         """
+        if spread is None:
+            spread = self._limits.drain_spread or 0.0
         for name, seconds in (("grace", grace), ("hard", hard), ("spread", spread)):
             if not seconds >= 0:
                 raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
@@ -430,7 +432,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self, connection: Connection[SocketT], cause: CloseCause, error: BaseException | None = None
     ) -> None:
         """Keep what is known only as long as the connection is open. A cut was noted when it was made."""
-        if self._on_close is not None and connection.close_reason is None:
+        if self._on_close is not None and connection._reason is None:
             connection._reason = close_reason_of(connection, cause, error, self._time())
 
     def _ended(self, connection: Connection[SocketT]) -> None:
@@ -455,9 +457,9 @@ class ConnectionSpawner(Generic[SocketT]):
             self._enforcer.end(connection)
         if self._traffic is not None:
             self._traffic.add(connection)
-        if self._on_close is not None and connection.close_reason is not None:
+        if self._on_close is not None and connection._reason is not None:
             try:
-                self._on_close(connection, connection.close_reason)
+                self._on_close(connection, connection._reason)
             except Exception:
                 _log.exception("on_close for %s failed", connection.socket.peer_address)
 

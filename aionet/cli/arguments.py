@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from ..addresses import SocketAddress, UnixAddress, as_address
 from ..limits import ConnectionLimits
+from ..proxy_protocol import ProxyProtocol
 from ..running import LOOPS
 from .failing import CommandError
 from .systemd_sockets import SystemdSockets
@@ -29,6 +30,7 @@ __all__ = [
     "limits_from",
     "listen_address",
     "per_second",
+    "preface_from",
     "processes",
     "seconds",
     "seconds_or_zero",
@@ -144,6 +146,19 @@ def byte_count(text: str) -> int:
     return number
 
 
+def _trusted_network(text: str) -> str:
+    try:
+        ProxyProtocol(trusted=[text])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def preface_from(args: argparse.Namespace) -> ProxyProtocol | None:
+    """Return what comes before the handler, if the options ask for anything."""
+    return ProxyProtocol(trusted=args.proxy_protocol) if args.proxy_protocol else None
+
+
 def _loop_name(text: str) -> str:
     if text == "uvloop" and importlib.util.find_spec("uvloop") is None:
         raise argparse.ArgumentTypeError("uvloop is not installed; try: pip install 'aionet-toolkit[uvloop]'")
@@ -197,6 +212,14 @@ def add_server_arguments(parser: argparse.ArgumentParser, *, bind: bool = True) 
     )
     add_loop_argument(parser)
     add_json_argument(parser, "print events as lines of JSON to standard output")
+    parser.add_argument(
+        "--proxy-protocol",
+        type=_trusted_network,
+        action="append",
+        metavar="NETWORK",
+        help="expect a PROXY protocol header, version 1 or 2, on every connection, and trust the proxies in"
+        " NETWORK, as 10.0.0.0/8, or unix; may be given several times",
+    )
     _add_limit_arguments(parser)
 
 
@@ -244,8 +267,12 @@ _LIMITS: dict[str, dict[str, Any]] = {
     },
     "on_peer_gone": {
         "choices": ["ignore", "event", "cancel"],
-        "help": "when the peer has ended its side and the handler is not reading: nothing, set the socket's"
-        " peer_gone, or cancel the handler",
+        "help": "when the peer has ended its side: nothing, set the socket's peer_gone, or cancel a handler"
+        " that does not read",
+    },
+    "drain_spread": {
+        **_SECONDS,
+        "help": "over how many seconds, at the end of the grace, those who are left are cancelled",
     },
 }
 """A field of `ConnectionLimits` -> its option; the default is the field's own."""

@@ -36,7 +36,7 @@ from ..serving import on_signals, serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
 from ..succession import Succession
-from .arguments import Address, Bound, limits_from
+from .arguments import Address, Bound, limits_from, preface_from
 from .failing import CommandError, explain, say
 from .observing import access_log, metrics_of, on_loopback, set_up_logging
 from .standard_streams import flush_standard_output, silence_standard_output
@@ -87,7 +87,11 @@ async def _serve(
     handler: Handler[Any], wanted: Sequence[WantedListener], args: argparse.Namespace, announcer: Announcer
 ) -> None:
     spawner: ConnectionSpawner[Any] = ConnectionSpawner(
-        handler, limits=limits_from(args), on_close=access_log(args), context=connection_context
+        handler,
+        limits=limits_from(args),
+        on_close=access_log(args),
+        context=connection_context,
+        preface=preface_from(args),
     )
     succession = succession_from(args, announcer)
     over = asyncio.Event()

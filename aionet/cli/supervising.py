@@ -20,7 +20,7 @@ from ..errors import WorkerFailedError
 from ..observing import connection_context
 from ..workers.running import supervise
 from ..workers.settings import WorkerSettings
-from .arguments import Bound, limits_from
+from .arguments import Bound, limits_from, preface_from
 from .failing import CommandError
 from .main import parse_again
 from .observing import access_log, set_up_logging
@@ -61,11 +61,14 @@ def run_workers_command(addresses: Sequence[Bound], args: argparse.Namespace) ->
     return 0
 
 
-def prepare_worker(log_level: str, log: str | None, log_file: str | None) -> Mapping[str, Any]:
+_PREPARED = ("log_level", "access_log", "access_log_file", "proxy_protocol")  # options, for a worker
+
+
+def prepare_worker(**options: Any) -> Mapping[str, Any]:
     """Set up the logs of a worker; return further arguments of its spawner."""
-    args = argparse.Namespace(log_level=log_level, access_log=log, access_log_file=log_file)
+    args = argparse.Namespace(**options)
     set_up_logging(args)
-    return {"on_close": access_log(args), "context": connection_context}
+    return {"on_close": access_log(args), "context": connection_context, "preface": preface_from(args)}
 
 
 def _read_again() -> argparse.Namespace:
@@ -85,7 +88,7 @@ def _settings(args: argparse.Namespace) -> WorkerSettings:
     return WorkerSettings(
         handler=f"{module}:{path}",
         limits=limits,
-        prepare=functools.partial(prepare_worker, args.log_level, args.access_log, args.access_log_file),
+        prepare=functools.partial(prepare_worker, **{name: getattr(args, name) for name in _PREPARED}),
         drain_grace=args.drain_grace,
         loop=args.loop,
     )

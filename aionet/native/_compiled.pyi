@@ -76,6 +76,7 @@ class Stream:
     _eof_asked: bool
     _eof_sent: bool
     _timestamps: bool
+    _peer_watched: bool
     _read_waiter: Any
     _loop: asyncio.AbstractEventLoop
     _state: Any

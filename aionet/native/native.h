@@ -146,7 +146,8 @@ struct Stream {
     } peer_name; /* until somebody asks for `peer` */
     long long bytes_read, bytes_written; /* the latter without what went through `outgoing` */
     int fd;
-    char readable, ending, watched, anchored, large, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent, timestamps;
+    char readable, ending, watched, anchored, large, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent, timestamps,
+        peer_watched;
 };
 
 Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Reactor *reactor,

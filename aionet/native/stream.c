@@ -258,7 +258,7 @@ static uint32_t tell_cold_half(Stream *stream, uint32_t events)
 void stream_on_events(Stream *stream, uint32_t events)
 {
     if (stream->timestamps || stream_has_pending_writes(stream) ||
-        (!is_none(stream->observer) && (events & ENDING))) {
+        (stream->peer_watched && (events & ENDING))) {
         Py_INCREF(stream);
         events = tell_cold_half(stream, events);
         Py_DECREF(stream); /* the reactor's table, or whoever waits, has another one */
@@ -619,6 +619,7 @@ static PyMemberDef stream_members[] = {
     {"_eof_asked", T_BOOL, offsetof(Stream, eof_asked), 0, NULL},
     {"_eof_sent", T_BOOL, offsetof(Stream, eof_sent), 0, NULL},
     {"_timestamps", T_BOOL, offsetof(Stream, timestamps), 0, NULL},
+    {"_peer_watched", T_BOOL, offsetof(Stream, peer_watched), 0, NULL},
     {NULL},
 };
 

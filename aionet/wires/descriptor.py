@@ -74,6 +74,8 @@ class DescriptorWire:
     _bytes_sent: int
     """Without what went through the queue."""
     _observer: WireObserver | None
+    _peer_watched: bool
+    """Whether the observer wants to know when the peer leaves."""
     bytes_read: int
     closed: bool
     lost: OSError | None
@@ -212,6 +214,7 @@ class DescriptorWire:
             return None, None
 
     def watch_peer(self) -> None:
+        self._peer_watched = True
         if not self._watched and not self.closed:
             self._watch()
 

@@ -51,7 +51,7 @@ class NativeWire(Stream, DescriptorWire):
             self._wake_acknowledgement_waits()
             if not events & HANGUP:
                 events &= ~ERROR
-        if self._observer is not None and events & _ENDING:
+        if self._peer_watched and events & _ENDING and self._observer is not None:
             self._observer.on_peer_gone()
         if self._outgoing and events & _MAY_WRITE:
             self._outgoing.on_writable()

@@ -52,6 +52,7 @@ class PortableWire(DescriptorWire):
         "_observer",
         "_outgoing",
         "_peer",
+        "_peer_watched",
         "_read_waiter",
         "_readable",
         "_reading",
@@ -92,6 +93,7 @@ class PortableWire(DescriptorWire):
         self._acknowledgement_waits = None
         self._closing = None
         self._observer = None
+        self._peer_watched = False
         self._bytes_sent = 0
         self.bytes_read = 0
         self.closed = False
@@ -218,7 +220,7 @@ class PortableWire(DescriptorWire):
                 events &= ~ERROR
         if events & _ENDING:
             self._ending = True
-            if self._observer is not None:
+            if self._peer_watched and self._observer is not None:
                 self._observer.on_peer_gone()
         if events & _MAY_READ:
             self._readable = True
