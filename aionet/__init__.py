@@ -19,10 +19,11 @@ from .errors import (
     ResolveError,
     SocketBusyError,
     SocketClosedError,
+    SuccessionError,
     TlsError,
     TlsTruncatedError,
+    WorkerFailedError,
 )
-from .handing_over import SuccessionError
 from .limits import ConnectionLimits
 from .network_toolkit import NetworkToolkit
 from .options import KeepAlive, TcpOptions, UnixOptions
@@ -40,7 +41,6 @@ from .tcp_socket import AsyncTcpSocket
 from .unix_connection_server import AsyncUnixConnectionServer
 from .unix_socket import AsyncUnixSocket
 from .version import __version__
-from .workers.process import WorkerFailedError
 from .workers.running import run_workers
 
 __all__ = [

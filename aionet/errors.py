@@ -37,9 +37,11 @@ __all__ = [
     "ResolveError",
     "SocketBusyError",
     "SocketClosedError",
+    "SuccessionError",
     "TlsError",
     "TlsTruncatedError",
     "Where",
+    "WorkerFailedError",
 ]
 
 
@@ -155,6 +157,14 @@ class SocketClosedError(AionetError, OSError):
 
 class SocketBusyError(AionetError, RuntimeError):
     """Another task is already reading from this socket, or this socket is already connected."""
+
+
+class WorkerFailedError(AionetError, RuntimeError):
+    """Workers could not be started, or not again; their own messages say why."""
+
+
+class SuccessionError(AionetError, RuntimeError):
+    """A predecessor did not hand over its listening sockets, or goes on itself."""
 
 
 class IncompleteReadError(AionetError, EOFError):

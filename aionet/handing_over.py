@@ -24,20 +24,17 @@ import logging
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 
+from .errors import SuccessionError
 from .held_listeners import HeldListener
 from .listening import adopt_listener
 from .message_channel import MessageChannel
 
-__all__ = ["SuccessionError", "abort", "confirm", "expect", "send_listeners", "take_listeners"]
+__all__ = ["abort", "confirm", "expect", "send_listeners", "take_listeners"]
 
 _log = logging.getLogger("aionet.workers")
 
 _MOST_DESCRIPTORS = 250  # of one message; the kernel allows 253
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
-
-
-class SuccessionError(RuntimeError):
-    """The predecessor did not hand over, or changed its mind."""
 
 
 def send_listeners(channel: MessageChannel, listeners: Iterable[HeldListener]) -> None:

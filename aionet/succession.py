@@ -25,7 +25,8 @@ from typing import Any
 from .addresses import SocketAddress, UnixAddress
 from .cleaning_up import see_through
 from .control_socket import control_address, control_name, open_control, process_of, user_of
-from .handing_over import SuccessionError, abort, confirm, expect, send_listeners, take_listeners
+from .errors import SuccessionError
+from .handing_over import abort, confirm, expect, send_listeners, take_listeners
 from .held_listeners import HeldListener, HeldListeners
 from .message_channel import MessageChannel, until_readable
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from ..adapters.systemd import Notifier
 from ..draining import DrainReport
-from ..handing_over import SuccessionError
+from ..errors import SuccessionError, WorkerFailedError
 from ..hanging_up import hang_up_signals, has_terminal
 from ..held_listeners import HeldListeners, WantedListener, server_on
 from ..observing import connection_context
@@ -36,7 +36,6 @@ from ..serving import on_signals, serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
 from ..succession import Succession
-from ..workers.process import WorkerFailedError
 from .arguments import Address, Bound, limits_from, preface_from
 from .failing import CommandError, explain, say
 from .observing import access_log, metrics_of, on_loopback, set_up_logging

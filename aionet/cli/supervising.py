@@ -16,8 +16,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import WorkerFailedError
 from ..observing import connection_context
-from ..workers.process import WorkerFailedError
 from ..workers.running import supervise
 from ..workers.settings import WorkerSettings
 from .arguments import Bound, limits_from, preface_from

@@ -6,6 +6,9 @@ The worker is a fresh interpreter (`settings.py` says why). It inherits copies o
 one end of a channel; everything else closes on exec. Two things can be waited for: that it is ready, and that
 it has ended; and neither can hang: a worker that is not ready in time, or that has not ended some time after
 it was told to, is killed.
+
+It is killed by its pidfd (pidfd_open(2)): `subprocess` would first look whether it has ended, and take its
+status from the child watcher of asyncio if it has (python/cpython#87744).
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..errors import WorkerFailedError
 from ..message_channel import MessageChannel
 
-__all__ = ["WorkerFailedError", "WorkerProcess"]
+__all__ = ["WorkerProcess"]
 
 _PROGRAM = """\
 import signal, sys
@@ -34,10 +38,6 @@ main({channel}, {listeners})
 _HARD = 1.0  # seconds that a spawner gives handlers after their cancellation
 _MARGIN = 3.0  # seconds beyond the time that a drain may take, before the worker is killed
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")  # the service is its supervisor's
-
-
-class WorkerFailedError(RuntimeError):
-    """Workers could not be started."""
 
 
 class WorkerProcess:
@@ -61,6 +61,7 @@ class WorkerProcess:
         self._ready = asyncio.Event()
         self._stopped = asyncio.Event()
         self._silent = asyncio.Event()
+        self._pidfd = _pidfd_of(process.pid)
         self._kill_at: asyncio.TimerHandle | None = None
         self._listening = asyncio.create_task(self._listen())
 
@@ -151,7 +152,10 @@ class WorkerProcess:
     def kill(self) -> None:
         """End it at once (SIGKILL)."""
         try:
-            self._process.send_signal(signal.SIGKILL)
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            elif self._process.returncode is None:
+                os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
 
@@ -165,6 +169,9 @@ class WorkerProcess:
         status = await self._process.wait()
         if self._kill_at is not None:
             self._kill_at.cancel()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
         return status
 
     def _kill_after(self, seconds: float) -> None:
@@ -197,3 +204,11 @@ class WorkerProcess:
             self._channel.close()
             self._stopped.set()
             self._silent.set()
+
+
+def _pidfd_of(pid: int) -> int | None:
+    """Return a descriptor of process `pid`; ``None`` if it has ended, or where there is no such thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..addresses import AddressLike, SocketAddress, UnixAddress, as_address
 from ..draining import DrainReport
+from ..errors import WorkerFailedError
 from ..hanging_up import hang_up_signals, has_terminal
 from ..held_listeners import HeldListeners, WantedListener
 from ..limits import ConnectionLimits
@@ -25,7 +26,6 @@ from ..running import LoopName
 from ..serving import on_signals
 from ..spawner import Handler
 from ..succession import Succession
-from .process import WorkerFailedError
 from .settings import WorkerSettings, in_worker
 from .supervisor import Supervisor
 

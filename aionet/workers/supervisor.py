@@ -26,9 +26,10 @@ from typing import Any
 
 from ..cleaning_up import see_through
 from ..draining import DrainReport
+from ..errors import WorkerFailedError
 from ..held_listeners import HeldListeners
 from .counters import Counters
-from .process import WorkerFailedError, WorkerProcess
+from .process import WorkerProcess
 from .settings import WorkerSettings, packed
 
 __all__ = ["Supervisor"]

@@ -21,9 +21,11 @@ from aionet import (
     SocketAddress,
     SocketBusyError,
     SocketClosedError,
+    SuccessionError,
     TlsError,
     TlsTruncatedError,
     UnixAddress,
+    WorkerFailedError,
 )
 
 TREE = {
@@ -39,6 +41,8 @@ TREE = {
     TlsError: OSError,
     TlsTruncatedError: TlsError,
     ProxyProtocolError: ConnectionError,
+    WorkerFailedError: RuntimeError,
+    SuccessionError: RuntimeError,
 }
 HERE, THERE = SocketAddress("127.0.0.1", 1), SocketAddress("::1", 2)
 

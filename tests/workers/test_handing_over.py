@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from aionet import SocketAddress
-from aionet.handing_over import SuccessionError, confirm, send_listeners, take_listeners
+from aionet import SocketAddress, SuccessionError
+from aionet.handing_over import confirm, send_listeners, take_listeners
 from aionet.held_listeners import HeldListener, HeldListeners
 from aionet.message_channel import MessageChannel
 
