@@ -101,7 +101,8 @@ class LimitEnforcer:
         self._note(connection, cause)
         connection._cause = cause
         peer, named = connection.socket.peer_address, {"connection": connection.id}  # no task of its own runs
-        _log.info("connection from %s cut: %s", peer, cause, extra=named)
+        level = logging.DEBUG if cause is CloseCause.EVICTED else logging.INFO  # a flood evicts all day long
+        _log.log(level, "connection from %s cut: %s", peer, cause, extra=named)
         if cause not in _CANCEL:
             connection.socket.abort()
         if cause not in _RESET and connection._task is not None:

@@ -69,7 +69,7 @@ def test_nonsense_timeouts(selector, timeout):
 def test_nothing_registered(selector):
     before = time.monotonic()
     assert selector.select(0.01) == []
-    assert time.monotonic() - before >= 0.01
+    assert time.monotonic() - before >= 0.009  # the kernel's clock is a little coarser
 
 
 def test_many_are_told_within_a_few_selects(selector):
