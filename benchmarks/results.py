@@ -29,6 +29,7 @@ def summarise(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 turn["requests_per_cpu_second"] / base["requests_per_cpu_second"]
                 for number, turn in own.items()
                 if (base := _turn(turns, workload, other, number)) is not None
+                and base["requests_per_cpu_second"]  # a busy machine may leave a short turn nothing
             ]
             row[name] = statistics.median(ratios) if ratios else None
             row[f"{name}_spread"] = [min(ratios), max(ratios)] if ratios else None

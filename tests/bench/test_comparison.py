@@ -24,7 +24,7 @@ pytestmark = [
 
 def test_a_comparison_runs_and_is_stored(tmp_path: Path) -> None:
     stored = tmp_path / "results.json"
-    command = [sys.executable, str(BENCHMARKS / "compare.py"), "--rounds", "2", "--seconds", "0.2"]
+    command = [sys.executable, str(BENCHMARKS / "compare.py"), "--rounds", "2", "--seconds", "0.4"]
     command += ["--workloads", "echo-64x1KiB,accept", "--servers", "asyncio-streams,aionet-asyncio"]
     done = subprocess.run([*command, "--json", str(stored)], capture_output=True, text=True, timeout=55)
     assert done.returncode == 0, done.stderr

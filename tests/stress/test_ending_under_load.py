@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cli.command_line import AionetServer, connect_raw
+from command_line import AionetServer, connect_raw
 
 from .raw_clients import RawClients, answers
 from .server_under_test import ServerUnderTest
