@@ -22,6 +22,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_a_comparison_runs_and_is_stored(tmp_path: Path) -> None:
     stored = tmp_path / "results.json"
     command = [sys.executable, str(BENCHMARKS / "compare.py"), "--rounds", "2", "--seconds", "0.4"]

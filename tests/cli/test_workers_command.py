@@ -203,6 +203,7 @@ def test_a_reload_that_fails_changes_nothing(directory: Path) -> None:
         end(server)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_not_ready_in_time(directory: Path) -> None:
     with serving(directory, "version", "--start-timeout", 5) as server:
         (directory / "app.py").write_text("import time\ntime.sleep(1000)\n")
@@ -223,6 +224,7 @@ def test_workers_that_cannot_be_started_again_end_the_service(directory: Path) -
     assert errors.splitlines()[-1].startswith("aionet: gave up after 8 failed starts: worker ")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stuck_is_killed_at_the_end(directory: Path) -> None:
     with (
         serving(directory, "stuck", "--drain-grace", 0, workers=1) as server,

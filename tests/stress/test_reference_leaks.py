@@ -37,6 +37,7 @@ def find_leaks(python: str, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_nothing_grows_grossly() -> None:
     find_leaks(sys.executable, "--runs", "50", "--batches", "3", PYTHONPATH=str(CHECKOUT))
 
