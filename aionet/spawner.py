@@ -243,12 +243,12 @@ class ConnectionSpawner(Generic[SocketT]):
                     self._rate.take(len(sockets))
                 sockets.reverse()
                 while sockets:
-                    if self._full and not self._overload.pauses:
-                        await self._find_room(sockets)
-                    elif self._drain is None:
-                        self._spawn(sockets.pop(), loop, now)
-                    else:  # begun by the handler of one before it: eager tasks run at once
+                    if self._drain is not None:  # begun meanwhile, or by an eager handler of this batch
                         sockets.pop().abort()
+                    elif self._full and not self._overload.pauses:
+                        await self._find_room(sockets)
+                    else:
+                        self._spawn(sockets.pop(), loop, now)
         except SocketClosedError:
             pass
         finally:

@@ -250,3 +250,33 @@ async def test_a_rate_does_not_delay_the_end(stage: Stage) -> None:
     await asyncio.wait_for(asyncio.gather(*stage.servings), 5)
     with pytest.raises(ConnectionResetError):
         await waiting.receive()
+
+
+async def test_a_drain_evicts_nobody(stage: Stage) -> None:
+    over = asyncio.Event()
+    begun = 0
+
+    async def stubborn(sock: Any) -> None:
+        nonlocal begun
+        begun += 1
+        for _ in range(STUBBORN):
+            with contextlib.suppress(asyncio.CancelledError):
+                await over.wait()
+
+    limits = aionet.ConnectionLimits(max_connections=2, on_full="evict_idle")
+    spawner = aionet.ConnectionSpawner(stubborn, limits=limits)
+    server = stage.tcp_server()
+    await stage.serve(spawner, server)
+    first, _ = stage.client(server), stage.client(server)
+    await until(lambda: begun == 2)
+    newcomer = stage.client(server)
+    with pytest.raises(ConnectionResetError):  # evicted, though its handler stays
+        await first.receive()
+    report = await spawner.drain(0.0, hard=0.1)
+    assert report.aborted == 2
+    with pytest.raises(ConnectionResetError):
+        await newcomer.receive()
+    over.set()
+    await until(lambda: not spawner.connections)
+    assert begun == 2
+    assert spawner.stats.causes == {CloseCause.EVICTED: 1, CloseCause.ABORTED: 1}
