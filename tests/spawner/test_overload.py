@@ -158,7 +158,7 @@ async def test_regrets_are_brief_and_few(stage: Stage) -> None:
     assert await answers(inside)
     clients = [stage.client(server) for _ in range(100)]
     await until(lambda: spawner.stats.rejected == 100)
-    assert most == 64
+    assert 63 <= most <= 64  # an eager task runs before it is known
     assert await answers(inside)
     for client in clients:
         with contextlib.suppress(ConnectionResetError):
