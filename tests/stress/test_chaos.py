@@ -525,7 +525,7 @@ chaotic = functools.partial(pytest.mark.parametrize, "loop_name", LOOP_FACTORIES
 
 @chaotic()
 def test_a_little_chaos(loop_name: str) -> None:
-    run_chaos(LOOP_FACTORIES[loop_name], 1.5)
+    run_chaos(LOOP_FACTORIES[loop_name], 3.0)
 
 
 SEEN = (
