@@ -31,7 +31,7 @@ def control_address(path: str | os.PathLike[str]) -> UnixAddress:
 
 
 async def open_control(address: UnixAddress) -> HeldListener:
-    """Listen at `address`, with mode 0600 from the beginning."""
+    """Listen at `address`, with mode 0600 from the beginning. Cancel safety: it does not wait."""
     mask = os.umask(0o177)
     try:
         control = await HeldListener.open(address)  # of a path: this does not wait

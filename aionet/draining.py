@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -24,9 +25,11 @@ from typing import Any
 from .close_reason import CloseCause
 from .connection import Connection
 
-__all__ = ["Drain", "DrainReport", "Straggler"]
+__all__ = ["Drain", "DrainReport", "Straggler", "leave_behind"]
 
 _log = logging.getLogger("aionet.server")
+
+_LAST_CHANCE = 0.5  # seconds for handlers to end whose connection was taken away
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,19 @@ class Drain:
             pass
         finally:
             self._deadline = None
+
+
+async def leave_behind(connections: Iterable[Connection[Any]], last_words: Callable[[str], object]) -> None:
+    """End the process where handlers ignore even the loss of their connection, after some `last_words`.
+
+    Closing the loop would cancel them once more and then wait for them, for ever. Cancel safety: it goes on.
+    """
+    tasks = [connection.task for connection in connections]
+    if tasks:
+        _, left = await asyncio.wait(tasks, timeout=_LAST_CHANCE)
+        if left:
+            last_words(f"{len(left)} handlers ignored their cancellation and are left behind")
+            os._exit(0)
 
 
 def _stack_of(task: asyncio.Task[None]) -> str:

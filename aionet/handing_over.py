@@ -59,7 +59,7 @@ def _portions(shares: Sequence[Sequence[socket.socket]]) -> Iterator[Sequence[Se
 
 
 async def take_listeners(channel: MessageChannel) -> list[HeldListener]:
-    """Ask for all listeners. Raises `ConnectionError`; nothing is left open then."""
+    """Ask for all listeners. Raises `ConnectionError`. Cancel safety: as then, nothing is left open."""
     channel.send({"want": "listeners"})
     found: dict[int, HeldListener] = {}
     try:
@@ -82,7 +82,10 @@ async def take_listeners(channel: MessageChannel) -> list[HeldListener]:
 
 
 async def confirm(channel: MessageChannel) -> None:
-    """Say that this program is ready, and return when it is to serve. Raises `SuccessionError` if not."""
+    """Say that this program is ready, and return when it is to serve. Raises `SuccessionError` if not.
+
+    Cancel safety: the predecessor finds the channel closed, and goes on.
+    """
     try:
         channel.send({"ready": True})
         message = await channel.receive()

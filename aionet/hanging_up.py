@@ -11,11 +11,18 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
-__all__ = ["hang_up_signals", "has_terminal"]
+__all__ = ["hang_up_signals", "when_hung_up"]
 
 
-def has_terminal() -> bool:
+def when_hung_up(end: Callable[[], object], read_again: Callable[[], object]) -> Callable[[], object]:
+    """Return what to do at SIGHUP: `end` where the terminal that is there now has gone, else `read_again`."""
+    had_terminal = _has_terminal()
+    return lambda: end() if had_terminal and not _has_terminal() else read_again()
+
+
+def _has_terminal() -> bool:
     """Whether this process has a controlling terminal that is still there."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))

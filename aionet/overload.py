@@ -16,18 +16,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any
 
 from .close_reason import CloseCause
 from .limits import OnFull
+from .wires.lingering import reset_on_close
 
 __all__ = ["Overload"]
 
 _REGRETS = 64  # at a time
 _REGRET_SECONDS = 1.0
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socket(7))
 
 
 class Overload:
@@ -88,7 +87,7 @@ class Overload:
         self._reserve = -1
         try:
             sock, _ = listener.accept()
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            reset_on_close(sock)
             sock.close()
         except OSError:  # it was not this process's descriptors that ran out
             return False

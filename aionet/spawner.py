@@ -111,7 +111,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self._context = context
         self._limits = limits or ConnectionLimits()
         self._enforcer: LimitEnforcer | None = None
-        self._overload = Overload(self._limits.on_full, self.turn_away)
+        self._overload = Overload(self._limits.on_full, self._turn_away)
         self._rate: AcceptRate | None = None
         self._connections: set[Connection[SocketT]] = set()
         self._servers: list[AsyncStreamConnectionServer[Any, SocketT]] = []
@@ -285,7 +285,7 @@ class ConnectionSpawner(Generic[SocketT]):
         # Whether the system's shortage ends by that is another matter; who waits for it lets the others live.
         return self._enforcer.cut_most_idle() and error.errno == errno.EMFILE
 
-    def turn_away(self, socket: SocketT, cause: CloseCause) -> None:
+    def _turn_away(self, socket: SocketT, cause: CloseCause) -> None:
         """Reset a connection that no handler has seen, for `cause`, and count it."""
         connection = Connection(socket, asyncio.get_running_loop().time())
         connection._cause = cause
@@ -333,7 +333,7 @@ class ConnectionSpawner(Generic[SocketT]):
         if self._preface is not None:
             connection._phase = "handshake"
         elif not enforcer.admit(connection):
-            self.turn_away(connection.socket, CloseCause.TOO_MANY_OF_PEER)
+            self._turn_away(connection.socket, CloseCause.TOO_MANY_OF_PEER)
             return False
         enforcer.begin(connection)
         return True

@@ -41,6 +41,11 @@ class SpawnerStats:
     """By all connections together; ``None`` without `count_traffic`."""
     bytes_written: int | None = None
 
+    def counters(self) -> dict[str, int]:
+        """Return the plain counts by their names, as other processes are told them."""
+        named = ((name, getattr(self, name)) for name in self.__slots__)
+        return {name: value for name, value in named if isinstance(value, int)}
+
 
 def stats_of(counts: Sequence[int], active: int, traffic: tuple[int, int] | None) -> SpawnerStats:
     """Return the stats of a spawner with `counts` by the number of the cause."""

@@ -20,18 +20,17 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 
+from ..wires.lingering import reset_on_close
 from .histogram import LatencyHistogram
 from .payloads import message_maker
 from .polling import BROKEN, READABLE, WRITABLE, Poller
 
 __all__ = ["AcceptClient", "Client", "EchoClient", "Tally"]
 
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _REOPEN_DELAY = 10_000_000  # nanoseconds: a dead server is not asked flat out
 _OPEN_AT_ONCE = 64  # per turn, so that thousands of connections do not overrun a server's backlog
 _IN_PROGRESS = (0, errno.EINPROGRESS, errno.EWOULDBLOCK)
@@ -135,7 +134,7 @@ class Client:
         try:
             new_socket.setblocking(False)
             new_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            new_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            reset_on_close(new_socket)
             code = new_socket.connect_ex(self._address)
             if code not in _IN_PROGRESS:
                 raise OSError(code, "connect")

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import math
 import re
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from ..addresses import SocketAddress, UnixAddress, as_address
@@ -90,44 +91,44 @@ def seconds(text: str) -> float:
 
 def seconds_or_zero(text: str) -> float:
     """An argparse type: a finite number of seconds, 0 or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
+    number = _number(text)
+    if not number >= 0:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds, 0 or more")
     return number
 
 
-def connections(text: str) -> int:
-    """An argparse type: a number of connections, at least 1."""
+def _number(text: str) -> float:
+    """Return a finite number, or NaN, which is neither more nor less than anything."""
     try:
-        number = int(text)
+        number = float(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of connections, 1 or more")
-    return number
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
-def processes(text: str) -> int:
-    """An argparse type: a number of processes, at least 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of processes, 1 or more")
-    return number
+def _whole_number_of(things: str) -> Callable[[str], int]:
+    """Return an argparse type: a number of `things`, at least 1."""
+
+    def whole_number(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = 0
+        if number < 1:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of {things}, 1 or more")
+        return number
+
+    return whole_number
+
+
+connections = _whole_number_of("connections")
+processes = _whole_number_of("processes")
 
 
 def per_second(text: str) -> float:
     """An argparse type: a rate, more than 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
+    number = _number(text)
+    if not number > 0:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number per second, more than 0")
     return number
 

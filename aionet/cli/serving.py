@@ -20,15 +20,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from ..adapters.systemd import Notifier
-from ..draining import DrainReport
+from ..draining import DrainReport, leave_behind
 from ..errors import SuccessionError, WorkerFailedError
-from ..hanging_up import hang_up_signals, has_terminal
+from ..hanging_up import hang_up_signals, when_hung_up
 from ..held_listeners import HeldListeners, WantedListener, server_on
 from ..observing import connection_context
 from ..running import loop_factory
@@ -47,7 +47,6 @@ __all__ = ["Announcer", "explained", "run_server", "succession_from"]
 _Server = AsyncStreamConnectionServer[Any, Any]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LAST_CHANCE = 0.5  # seconds for handlers to end whose connection was taken away
 
 
 def run_server(handler: Handler[Any], addresses: Sequence[Bound], args: argparse.Namespace) -> int:
@@ -123,7 +122,7 @@ async def _serve(
             until=over,
         )
         announcer.drained(report)
-    await _leave_behind([connection.task for connection in spawner.connections])
+    await leave_behind(spawner.connections, _last_words)
 
 
 async def _metrics_server(
@@ -140,38 +139,23 @@ def _restart_at_signals(
     stack: AsyncExitStack, succession: Succession, over: asyncio.Event, announcer: Announcer
 ) -> None:
     """Restart at SIGUSR2, and at a SIGHUP that is not the end of the terminal; else that is the end."""
-    had_terminal = has_terminal()
 
     def restart() -> None:
         announcer.reloading()
         succession.restart(announcer.reloaded)
 
-    def hang_up() -> None:
-        if had_terminal and not has_terminal():
-            over.set()
-        else:
-            restart()
-
     stack.enter_context(on_signals([signal.SIGUSR2], restart))
-    stack.enter_context(on_signals(hang_up_signals(), hang_up))
+    stack.enter_context(on_signals(hang_up_signals(), when_hung_up(over.set, restart)))
 
 
 def _status(spawner: ConnectionSpawner[Any]) -> dict[str, Any]:
     """Return what is told at the control socket."""
-    return {"counters": {name: n for name, n in asdict(spawner.stats).items() if isinstance(n, int)}}
+    return {"counters": spawner.stats.counters()}
 
 
-async def _leave_behind(tasks: Collection[asyncio.Task[None]]) -> None:
-    """End the process where handlers ignore even the loss of their connection.
-
-    Closing the loop would cancel them once more and then wait for them, for ever.
-    """
-    if tasks:
-        _, left = await asyncio.wait(tasks, timeout=_LAST_CHANCE)
-        if left:
-            say(f"{len(left)} handlers ignored their cancellation and are left behind")
-            flush_standard_output()
-            os._exit(0)
+def _last_words(text: str) -> None:
+    say(text)
+    flush_standard_output()
 
 
 class Announcer:

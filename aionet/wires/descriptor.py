@@ -21,7 +21,6 @@ import asyncio
 import errno
 import os
 import socket
-import struct
 from collections.abc import Coroutine, Sequence
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -31,14 +30,13 @@ from ..tcp_info import idle_seconds
 from . import delivery, descriptors
 from .contract import Buffer, WireObserver
 from .event_loop import EventLoopState
-from .lingering import PAUSES, settled
+from .lingering import PAUSES, reset_on_close, settled
 from .outgoing import Outgoing, OutgoingBuffers, OutgoingEof, OutgoingFile
 from .sending import OutgoingQueue
 
 __all__ = ["DescriptorWire", "as_address"]
 
 _ADDRESSES = (SocketAddress, UnixAddress)
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socket(7))
 
 
 class DescriptorWire:
@@ -344,7 +342,7 @@ class DescriptorWire:
             self._state.reactor.forget(self._fd)
         if reset and not self._state.reactor.inherited:  # it would be the parent's connection that is reset
             try:
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                reset_on_close(self._sock)
             except OSError:  # the connection is gone already, or knows no reset
                 pass
         if not self.closed:

@@ -12,16 +12,23 @@ is up.
 from __future__ import annotations
 
 import socket
+import struct
 
 from .delivery import unacknowledged_bytes
 
-__all__ = ["PAUSES", "settled"]
+__all__ = ["PAUSES", "reset_on_close", "settled"]
 
 PAUSES = (0.005, 0.02, 0.05)
 """Seconds between looks at what the peer has acknowledged; the last one repeats."""
 
+_RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socket(7))
 _DISCARD = 64 * 1024
 _ROUNDS = 16  # of input thrown away in one look: a peer that floods must not hold the loop
+
+
+def reset_on_close(sock: socket.SocketType) -> None:
+    """Have close(2) reset the connection, and drop what was not sent. Raises `OSError` if it cannot."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def settled(sock: socket.SocketType) -> bool:

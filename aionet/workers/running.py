@@ -19,7 +19,7 @@ from typing import Any
 from ..addresses import AddressLike, SocketAddress, UnixAddress, as_address
 from ..draining import DrainReport
 from ..errors import WorkerFailedError
-from ..hanging_up import hang_up_signals, has_terminal
+from ..hanging_up import hang_up_signals, when_hung_up
 from ..held_listeners import HeldListeners, WantedListener
 from ..limits import ConnectionLimits
 from ..running import LoopName
@@ -132,7 +132,6 @@ async def supervise(
         supervisor = Supervisor(
             settings, held, workers=workers, drain_grace=drain_grace, start_timeout=start_timeout
         )
-        had_terminal = has_terminal()
         reloads: set[asyncio.Task[None]] = set()
 
         def drain() -> None:
@@ -147,12 +146,11 @@ async def supervise(
             await supervisor.reload()
             on_reload(False)
 
-        def hang_up() -> None:
-            if had_terminal and not has_terminal():
-                drain()
-            else:
-                reloads.add(task := asyncio.create_task(reload()))
-                task.add_done_callback(reloads.discard)
+        def begin_reload() -> None:
+            reloads.add(task := asyncio.create_task(reload()))
+            task.add_done_callback(reloads.discard)
+
+        hang_up = when_hung_up(drain, begin_reload)
 
         def restart() -> None:
             on_reload(True)

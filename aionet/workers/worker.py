@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from ..draining import DrainReport
+from ..draining import DrainReport, leave_behind
 from ..held_listeners import server_on
 from ..message_channel import MessageChannel
 from ..running import loop_factory
@@ -39,7 +39,7 @@ __all__ = ["main"]
 _log = logging.getLogger("aionet.workers")
 
 _REPORT_EVERY = 1.0  # seconds
-_LAST_CHANCE = 0.5  # seconds for handlers to end whose connection was taken away
+_URGENT = 0.5  # seconds for handlers to end that are told a second time
 _NOT_OURS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 
@@ -103,8 +103,8 @@ class _Worker:
             telling.cancel()
             listening.cancel()
             await asyncio.wait([telling, listening])
-            self._tell({"stats": self._counters(), "report": dataclasses.asdict(reports[0])})
-        await _leave_behind([connection.task for connection in self._spawner.connections])
+            self._tell({"stats": self._spawner.stats.counters(), "report": dataclasses.asdict(reports[0])})
+        await leave_behind(self._spawner.connections, _log.warning)
 
     async def _listen(self) -> None:
         """Do what the supervisor says; drain when it says no more."""
@@ -129,33 +129,20 @@ class _Worker:
     def _drain(self, grace: float) -> None:
         for server in self._servers:  # now, and not a turn later: whoever is told of it must not get in
             server.close()
-        hard = {"hard": _LAST_CHANCE} if self._drains else {}  # told twice: it is urgent
+        hard = {"hard": _URGENT} if self._drains else {}  # told twice: it is urgent
         self._drains.append(asyncio.create_task(self._spawner.drain(grace, **hard)))
         self._go.set()  # to the end, if it never began
 
     async def _tell_counters(self) -> None:
         while True:
             await asyncio.sleep(_REPORT_EVERY)
-            counters = self._counters()
+            counters = self._spawner.stats.counters()
             if counters != self._told:
                 self._tell({"stats": counters})
                 self._told = counters
-
-    def _counters(self) -> dict[str, int]:
-        stats = dataclasses.asdict(self._spawner.stats)
-        return {name: value for name, value in stats.items() if isinstance(value, int)}
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:
             self._channel.send(message)
         except OSError:  # it has gone, which `_listen` hears of, or does not read: it will be told next time
             pass
-
-
-async def _leave_behind(tasks: list[asyncio.Task[None]]) -> None:
-    """End the process where handlers ignore even the loss of their connection; see `cli.serving`."""
-    if tasks:
-        _, left = await asyncio.wait(tasks, timeout=_LAST_CHANCE)
-        if left:
-            _log.warning("%d handlers ignored their cancellation and are left behind", len(left))
-            os._exit(0)
