@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
 import aionet
 
-__all__ = ["MODULES", "ROOT", "imports_of", "tree_of"]
+__all__ = ["IMPORTABLE", "MODULES", "ROOT", "imports_of", "tree_of"]
 
 ROOT = Path(aionet.__file__).parent
 
@@ -26,6 +27,18 @@ MODULES = {_name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 @functools.cache
 def tree_of(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text())
+
+
+def _needs_the_compiled_engine(module: str) -> bool:
+    """Whether it imports the compiled module as soon as it is imported itself."""
+    imports = (node for node in tree_of(module).body if isinstance(node, ast.ImportFrom))
+    return any((node.module or "").endswith("_compiled") for node in imports)
+
+
+_has_compiled = importlib.util.find_spec("aionet.native._compiled") is not None
+
+IMPORTABLE = [module for module in MODULES if _has_compiled or not _needs_the_compiled_engine(module)]
+"""All modules; where aionet was installed without a compiler, all but those of the compiled engine."""
 
 
 def _statements(nodes: list[ast.stmt], inside_functions: bool) -> Iterator[ast.stmt]:

@@ -11,7 +11,7 @@ import pytest
 
 import aionet
 
-from .modules import MODULES, tree_of
+from .modules import IMPORTABLE, MODULES, tree_of
 
 CONTRACT = [
     "AddressLike",
@@ -48,8 +48,9 @@ CONTRACT = [
 
 WITH_ALL = [
     module
-    for module, path in MODULES.items()
-    if not module.endswith("__main__") and (path.name != "__init__.py" or len(tree_of(module).body) > 1)
+    for module in IMPORTABLE
+    if not module.endswith("__main__")
+    and (MODULES[module].name != "__init__.py" or len(tree_of(module).body) > 1)
 ]
 
 
