@@ -159,6 +159,8 @@ class DescriptorWire:
             await self._queue().flush("send_eof")
             await asyncio.sleep(0)  # now that one says how it went
         self._refuse_if_closed("send_eof")
+        if self.lost is not None:  # an end now would make what was cut off look whole
+            raise self._error("send_eof", self.lost) from self.lost
         self._eof_asked = True
         entry = OutgoingEof()
         try:

@@ -255,8 +255,9 @@ class PortableWire(DescriptorWire):
 
     def _adopt(self, sock: socket.SocketType) -> None:
         super()._adopt(sock)
-        self._recv = sock.recv
-        self._send = sock.send
+        if not self.closed:  # else they refuse, and shall go on to
+            self._recv = sock.recv
+            self._send = sock.send
 
     def _refuse_io(self) -> None:
         self._recv = self._send = _refuse

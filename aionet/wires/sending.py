@@ -123,16 +123,16 @@ class OutgoingQueue:
         while self._entries:
             entry = self._entries.popleft()
             if entry.begun:
-                self._count_failed(entry)
+                self._count_failed(entry, told=entry.waiter is not None)
             error = make_error()
             error.__cause__ = cause
             _complete(entry, error)
         self._on_change()
 
-    def _count_failed(self, entry: Outgoing) -> None:
+    def _count_failed(self, entry: Outgoing, *, told: bool) -> None:
         self.broken = True
         self.failed += max(entry.remaining, 1)  # of a file whose length nobody named, one at least
-        if entry.waiter is None:
+        if not told:
             self.torn += max(entry.remaining, 1)
 
     def _break(self) -> None:
@@ -155,6 +155,8 @@ class OutgoingQueue:
                 self._break()
             raise error.reason from None
         except OSError as error:
+            if entry.begun:
+                self._count_failed(entry, told=True)
             raise self._translate(operation, error) from error
         return False, False
 
@@ -192,7 +194,7 @@ class OutgoingQueue:
         except SourceError as error:
             entry = entries.popleft()
             if entry.begun:
-                self._count_failed(entry)
+                self._count_failed(entry, told=entry.waiter is not None)
                 self._break()
             _complete(entry, error.reason)
         except OSError as error:

@@ -137,6 +137,22 @@ async def test_nothing_new_is_written_while_closing(sock, peer):
     await asyncio.gather(writing, closing)
 
 
+async def test_a_look_at_the_raw_socket_while_closing_lets_nobody_in(sock, peer):
+    writing = await begin(sock.write(b"a" * BIG))
+    closing = await begin(sock.aclose())
+    assert sock.raw_socket.fileno() == sock.fileno()
+    peer.send_now(b"late")
+    with pytest.raises(SocketClosedError):
+        async with asyncio.timeout(5):
+            await sock.read()
+    assert await peer.receive_exactly(BIG) == b"a" * BIG
+    await writing
+    with pytest.raises(SocketClosedError):
+        await sock.write(b"late")
+    assert await peer.receive_to_end() == b""
+    await closing
+
+
 async def test_several_tasks_close_at_once(sock, peer):
     writing = await begin(sock.write(b"a" * BIG))
     closing = [await begin(sock.aclose()) for _ in range(3)]

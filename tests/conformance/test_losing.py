@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
+import os
 import time
 
 import pytest
@@ -206,3 +208,26 @@ async def test_a_clean_end_is_not_a_loss(pair):
     pair.peer.half_close()
     with pytest.raises(IncompleteReadError):
         await pair.socket.read_line()
+
+
+@pytest.mark.parametrize("end", ["aclose", "send_eof"])
+async def test_a_write_that_cannot_go_on_is_never_followed_by_a_clean_end(transport, pair, tmp_path, end):
+    """The file behind the buffer was cut off, so that the kernel finds nothing there (EFAULT)."""
+    sock, peer = pair
+    path = tmp_path / "mapped"
+    path.write_bytes(b"a" * BIG)
+    receiving = peer.in_thread(lambda raw: b"".join(iter(lambda: raw.recv(65536), b"")))
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), BIG) as mapped:
+        os.truncate(path, BIG // 2)  # a part of it goes out
+        with memoryview(mapped) as view:
+            with pytest.raises(ConnectionLostError):
+                await sock.write(view)
+    if end == "send_eof":
+        with pytest.raises(ConnectionLostError):
+            await sock.send_eof()
+    await sock.aclose()
+    if transport.resets:
+        with pytest.raises(ConnectionResetError):
+            await receiving
+    else:
+        await receiving

@@ -61,13 +61,22 @@ async def rig(kinds: str, path: Path) -> AsyncIterator[Rig]:
                 sock = AsyncUnixSocket()
                 connecting = sock.connect_to(listener.address)
             await connecting
-            ends += [sock, stack.enter_context(await listener.accept())]
+            peer = stack.enter_context(await listener.accept())
+            _limit_buffers(sock.raw_socket)
+            _limit_buffers(peer.sock)
+            ends += [sock, peer]
         built = Rig(*ends)
         try:
             yield built
         finally:
             built.relaying.cancel()
             await asyncio.gather(built.relaying, return_exceptions=True)
+
+
+def _limit_buffers(sock: socket.socket) -> None:
+    """Else the kernel's grow with what comes, and may take what a test means to be too much for them."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
 
 
 every_kind = pytest.mark.parametrize("kinds", ["tt", "uu", "tu", "ut"])
