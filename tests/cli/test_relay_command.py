@@ -219,7 +219,7 @@ def test_the_last_bytes_before_a_reset_arrive_and_then_the_reset(target: socket.
 
 
 def test_a_side_that_does_not_read_does_not_stall_the_other(target: socket.socket) -> None:
-    flood = bytes(32 * MEBIBYTE)
+    flood = bytes(64 * MEBIBYTE)  # more than all the buffers on the way, grown to the most
     with (
         AionetServer("relay", LOCAL, name_of(target)) as relay,
         concurrent.futures.ThreadPoolExecutor(1) as threads,
