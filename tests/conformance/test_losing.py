@@ -219,9 +219,8 @@ async def test_a_write_that_cannot_go_on_is_never_followed_by_a_clean_end(transp
     receiving = peer.in_thread(lambda raw: b"".join(iter(lambda: raw.recv(65536), b"")))
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), BIG) as mapped:
         os.truncate(path, BIG // 2)  # a part of it goes out
-        with memoryview(mapped) as view:
-            with pytest.raises(ConnectionLostError):
-                await sock.write(view)
+        with memoryview(mapped) as view, pytest.raises(ConnectionLostError):
+            await sock.write(view)
     if end == "send_eof":
         with pytest.raises(ConnectionLostError):
             await sock.send_eof()
