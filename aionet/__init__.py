@@ -24,7 +24,7 @@ from .errors import (
     TlsTruncatedError,
     WorkerFailedError,
 )
-from .limits import ConnectionLimits
+from .limiting.limits import ConnectionLimits
 from .network_toolkit import NetworkToolkit
 from .options import KeepAlive, TcpOptions, UnixOptions
 from .proxy_protocol import ProxyHeader, ProxyProtocol, ProxyTls

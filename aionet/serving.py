@@ -11,7 +11,7 @@ from typing import Any
 
 from .addresses import AddressLike, SocketAddress, UnixAddress, as_address
 from .draining import DrainReport
-from .limits import ConnectionLimits
+from .limiting.limits import ConnectionLimits
 from .spawner import ConnectionSpawner, ContextOf, Handler, OnClose, OnError
 from .stream_server import AsyncStreamConnectionServer
 from .tcp_connection_server import AsyncTcpConnectionServer

@@ -10,10 +10,10 @@ on to until the task has ended and the connection is closed. Nothing that it sta
 *Room.* When `max_connections` are being served the spawner holds all its servers, in the very step that took
 the last connection: an acceptor that was already woken finds its server held, so the cap is exact, and the
 kernel's queue keeps who comes. The first connection to end releases them. Under another policy than
-``"pause"`` it goes on accepting, and the newcomer waits, or is turned away (`overload.py`).
+``"pause"`` it goes on accepting, and the newcomer waits, or is turned away (`limiting/overload.py`).
 
-*Limits* of a connection's life are another object's affair (`enforcing.py`), which exists only if there are
-any.
+*Limits* of a connection's life are another object's affair (`limiting/enforcing.py`), which exists only if
+there are any.
 
 *Why it ended.* Every connection ends for one `CloseCause`: the spawner's, if it decided that, else what the
 handler's end says. Causes are counted; a whole `CloseReason` is made only if somebody wants it (`on_close`).
@@ -37,16 +37,16 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from .admission import AcceptRate
 from .cleaning_up import see_through
 from .close_reason import CloseCause, CloseReason
 from .connection import Connection, close_reason_of
 from .draining import Drain, DrainReport
-from .enforcing import LimitEnforcer
 from .engine import drive
 from .errors import SocketBusyError, SocketClosedError
-from .limits import ConnectionLimits
-from .overload import Overload
+from .limiting.admission import AcceptRate
+from .limiting.enforcing import LimitEnforcer
+from .limiting.limits import ConnectionLimits
+from .limiting.overload import Overload
 from .signals import Signal
 from .spawner_stats import SpawnerStats, stats_of
 from .stream_server import AsyncStreamConnectionServer

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from ..addresses import SocketAddress, UnixAddress, as_address
-from ..limits import ConnectionLimits
+from ..limiting.limits import ConnectionLimits
 from ..proxy_protocol import ProxyProtocol
 from ..running import LOOPS
 from .failing import CommandError

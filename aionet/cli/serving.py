@@ -8,7 +8,7 @@ every other event, as one line each on standard output, flushed at once. When no
 server goes on, and tells people instead.
 
 The first SIGINT or SIGTERM starts the drain, the next one ends its grace. SIGUSR2 and SIGHUP restart the
-program without refusing anybody (`succession.py`): a process without workers has no other way to read its
+program without refusing anybody (`succession/`): a process without workers has no other way to read its
 configuration and its code again.
 """
 
@@ -35,7 +35,7 @@ from ..running import loop_factory
 from ..serving import on_signals, serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
-from ..succession import Succession
+from ..succession.hot_restart import Succession
 from .arguments import Address, Bound, limits_from, preface_from
 from .failing import CommandError, explain, say
 from .observing import access_log, metrics_of, on_loopback, set_up_logging

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ..addresses import AddressLike, SocketAddress, as_address
 from ..cleaning_up import see_through
 from ..errors import IncompleteReadError, LimitExceededError
-from ..limits import ConnectionLimits
+from ..limiting.limits import ConnectionLimits
 from ..serving import listen
 from ..spawner import ConnectionSpawner
 from ..stream_server import AsyncStreamConnectionServer

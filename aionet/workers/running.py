@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 The calling process becomes the supervisor, on an event loop of its own, and returns when all is over. Its
 signals are those of nginx: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP replaces the workers,
-with their code and configuration; SIGUSR2 replaces the whole program (`succession.py`).
+with their code and configuration; SIGUSR2 replaces the whole program (`succession/`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ..draining import DrainReport
 from ..errors import WorkerFailedError
 from ..hanging_up import hang_up_signals, when_hung_up
 from ..held_listeners import HeldListeners, WantedListener
-from ..limits import ConnectionLimits
+from ..limiting.limits import ConnectionLimits
 from ..running import LoopName
 from ..serving import on_signals
 from ..spawner import Handler
-from ..succession import Succession
+from ..succession.hot_restart import Succession
 from .settings import WorkerSettings, in_worker
 from .supervisor import Supervisor
 

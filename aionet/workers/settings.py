@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-from ..limits import ConnectionLimits
+from ..limiting.limits import ConnectionLimits
 from ..running import LoopName
 from ..spawner import Handler
 

@@ -18,7 +18,7 @@ from aionet.cli import arguments
 from aionet.cli.arguments import byte_count, limits_from, per_second, seconds
 from aionet.cli.configuration import ConfigurableParser, add_configuration_arguments
 from aionet.cli.main import main
-from aionet.limits import ConnectionLimits
+from aionet.limiting.limits import ConnectionLimits
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "deploy" / "aionet.toml"
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aionet.addresses import SocketAddress, UnixAddress
-from aionet.admission import PeerCounts, TokenBucket
+from aionet.limiting.admission import PeerCounts, TokenBucket
 
 
 def connection_from(peer: object) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aionet.timer_wheel import TimerWheel
+from aionet.limiting.timer_wheel import TimerWheel
 
 TICK = 0.25
 

@@ -8,9 +8,9 @@ import socket
 import pytest
 
 from aionet import SocketAddress, SuccessionError
-from aionet.handing_over import confirm, send_listeners, take_listeners
 from aionet.held_listeners import HeldListener, HeldListeners
 from aionet.message_channel import MessageChannel
+from aionet.succession.handing_over import confirm, send_listeners, take_listeners
 
 pytestmark = pytest.mark.asyncio
 

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from .accepting import Acceptor
-from .addresses import SocketAddress
-from .connection import Connection
+from ..accepting import Acceptor
+from ..addresses import SocketAddress
+from ..connection import Connection
 
 __all__ = ["AcceptRate", "PeerCounts", "TokenBucket"]
 

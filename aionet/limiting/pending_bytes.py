@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .connection import Connection
+from ..connection import Connection
 
 __all__ = ["PendingBytes"]
 

@@ -16,8 +16,8 @@ import os
 import socket
 import struct
 
-from .addresses import UnixAddress
-from .held_listeners import HeldListener
+from ..addresses import UnixAddress
+from ..held_listeners import HeldListener
 
 __all__ = ["control_address", "control_name", "open_control", "process_of", "user_of"]
 

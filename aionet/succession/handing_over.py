@@ -24,10 +24,10 @@ import logging
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 
-from .errors import SuccessionError
-from .held_listeners import HeldListener
-from .listening import adopt_listener
-from .message_channel import MessageChannel
+from ..errors import SuccessionError
+from ..held_listeners import HeldListener
+from ..listening import adopt_listener
+from ..message_channel import MessageChannel
 
 __all__ = ["abort", "confirm", "expect", "send_listeners", "take_listeners"]
 

@@ -16,13 +16,13 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ..close_reason import CloseCause
+from ..connection import Connection
+from ..signals import Signal
 from .admission import PeerCounts
-from .close_reason import CloseCause
-from .connection import Connection
 from .deadlines import Deadlines
 from .limits import ConnectionLimits
 from .pending_bytes import PendingBytes
-from .signals import Signal
 
 __all__ = ["LimitEnforcer"]
 

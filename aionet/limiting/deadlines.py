@@ -24,8 +24,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-from .close_reason import CloseCause
-from .connection import Connection
+from ..close_reason import CloseCause
+from ..connection import Connection
 from .limits import ConnectionLimits
 from .timer_wheel import TimerWheel
 

@@ -22,13 +22,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .addresses import SocketAddress, UnixAddress
-from .cleaning_up import see_through
+from ..addresses import SocketAddress, UnixAddress
+from ..cleaning_up import see_through
+from ..errors import SuccessionError
+from ..held_listeners import HeldListener, HeldListeners
+from ..message_channel import MessageChannel, until_readable
 from .control_socket import control_address, control_name, open_control, process_of, user_of
-from .errors import SuccessionError
 from .handing_over import abort, confirm, expect, send_listeners, take_listeners
-from .held_listeners import HeldListener, HeldListeners
-from .message_channel import MessageChannel, until_readable
 
 __all__ = ["Succession"]
 

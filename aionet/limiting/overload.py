@@ -19,9 +19,9 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from .close_reason import CloseCause
+from ..close_reason import CloseCause
+from ..wires.lingering import reset_on_close
 from .limits import OnFull
-from .wires.lingering import reset_on_close
 
 __all__ = ["Overload"]
 

@@ -1,0 +1,1 @@
+"""What limits ask for, and what carries out each part of it. People name `ConnectionLimits` only."""

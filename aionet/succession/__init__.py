@@ -1,0 +1,1 @@
+"""Hot restart: a program takes another's listening sockets; how they meet, what they say, who may ask."""
