@@ -494,15 +494,8 @@ static PyObject *unacknowledged(Stream *stream)
     return PyLong_FromLong(queued > stream->eof_sent ? queued - stream->eof_sent : 0); /* a FIN counts as a byte */
 }
 
-static PyObject *idle_seconds(Stream *stream)
-{
-    struct tcp_info info;
-    socklen_t length = offsetof(struct tcp_info, tcpi_last_ack_recv), asked = length;
-    if (getsockopt(stream->fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0 || length < asked)
-        Py_RETURN_NONE;
-    unsigned sent = info.tcpi_last_data_sent, received = info.tcpi_last_data_recv;
-    return PyFloat_FromDouble((sent < received ? sent : received) / 1e3);
-}
+/* Words of struct tcp_info as the kernel has it (linux/tcp.h); that of the C library may end earlier. */
+enum { UNACKED = 6, LAST_DATA_SENT = 11, LAST_DATA_RECV = 13, NOTSENT_BYTES = 36, INFO_WORDS };
 
 /* What only the kernel knows, and only as long as the descriptor is open. */
 static PyObject *stream_facts(PyObject *self, PyObject *unused)
@@ -510,7 +503,20 @@ static PyObject *stream_facts(PyObject *self, PyObject *unused)
     Stream *stream = (Stream *)self;
     if (stream->fd < 0)
         return PyTuple_Pack(2, Py_None, Py_None);
-    PyObject *bytes = unacknowledged(stream), *seconds = bytes == NULL ? NULL : idle_seconds(stream);
+    uint32_t info[INFO_WORDS];
+    socklen_t length = sizeof(info);
+    PyObject *bytes, *seconds = NULL;
+    if (getsockopt(stream->fd, IPPROTO_TCP, TCP_INFO, info, &length) != 0)
+        length = 0;
+    /* Mostly nothing is under way, which needs no further question: it is asked of every connection. */
+    if (length == sizeof(info) && info[UNACKED] == 0 && info[NOTSENT_BYTES] == 0 && is_none(stream->outgoing))
+        bytes = PyLong_FromLong(0);
+    else
+        bytes = unacknowledged(stream);
+    if (bytes != NULL && length < (LAST_DATA_RECV + 1) * sizeof(info[0]))
+        seconds = Py_NewRef(Py_None);
+    else if (bytes != NULL)
+        seconds = PyFloat_FromDouble(Py_MIN(info[LAST_DATA_SENT], info[LAST_DATA_RECV]) / 1e3);
     PyObject *facts = seconds == NULL ? NULL : PyTuple_Pack(2, bytes, seconds);
     Py_XDECREF(bytes);
     Py_XDECREF(seconds);
