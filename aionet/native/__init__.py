@@ -15,6 +15,7 @@ selector).
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from types import ModuleType
 
 __all__ = ["compiled", "why_portable"]
@@ -29,14 +30,14 @@ def _load() -> tuple[ModuleType | None, str]:
     if wanted == "portable":
         return None, f"{_VARIABLE}=portable"
     try:
-        from . import _compiled
+        engine = import_module("._compiled", __name__)  # says plainly what is missing
     except ImportError as error:
         if wanted == "native":
             raise RuntimeError(
                 f"{_VARIABLE}=native, but this installation has no compiled engine: {error}"
             ) from error
         return None, f"no compiled engine: {error}"
-    return _compiled, ""
+    return engine, ""
 
 
 compiled, why_portable = _load()
