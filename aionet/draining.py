@@ -67,12 +67,20 @@ class DrainReport:
 class Drain:
     """One drain of a set of connections: `grace` seconds, cancel, `hard` seconds, abort.
 
-    The cancellations are spread over the last `spread` seconds of the grace.
+    The cancellations are spread over the last `spread` seconds of the grace. `note(connection, cause)` is
+    called before a connection is aborted, while its facts are still known.
     """
 
     def __init__(
-        self, connections: Iterable[Connection[Any]], grace: float, hard: float, spread: float = 0.0
+        self,
+        connections: Iterable[Connection[Any]],
+        grace: float,
+        hard: float,
+        spread: float = 0.0,
+        *,
+        note: Callable[[Connection[Any], CloseCause], object],
     ) -> None:
+        self._note = note
         self._connections = {connection.task: connection for connection in connections}
         self._cancelled: set[asyncio.Task[None]] = set()
         self._running = len(self._connections)
@@ -136,6 +144,7 @@ class Drain:
         straggler = Straggler(str(connection.socket.peer_address), _stack_of(task))
         if connection._cause is CloseCause.DRAINED:
             connection._cause = CloseCause.ABORTED
+            self._note(connection, CloseCause.ABORTED)
         connection.socket.abort()
         _log.warning(
             "handler for %s did not end when it was cancelled:\n%s",

@@ -176,7 +176,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self._close_servers()
         self._draining_signal.set()
         if self._drain is None or self._draining is None:
-            self._drain = Drain(self.connections, grace, hard, spread)
+            self._drain = Drain(self.connections, grace, hard, spread, note=self._note_reason)
             self._draining = asyncio.create_task(self._drain.run())
             self._draining.add_done_callback(lambda _: self._emptied.set())
         else:
@@ -478,7 +478,7 @@ class ConnectionSpawner(Generic[SocketT]):
         await asyncio.gather(*acceptors, return_exceptions=True)
         self._draining_signal.set()
         await self._overload.stop()
-        await Drain(self.connections, 0.0, _HARD).run()
+        await Drain(self.connections, 0.0, _HARD, note=self._note_reason).run()
 
     def _close_servers(self) -> None:
         for server in self._servers:

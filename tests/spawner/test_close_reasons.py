@@ -185,3 +185,22 @@ async def test_what_was_not_acknowledged_when_the_server_reset_it(stage: Stage) 
     assert reason.cause is CloseCause.WRITE_STALLED
     assert reason.unacknowledged is not None
     assert reason.unacknowledged > 1_000_000
+
+
+async def test_what_was_not_acknowledged_when_a_drain_aborted_it(stage: Stage) -> None:
+    async def insist(sock: Any) -> None:
+        try:
+            await sock.write(bytes(50_000_000))
+        except asyncio.CancelledError:
+            await sock.write(b"more")
+
+    spawner, server, ends = await serving(stage, handler=insist)
+    stage.client(server)
+    await until(lambda: spawner.connections and spawner.connections[0].socket.bytes_written)
+    report = await spawner.drain(0, hard=0.05)
+    assert report.aborted == 1
+    await until(lambda: ends.reasons)
+    (reason,) = ends.reasons
+    assert reason.cause is CloseCause.ABORTED
+    assert reason.unacknowledged is not None
+    assert reason.unacknowledged > 1_000_000
