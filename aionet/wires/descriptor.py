@@ -109,8 +109,7 @@ class DescriptorWire:
 
     def _note_end(self) -> None:
         """An empty read: a clean end, unless the connection is known to be lost."""
-        if self.lost is not None:
-            raise self._error("read", self.lost) from self.lost
+        self._refuse_if_lost("read")
         self.peer_ended = True
 
     # Ends ---------------------------------------------------------------------------------------------
@@ -159,8 +158,7 @@ class DescriptorWire:
             await self._queue().flush("send_eof")
             await asyncio.sleep(0)  # now that one says how it went
         self._refuse_if_closed("send_eof")
-        if self.lost is not None:  # an end now would make what was cut off look whole
-            raise self._error("send_eof", self.lost) from self.lost
+        self._refuse_if_lost("send_eof")  # an end now would make what was cut off look whole
         self._eof_asked = True
         entry = OutgoingEof()
         try:
@@ -170,8 +168,7 @@ class DescriptorWire:
 
     async def _send_in_turn(self, entry: Outgoing) -> int:
         self._refuse_if_closed("write")
-        if self.lost is not None:
-            raise self._error("write", self.lost) from self.lost
+        self._refuse_if_lost("write")
         if self._eof_asked:
             raise SocketClosedError(
                 errno.EPIPE, "the stream was ended by send_eof()", operation="write", ends=self
@@ -259,8 +256,7 @@ class DescriptorWire:
                 if self.lost is None and delivery.connection_is_gone(self._sock):
                     number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
                     self.lost = OSError(number, os.strerror(number))
-                if self.lost is not None:
-                    raise self._error("wait_acknowledged", self.lost) from self.lost
+                self._refuse_if_lost("wait_acknowledged")
                 await wait.wait()
         finally:
             self._acknowledgement_waits.discard(wait)
@@ -404,6 +400,11 @@ class DescriptorWire:
     def _refuse_if_closed(self, operation: str) -> None:
         if self.closed:
             raise self._closed_error(operation)
+
+    def _refuse_if_lost(self, operation: str) -> None:
+        """A loss is told to everybody who comes after it."""
+        if self.lost is not None:
+            raise self._error(operation, self.lost) from self.lost
 
     def _learn_local(self) -> None:
         if self._fd != -1:
