@@ -92,7 +92,7 @@ static PySendResult finish_with(Operation *operation, PyObject *value, PyObject 
 
 static PySendResult yield_turn(Operation *operation, Phase phase, PyObject **result)
 {
-    operation->stream->reactor->budget = BUDGET;
+    reactor_refill(operation->stream->reactor);
     operation->phase = phase;
     *result = Py_NewRef(Py_None);
     return PYGEN_NEXT;
@@ -332,7 +332,7 @@ static PySendResult operation_am_send(PyObject *self, PyObject *value, PyObject 
     case WAITING:
         if (operation->driver != NULL || (operation->wait != NULL && operation->wait->callback != NULL))
             return refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
-        operation->stream->reactor->budget = BUDGET; /* everybody else has had a turn */
+        reactor_refill(operation->stream->reactor); /* everybody else has had a turn */
         /* fall through */
     case YIELDED_BEFORE:
         operation_detach(operation);

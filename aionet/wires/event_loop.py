@@ -17,12 +17,10 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ..native import compiled
+from .budget import BUDGET
 from .reactor import make_reactor
 
-__all__ = ["BUDGET", "EventLoopState", "running_state"]
-
-BUDGET = 64
-"""How many operations may complete at once before a task yields a turn of the loop."""
+__all__ = ["EventLoopState", "running_state"]
 
 
 class EventLoopState:

@@ -23,9 +23,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import delivery
+from .budget import BUDGET
 from .contract import Buffer
 from .descriptor import DescriptorWire
-from .event_loop import BUDGET, EventLoopState
+from .event_loop import EventLoopState
 from .outgoing import OutgoingBuffers
 from .reactor import ERROR, HANGUP, PEER_ENDED, READABLE, WRITABLE
 

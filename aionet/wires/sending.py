@@ -16,7 +16,8 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from .event_loop import BUDGET, EventLoopState
+from .budget import BUDGET
+from .event_loop import EventLoopState
 from .outgoing import Outgoing, OutgoingBuffers, SourceError
 
 __all__ = ["OutgoingQueue"]
