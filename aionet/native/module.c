@@ -233,7 +233,8 @@ static int module_exec(PyObject *module)
         import_from("asyncio.exceptions", "CancelledError", &state->cancelled_error) ||
         import_from("aionet.errors", "ConnectionLostError", &state->connection_lost_error) ||
         import_from("aionet.wires.descriptors", "waiting", &state->closed_descriptors) ||
-        import_number("aionet.wires.budget", "BUDGET", &state->budget))
+        import_number("aionet.wires.budget", "BUDGET", &state->budget) ||
+        import_number("aionet.wires.budget", "UNIT_BITS", &state->unit_bits))
         return -1;
     if (import_from("asyncio.tasks", "_swap_current_task", &state->swap_task)) {
         PyErr_Clear();

@@ -9,8 +9,9 @@
  * What is not simple goes on in Python: a `delegate` coroutine takes the operation over, for reads out of a buffer
  * above the wire, bad arguments, and writes that have to queue.
  *
- * Fairness: `budget` operations of a loop may complete at once. Reads yield a turn before they take anything, so
- * that a cancellation loses nothing; writes after, because writes go in the order of their calls.
+ * Fairness: what completes at once takes from the loop's `budget`, by the operation and by the byte. When that is
+ * used up, reads yield a turn before they take anything, so that a cancellation loses nothing; writes after, because
+ * writes go in the order of their calls.
  */
 #include "native.h"
 
@@ -160,7 +161,7 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
             return finish_with(operation, NULL, result);
         }
         if (operation->kind == READER_TURN) {
-            stream->reactor->budget--;
+            reactor_charge(stream->reactor, 0);
             return finish_with(operation, Py_NewRef(Py_None), result);
         }
         if (!stream->readable)
@@ -270,7 +271,8 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     if (sent < bytes)
         return send_the_rest(operation, sent, result);
     PyObject *count = PyLong_FromSsize_t(bytes);
-    if (--stream->reactor->budget >= 0 || count == NULL)
+    reactor_charge(stream->reactor, bytes);
+    if (stream->reactor->budget >= 0 || count == NULL)
         return finish_with(operation, count, result);
     operation->result = count;
     return yield_turn(operation, YIELDED_AFTER, result);

@@ -16,7 +16,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from .budget import BUDGET
+from .budget import BUDGET, UNIT_BITS
 from .event_loop import EventLoopState
 from .outgoing import Outgoing, OutgoingBuffers, SourceError
 
@@ -95,7 +95,7 @@ class OutgoingQueue:
         if first:
             finished, blocked = self._advance_at_once(entry, operation)
             if finished:
-                self._state.budget -= 1
+                self._state.budget -= 1 + (entry.sent >> UNIT_BITS)
                 if self._state.budget < 0:
                     await self._state.yield_turn()
                 return
