@@ -34,7 +34,8 @@ from .addresses import SocketAddress, UnixAddress
 from .engine import accept
 from .errors import SocketClosedError
 from .wires import descriptors
-from .wires.event_loop import BUDGET, EventLoopState, running_state
+from .wires.budget import BUDGET
+from .wires.event_loop import EventLoopState, running_state
 
 __all__ = ["Acceptor", "Listener"]
 

@@ -55,9 +55,10 @@ class RawPeer:
 
     async def receive_exactly(self, n: int) -> bytes:
         """Receive `n` bytes; `EOFError` if the stream ends first."""
-        return await asyncio.to_thread(self._receive_exactly, n)
+        return await asyncio.to_thread(self.receive_exactly_now, n)
 
-    def _receive_exactly(self, n: int) -> bytes:
+    def receive_exactly_now(self, n: int) -> bytes:
+        """The same of bytes that are on their way already."""
         received = bytearray()
         while len(received) < n:
             data = self.sock.recv(min(n - len(received), 1 << 20))

@@ -10,10 +10,9 @@ import asyncio
 from typing import Self
 
 from ..native._compiled import Reactor
+from ..wires.budget import BUDGET
 
 __all__ = ["NativeLoopState"]
-
-_BUDGET = 64  # as native.h has it
 
 
 class NativeLoopState(Reactor):
@@ -30,5 +29,5 @@ class NativeLoopState(Reactor):
 
     async def yield_turn(self) -> None:
         """Let everybody else have a turn, and refill the budget."""
-        self.budget = _BUDGET
+        self.budget = BUDGET
         await asyncio.sleep(0)

@@ -180,6 +180,16 @@ static int import_from(const char *module_name, const char *name, PyObject **pla
     return *place == NULL ? -1 : 0;
 }
 
+static int import_number(const char *module_name, const char *name, int *place)
+{
+    PyObject *number;
+    if (import_from(module_name, name, &number) < 0)
+        return -1;
+    *place = (int)PyLong_AsLong(number);
+    Py_DECREF(number);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 static int intern(PyObject **place, const char *text)
 {
     *place = PyUnicode_InternFromString(text);
@@ -222,7 +232,9 @@ static int module_exec(PyObject *module)
         import_from("asyncio.tasks", "current_task", &state->current_task) ||
         import_from("asyncio.exceptions", "CancelledError", &state->cancelled_error) ||
         import_from("aionet.errors", "ConnectionLostError", &state->connection_lost_error) ||
-        import_from("aionet.wires.descriptors", "waiting", &state->closed_descriptors))
+        import_from("aionet.wires.descriptors", "waiting", &state->closed_descriptors) ||
+        import_number("aionet.wires.budget", "BUDGET", &state->budget) ||
+        import_number("aionet.wires.budget", "UNIT_BITS", &state->unit_bits))
         return -1;
     if (import_from("asyncio.tasks", "_swap_current_task", &state->swap_task)) {
         PyErr_Clear();

@@ -35,7 +35,6 @@
 #include <unistd.h>
 
 enum {
-    BUDGET = 64,             /* as wires/event_loop.py has it */
     SCRATCH_BYTES = 65536,   /* what a read receives into before it is known how much it will be */
     LARGE_READ_BYTES = 8192, /* of a stream whose reads are of this size the next one goes to its object directly */
     GIL_BYTES = 256 * 1024,  /* above this a system call copies long enough to let other threads run */
@@ -68,6 +67,7 @@ typedef struct {
         *str_throw, *str_write;
     PyObject *context_keyword; /* ("context",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
+    int budget, unit_bits; /* of fairness: wires/budget.py has the numbers, wires/event_loop.py the theory */
     Operation *free_operations;
     Wait *free_waits;
     int free_operation_count, free_wait_count;
@@ -130,6 +130,18 @@ int reactor_wake_later(Reactor *reactor, Operation *operation);
 int reactor_enter(Reactor *reactor, PyObject *task);
 void reactor_leave(Reactor *reactor); /* keeps an exception that is being raised */
 char *reactor_scratch(Reactor *reactor);
+
+/* An operation that moved so many bytes has completed at once. */
+static inline void reactor_charge(Reactor *reactor, Py_ssize_t bytes)
+{
+    reactor->budget -= 1 + (int)(bytes >> reactor->state->unit_bits);
+}
+
+/* Others have a turn, or have had one. */
+static inline void reactor_refill(Reactor *reactor)
+{
+    reactor->budget = reactor->state->budget;
+}
 
 /* -- stream.c ------------------------------------------------------------------------------------------------ */
 

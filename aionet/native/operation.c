@@ -9,8 +9,9 @@
  * What is not simple goes on in Python: a `delegate` coroutine takes the operation over, for reads out of a buffer
  * above the wire, bad arguments, and writes that have to queue.
  *
- * Fairness: `budget` operations of a loop may complete at once. Reads yield a turn before they take anything, so
- * that a cancellation loses nothing; writes after, because writes go in the order of their calls.
+ * Fairness: what completes at once takes from the loop's `budget`, by the operation and by the byte. When that is
+ * used up, reads yield a turn before they take anything, so that a cancellation loses nothing; writes after, because
+ * writes go in the order of their calls.
  */
 #include "native.h"
 
@@ -92,7 +93,7 @@ static PySendResult finish_with(Operation *operation, PyObject *value, PyObject 
 
 static PySendResult yield_turn(Operation *operation, Phase phase, PyObject **result)
 {
-    operation->stream->reactor->budget = BUDGET;
+    reactor_refill(operation->stream->reactor);
     operation->phase = phase;
     *result = Py_NewRef(Py_None);
     return PYGEN_NEXT;
@@ -160,7 +161,7 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
             return finish_with(operation, NULL, result);
         }
         if (operation->kind == READER_TURN) {
-            stream->reactor->budget--;
+            reactor_charge(stream->reactor, 0);
             return finish_with(operation, Py_NewRef(Py_None), result);
         }
         if (!stream->readable)
@@ -270,7 +271,8 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     if (sent < bytes)
         return send_the_rest(operation, sent, result);
     PyObject *count = PyLong_FromSsize_t(bytes);
-    if (--stream->reactor->budget >= 0 || count == NULL)
+    reactor_charge(stream->reactor, bytes);
+    if (stream->reactor->budget >= 0 || count == NULL)
         return finish_with(operation, count, result);
     operation->result = count;
     return yield_turn(operation, YIELDED_AFTER, result);
@@ -332,7 +334,7 @@ static PySendResult operation_am_send(PyObject *self, PyObject *value, PyObject 
     case WAITING:
         if (operation->driver != NULL || (operation->wait != NULL && operation->wait->callback != NULL))
             return refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
-        operation->stream->reactor->budget = BUDGET; /* everybody else has had a turn */
+        reactor_refill(operation->stream->reactor); /* everybody else has had a turn */
         /* fall through */
     case YIELDED_BEFORE:
         operation_detach(operation);

@@ -495,7 +495,6 @@ static PyObject *reactor_new(PyTypeObject *type, PyObject *arguments, PyObject *
     if (reactor == NULL)
         return NULL;
     reactor->epoll = -1;
-    reactor->budget = BUDGET;
     reactor->forks = forks;
     reactor->loop = Py_NewRef(loop);
     reactor->state = state_of((PyObject *)reactor);
@@ -503,6 +502,7 @@ static PyObject *reactor_new(PyTypeObject *type, PyObject *arguments, PyObject *
         Py_DECREF(reactor);
         return NULL;
     }
+    reactor_refill(reactor);
     return (PyObject *)reactor;
 }
 

@@ -146,7 +146,7 @@ static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t 
         stream->readable = 0;
         return -1;
     }
-    stream->reactor->budget--;
+    reactor_charge(stream->reactor, received);
     stream->reactor->reads++;
     stream->bytes_read += received;
     note_size(stream, received);

@@ -3,9 +3,20 @@
 Theory of operation
 -------------------
 A socket that is always ready would let its task run for ever: an operation that completes at once never gives
-the loop a turn. So every such operation takes one from a budget that the whole loop shares; when it is used
-up, the next operation yields one turn of the loop before it starts. An operation that had to wait refills the
-budget, because waiting gave everybody else their turn.
+the loop a turn. So every such operation takes from a budget that the whole loop shares; when it is used up,
+the next operation yields one turn of the loop before it starts (a write afterwards, because writes go in the
+order of their calls). An operation that had to wait refills the budget, because waiting gave everybody else
+their turn.
+
+*What an operation takes* is one unit, and one more for each full 16 KiB that it moved (`budget.py`). By
+number alone, 64 operations of one who floods are 4 MiB and more to copy while all others wait; by the byte it
+is a megabyte. What moves less than 16 KiB costs one unit: there the time goes into the handler, not into
+copying. An operation may take more than is left. It is not cut up, and what it owes is forgiven with the next
+turn. (With 4 KiB in place of 16 the others wait less still, but a stream of large messages then gives so many
+turns that their cost can be measured.)
+
+*What is not counted* is what the reactor's events do for writes that wait (`sending.py`, which has a bound of
+its own), and reads out of a socket's buffer are counted by number: their bytes were, when they came in.
 
 The state of a loop lives as long as something holds it: a wire, a listener, a connect in progress.
 """
@@ -17,12 +28,10 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ..native import compiled
+from .budget import BUDGET
 from .reactor import make_reactor
 
-__all__ = ["BUDGET", "EventLoopState", "running_state"]
-
-BUDGET = 64
-"""How many operations may complete at once before a task yields a turn of the loop."""
+__all__ = ["EventLoopState", "running_state"]
 
 
 class EventLoopState:

@@ -23,9 +23,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import delivery
+from .budget import BUDGET, UNIT_BITS
 from .contract import Buffer
 from .descriptor import DescriptorWire
-from .event_loop import BUDGET, EventLoopState
+from .event_loop import EventLoopState
 from .outgoing import OutgoingBuffers
 from .reactor import ERROR, HANGUP, PEER_ENDED, READABLE, WRITABLE
 
@@ -149,7 +150,7 @@ class PortableWire(DescriptorWire):
                 except OSError as error:
                     raise self._error("read", error) from error
                 else:
-                    state.budget -= 1
+                    state.budget -= 1 + (len(data) >> UNIT_BITS)
                     self.bytes_read += len(data)
                     if len(data) < max_bytes:
                         if data:
@@ -175,7 +176,7 @@ class PortableWire(DescriptorWire):
                 except OSError as error:
                     raise self._error("read", error) from error
                 else:
-                    state.budget -= 1
+                    state.budget -= 1 + (count >> UNIT_BITS)
                     self.bytes_read += count
                     if count < buffer.nbytes:
                         if count:
@@ -245,7 +246,7 @@ class PortableWire(DescriptorWire):
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
         if sent == size:
             state = self._state
-            state.budget -= 1
+            state.budget -= 1 + (size >> UNIT_BITS)
             if state.budget < 0:  # afterwards, not before: writes go in the order of their calls
                 await state.yield_turn()
             return size

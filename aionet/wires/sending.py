@@ -16,7 +16,8 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from .event_loop import BUDGET, EventLoopState
+from .budget import BUDGET, UNIT_BITS
+from .event_loop import EventLoopState
 from .outgoing import Outgoing, OutgoingBuffers, SourceError
 
 __all__ = ["OutgoingQueue"]
@@ -94,7 +95,7 @@ class OutgoingQueue:
         if first:
             finished, blocked = self._advance_at_once(entry, operation)
             if finished:
-                self._state.budget -= 1
+                self._state.budget -= 1 + (entry.sent >> UNIT_BITS)
                 if self._state.budget < 0:
                     await self._state.yield_turn()
                 return

@@ -8,7 +8,8 @@ import weakref
 
 import pytest
 
-from aionet.wires.event_loop import BUDGET, EventLoopState, running_state
+from aionet.wires.budget import BUDGET
+from aionet.wires.event_loop import EventLoopState, running_state
 
 
 @pytest.mark.asyncio
