@@ -40,6 +40,7 @@ _EXAMPLES = """\
                                               the new version takes over from the one before
   aionet serve app:handler --bind systemd:app.socket
   aionet serve app:handler --access-log json --metrics 127.0.0.1:9100
+                                              with --workers, too: one address for all of them
   aionet serve --config app.toml --check      are the options and the handler right?
   aionet serve app:handler --reload           for development: restarts when app.py changes
 """

@@ -21,12 +21,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import WorkerFailedError
 from ..message_channel import MessageChannel
+from .counters import Counts
 
-__all__ = ["WorkerProcess"]
+__all__ = ["OnCounters", "WorkerProcess"]
+
+OnCounters: TypeAlias = Callable[[int, Counts, Counts], object]
+"""Called with a process id, its counts, and its gauges."""
 
 _PROGRAM = """\
 import signal, sys
@@ -48,11 +52,12 @@ class WorkerProcess:
         number: int,
         process: asyncio.subprocess.Process,
         channel: MessageChannel,
-        on_counters: Callable[[int, Mapping[str, int]], object],
+        on_counters: OnCounters,
     ) -> None:
         self.number = number
         """Which of the workers it is, from 0 on; the one that replaces it has the same."""
-        self.started = time.monotonic()
+        self.started = self.heard = time.monotonic()
+        """When it was started, and when it last sent a message."""
         self.report: dict[str, Any] | None = None
         """Its `DrainReport`, once it has drained."""
         self._process = process
@@ -71,7 +76,7 @@ class WorkerProcess:
         number: int,
         settings: bytes,
         sockets: Iterable[socket.socket],
-        on_counters: Callable[[int, Mapping[str, int]], object],
+        on_counters: OnCounters,
     ) -> WorkerProcess:
         """Start worker `number`, which accepts from copies of `sockets`.
 
@@ -191,12 +196,13 @@ class WorkerProcess:
     async def _listen(self) -> None:
         try:
             while (message := await self._channel.receive()) is not None:
+                self.heard = time.monotonic()
                 if "ready" in message:
                     self._ready.set()
                 if "draining" in message:
                     self._stopped.set()
                 if "stats" in message:
-                    self._on_counters(self.pid, message["stats"])
+                    self._on_counters(self.pid, message["stats"], message.get("gauges", {}))
                 self.report = message.get("report", self.report)
         except ConnectionError:  # it was killed with a message of ours unread
             pass

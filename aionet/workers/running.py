@@ -26,6 +26,7 @@ from ..running import LoopName
 from ..serving import on_signals
 from ..spawner import Handler
 from ..succession import Succession
+from .beside import Beside
 from .settings import WorkerSettings, in_worker
 from .supervisor import Supervisor
 
@@ -116,17 +117,21 @@ async def supervise(
     on_listening: Callable[[list[SocketAddress | UnixAddress]], object],
     on_draining: Callable[[int, float], object] = lambda connections, grace: None,
     on_reload: Callable[[bool], object] = lambda begins: None,
+    beside: Beside | None = None,
 ) -> DrainReport:
     """Run a supervisor and its workers until a signal, or until a successor has taken over.
 
     `on_draining` is called with the number of connections and the seconds of grace, at each signal;
-    `on_reload` when a reload begins, and when it has ended. The rest is as with `run_workers`.
+    `on_reload` when a reload begins, and when it has ended. `beside` is what this process serves itself. The
+    rest is as with `run_workers`.
 
     Cancel safety: cancelled, it ends the workers.
     """
+    beside = beside or Beside()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(succession.aclose)
         taken = await succession.take_over()
+        await beside.bind(stack, succession)
         shares = 1 if shared_listener else workers
         held = stack.enter_context(await HeldListeners.open(wanted, shares=shares, taken=taken))
         supervisor = Supervisor(
@@ -138,7 +143,9 @@ async def supervise(
             grace = 0.0 if supervisor.draining else drain_grace
             succession.close()
             held.close()
-            active = supervisor.counters.total().get("active", 0)
+            if succession.handed_over:
+                beside.hand_over()
+            active = int(supervisor.counters.total().get("active", 0))
             supervisor.drain(grace, lambda: on_draining(active, grace))
 
         async def reload() -> None:
@@ -165,6 +172,7 @@ async def supervise(
                 raise
             return await supervisor.run()
         await succession.begin(held, supervisor.status, drain)
+        await stack.enter_async_context(beside.serving(supervisor, held))
         stack.enter_context(on_signals(hang_up_signals(), hang_up))
         stack.enter_context(on_signals([signal.SIGUSR2], restart))
         supervisor.go()

@@ -66,7 +66,8 @@ class Supervisor:
         """How often a worker that had ended was replaced."""
         self._settings = settings
         self._listeners = listeners
-        self._workers = workers
+        self.workers = workers
+        """How many workers there are to be."""
         self._drain_grace = drain_grace
         self._start_timeout = start_timeout
         self._packed = b""
@@ -169,6 +170,16 @@ class Supervisor:
         _log.info("reloaded: %d new workers", len(fresh))
         return True
 
+    @property
+    def living(self) -> list[WorkerProcess]:
+        """All workers that have not ended: those that serve, those that start, and those that drain."""
+        return list(self._living)
+
+    @property
+    def serving(self) -> list[WorkerProcess]:
+        """Those of the living whose place no other one has taken."""
+        return [worker for worker in self._current.values() if worker in self._living]
+
     def status(self) -> dict[str, Any]:
         """Return what can be told about it, for people and for `json`."""
         counts = self.counters.of_each()
@@ -188,7 +199,7 @@ class Supervisor:
         """Start one worker for each number; all are ready, or none is left."""
         workers: list[WorkerProcess] = []
         try:
-            for number in range(self._workers):  # each is to be discarded if the next one fails
+            for number in range(self.workers):  # each is to be discarded if the next one fails
                 workers.append(await self._start_one(number, content))  # noqa: PERF401
             await asyncio.gather(*(worker.until_ready(self._start_timeout) for worker in workers))
             self._raise_if_draining()
@@ -199,7 +210,7 @@ class Supervisor:
 
     async def _start_one(self, number: int, content: bytes) -> WorkerProcess:
         self._raise_if_draining()
-        sockets = self._listeners.for_worker(number, self._workers)
+        sockets = self._listeners.for_worker(number, self.workers)
         worker = await WorkerProcess.start(number, content, sockets, self.counters.tell)
         self._living.add(worker)
         return worker

@@ -21,8 +21,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from ..draining import DrainReport, leave_behind
@@ -32,6 +32,7 @@ from ..running import loop_factory
 from ..serving import on_signals
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
+from .counters import Counts
 from .settings import WorkerSettings, load_handler, unpacked
 
 __all__ = ["main"]
@@ -83,7 +84,8 @@ class _Worker:
         self._servers: list[AsyncStreamConnectionServer[Any, Any]] = []
         self._drains: list[asyncio.Task[DrainReport]] = []
         self._go = asyncio.Event()
-        self._told: dict[str, int] = {}
+        self._measured: Callable[[], tuple[Counts, Counts]] = self._plain_counters
+        self._told: dict[str, Any] = {}
 
     async def run(self, sockets: list[socket.socket]) -> None:
         self._servers = [server_on(sock) for sock in sockets]
@@ -91,6 +93,7 @@ class _Worker:
             sock.close()
         with ExitStack() as stack:
             stack.callback(self._channel.close)
+            self._measured = stack.enter_context(self._measuring())
             stack.enter_context(on_signals(_NOT_OURS, lambda: None))
             stack.enter_context(on_signals([signal.SIGTERM], self._drain_by_signal))
             self._tell({"ready": True})
@@ -103,7 +106,7 @@ class _Worker:
             telling.cancel()
             listening.cancel()
             await asyncio.wait([telling, listening])
-            self._tell({"stats": self._spawner.stats.counters(), "report": dataclasses.asdict(reports[0])})
+            self._tell({**self._figures(), "report": dataclasses.asdict(reports[0])})
         await leave_behind(self._spawner.connections, _log.warning)
 
     async def _listen(self) -> None:
@@ -136,10 +139,21 @@ class _Worker:
     async def _tell_counters(self) -> None:
         while True:
             await asyncio.sleep(_REPORT_EVERY)
-            counters = self._spawner.stats.counters()
-            if counters != self._told:
-                self._tell({"stats": counters})
-                self._told = counters
+            figures = self._figures()
+            if figures != self._told:
+                self._tell(figures)
+                self._told = figures
+
+    def _measuring(self) -> AbstractContextManager[Callable[[], tuple[Counts, Counts]]]:
+        measure = self._settings.measure
+        return nullcontext(self._plain_counters) if measure is None else measure(self._spawner)
+
+    def _plain_counters(self) -> tuple[Counts, Counts]:
+        return self._spawner.stats.counters(), {}
+
+    def _figures(self) -> dict[str, Any]:
+        counts, gauges = self._measured()
+        return {"stats": counts, "gauges": gauges}
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:

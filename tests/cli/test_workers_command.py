@@ -185,12 +185,6 @@ def test_sighup_reads_the_configuration_again(directory: Path) -> None:
         end(server)
 
 
-def test_metrics_are_for_one_process(directory: Path) -> None:
-    done = aionet("serve", "app:upper", "--workers", "2", "--metrics", "127.0.0.1:0", cwd=directory)
-    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
-    assert b"--metrics is for one process" in done.stderr
-
-
 def test_a_reload_that_fails_changes_nothing(directory: Path) -> None:
     with serving(directory, "version") as server:
         before = pids(directory)
