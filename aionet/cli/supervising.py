@@ -50,6 +50,7 @@ def run_workers_command(addresses: Sequence[Bound], args: argparse.Namespace) ->
             shared_listener=args.shared_listener,
             drain_grace=args.drain_grace,
             start_timeout=args.start_timeout,
+            worker_timeout=args.worker_timeout,
             on_listening=lambda addresses: announcer.listening(
                 addresses, metrics.server, workers=args.workers
             ),

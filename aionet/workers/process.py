@@ -40,6 +40,7 @@ from aionet.workers.worker import main
 main({channel}, {listeners})
 """
 _HARD = 1.0  # seconds that a spawner gives handlers after their cancellation
+_LAST_WORDS = 1.0  # seconds to show where it hangs, before it is killed
 _MARGIN = 3.0  # seconds beyond the time that a drain may take, before the worker is killed
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")  # the service is its supervisor's
 
@@ -68,6 +69,7 @@ class WorkerProcess:
         self._silent = asyncio.Event()
         self._pidfd = _pidfd_of(process.pid)
         self._kill_at: asyncio.TimerHandle | None = None
+        self._aborted = False
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
@@ -114,6 +116,11 @@ class WorkerProcess:
         """Whether it has said that it could serve."""
         return self._ready.is_set()
 
+    @property
+    def is_talking(self) -> bool:
+        """Whether messages are to be expected of it: between ``ready`` and its end."""
+        return self.is_ready and not self._silent.is_set() and not self._aborted
+
     async def until_ready(self, timeout: float) -> None:
         """Return when it could serve. Raises `WorkerFailedError`. Cancel safety: nothing is lost."""
         silent = asyncio.create_task(self._silent.wait())
@@ -154,13 +161,22 @@ class WorkerProcess:
         except TimeoutError:
             pass
 
+    def abort(self) -> None:
+        """Have it show where it is and end (SIGABRT); kill it if it does not."""
+        self._aborted = True
+        self._signal(signal.SIGABRT)
+        self._kill_after(_LAST_WORDS)
+
     def kill(self) -> None:
         """End it at once (SIGKILL)."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
         try:
             if self._pidfd is not None:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, number)
             elif self._process.returncode is None:
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
         except ProcessLookupError:
             pass
 

@@ -49,6 +49,7 @@ def run_workers(
     limits: ConnectionLimits | None = None,
     drain_grace: float = 30.0,
     start_timeout: float = 30.0,
+    worker_timeout: float | None = None,
     loop: LoopName = "aionet",
     log_level: str | None = None,
     control: str | os.PathLike[str] | None = None,
@@ -67,6 +68,8 @@ def run_workers(
         limits: of each worker.
         drain_grace: seconds that handlers have to finish.
         start_timeout: seconds in which a worker, or a successor, must become ready.
+        worker_timeout: seconds that a worker's event loop may hang before it is ended and replaced; by
+            default for ever. A handler that blocks for so long takes its worker's other connections with it.
         loop: the workers' event loop.
         log_level: have the workers log to standard error, from this level on.
         control: the path of a socket at which ``aionet serve --replace`` finds this program.
@@ -87,6 +90,8 @@ def run_workers(
     for name, seconds in (("drain_grace", drain_grace), ("start_timeout", start_timeout)):
         if not seconds >= 0:
             raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
+    if worker_timeout is not None and not worker_timeout > 0:
+        raise ValueError(f"worker_timeout must be more than 0 seconds, not {worker_timeout!r}")
     settings = WorkerSettings(
         handler=handler, limits=limits, drain_grace=drain_grace, loop=loop, log_level=log_level
     )
@@ -100,6 +105,7 @@ def run_workers(
             shared_listener=shared_listener,
             drain_grace=drain_grace,
             start_timeout=start_timeout,
+            worker_timeout=worker_timeout,
             on_listening=on_listening or (lambda addresses: None),
         )
     )
@@ -114,6 +120,7 @@ async def supervise(
     shared_listener: bool,
     drain_grace: float,
     start_timeout: float,
+    worker_timeout: float | None,
     on_listening: Callable[[list[SocketAddress | UnixAddress]], object],
     on_draining: Callable[[int, float], object] = lambda connections, grace: None,
     on_reload: Callable[[bool], object] = lambda begins: None,
@@ -135,7 +142,12 @@ async def supervise(
         shares = 1 if shared_listener else workers
         held = stack.enter_context(await HeldListeners.open(wanted, shares=shares, taken=taken))
         supervisor = Supervisor(
-            settings, held, workers=workers, drain_grace=drain_grace, start_timeout=start_timeout
+            settings,
+            held,
+            workers=workers,
+            drain_grace=drain_grace,
+            start_timeout=start_timeout,
+            worker_timeout=worker_timeout,
         )
         reloads: set[asyncio.Task[None]] = set()
 

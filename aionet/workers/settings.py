@@ -54,6 +54,8 @@ class WorkerSettings:
     """What the supervisor is told of the worker's spawner; by default its plain counters."""
     drain_grace: float = 30.0
     """Seconds, where a worker drains of its own accord: its supervisor has gone."""
+    beat: float | None = None
+    """Seconds between signs of life of its event loop; by default it gives none."""
     loop: LoopName = "aionet"
     log_level: str | None = None
     """If given, logging is set up, to standard error."""

@@ -5,7 +5,8 @@ Theory of operation
 It is started with its settings on standard input, listening sockets among its descriptors, and one end of a
 channel to its supervisor. It says ``ready`` when a connection could be served; it takes the first one when
 the supervisor says ``go``, and tells its counters once a second, if they changed. ``drain`` ends it, and so
-does the end of the channel: a worker whose supervisor was killed must not hold the addresses for ever.
+does the end of the channel: a worker whose supervisor was killed must not hold the addresses for ever. Where
+a timeout is set for workers that hang, it gives signs of life, too (`hanging.py`).
 
 Signals are the supervisor's business: Ctrl-C reaches the whole group of a terminal, and a worker that drained
 by itself would take the decision out of its hands. SIGTERM alone drains a single worker, which is then
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import faulthandler
 import logging
 import os
 import signal
@@ -55,6 +57,8 @@ def main(channel: int, listeners: list[int]) -> None:
             level=settings.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s",
         )
+    if settings.beat is not None and sys.stderr is not None:
+        faulthandler.enable()  # it tells where we hang
     more = {} if settings.prepare is None else settings.prepare()
     handler = load_handler(settings)
     sockets = [socket.socket(fileno=fd) for fd in listeners]
@@ -99,13 +103,14 @@ class _Worker:
             self._tell({"ready": True})
             listening = asyncio.create_task(self._listen())
             telling = asyncio.create_task(self._tell_counters())
+            beating = asyncio.create_task(self._beat())
             await self._go.wait()
             if not self._drains:
                 await self._spawner.serve(*self._servers)
             reports = await asyncio.gather(*self._drains)
-            telling.cancel()
-            listening.cancel()
-            await asyncio.wait([telling, listening])
+            for task in (telling, beating, listening):
+                task.cancel()
+            await asyncio.wait([telling, beating, listening])
             self._tell({**self._figures(), "report": dataclasses.asdict(reports[0])})
         await leave_behind(self._spawner.connections, _log.warning)
 
@@ -135,6 +140,11 @@ class _Worker:
         hard = {"hard": _URGENT} if self._drains else {}  # told twice: it is urgent
         self._drains.append(asyncio.create_task(self._spawner.drain(grace, **hard)))
         self._go.set()  # to the end, if it never began
+
+    async def _beat(self) -> None:
+        while self._settings.beat is not None:
+            await asyncio.sleep(self._settings.beat)
+            self._tell({"alive": True})
 
     async def _tell_counters(self) -> None:
         while True:
