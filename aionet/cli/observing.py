@@ -15,17 +15,19 @@ import logging
 import logging.handlers
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal
 
 from ..addresses import SocketAddress
+from ..held_listeners import server_on
 from ..observing import AccessLog, ConnectionIdFilter, LoopLag
 from ..spawner import ConnectionSpawner
 from ..stream_server import AsyncStreamConnectionServer
+from ..succession.hot_restart import Succession
 from .arguments import Address, listen_address
 from .failing import CommandError
 
-__all__ = ["access_log", "add_observing_arguments", "metrics_of", "on_loopback", "set_up_logging"]
+__all__ = ["access_log", "add_observing_arguments", "metrics_of", "metrics_server", "set_up_logging"]
 
 _LOG_FORMAT = "%(asctime)s [%(connection)s] %(levelname)s %(name)s: %(message)s"
 _ACCESS_FORMATS = {"text": "%(asctime)s %(message)s", "json": "%(message)s"}
@@ -93,7 +95,21 @@ def _access_handler(path: str | None) -> logging.Handler:
         raise CommandError(f"cannot write the access log to {path}: {error.strerror}") from error
 
 
-def on_loopback(address: Address) -> Address:
+async def metrics_server(
+    stack: AsyncExitStack, succession: Succession, args: argparse.Namespace
+) -> AsyncStreamConnectionServer[Any, Any] | None:
+    """Return the server for metrics, if they were asked for; it goes to a successor as the others do.
+
+    It is closed with `stack`. Raises `OSError`.
+    Cancel safety: nothing is left open that `stack` does not close.
+    """
+    if getattr(args, "metrics", None) is None:
+        return None
+    listener = await succession.hold("metrics", _on_loopback(args.metrics))
+    return await stack.enter_async_context(server_on(listener.sockets[0]))
+
+
+def _on_loopback(address: Address) -> Address:
     """Return where metrics are served: a port alone is one of 127.0.0.1."""
     if isinstance(address, SocketAddress) and not address.host:
         return SocketAddress("127.0.0.1", address.port)

@@ -40,6 +40,7 @@ _EXAMPLES = """\
                                               the new version takes over from the one before
   aionet serve app:handler --bind systemd:app.socket
   aionet serve app:handler --access-log json --metrics 127.0.0.1:9100
+                                              with --workers, too: one address for all of them
   aionet serve --config app.toml --check      are the options and the handler right?
   aionet serve app:handler --reload           for development: restarts when app.py changes
 """
@@ -77,6 +78,13 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
         help="workers accept from one queue, in place of one queue each (SO_REUSEPORT)",
     )
     group.add_argument(
+        "--worker-timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="end and replace a worker whose event loop hangs for so long; whoever it serves is cut off"
+        " (default: never)",
+    )
+    group.add_argument(
         "--control", metavar="PATH", help="a socket file where --replace, of the same user, finds this server"
     )
     group.add_argument(
@@ -95,6 +103,7 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the handler, and serve it until a signal."""
+    _check_processes(args)
     handler = _load(*args.handler)
     if handler is None:
         return 1
@@ -104,9 +113,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise `CommandError` if the handler cannot be had."""
+    """Raise `CommandError` if the handler cannot be had, or options do not go together."""
+    _check_processes(args)
     if args.handler is not None and _load(*args.handler) is None:
         raise CommandError(f"importing {args.handler[0]} failed, as shown above")
+
+
+def _check_processes(args: argparse.Namespace) -> None:
+    if args.worker_timeout is not None and args.workers is None:
+        raise CommandError("--worker-timeout needs --workers: nobody else would replace what hangs")
 
 
 def _load(module_name: str, path: str) -> Handler[Any] | None:

@@ -38,7 +38,7 @@ from ..stream_server import AsyncStreamConnectionServer
 from ..succession.hot_restart import Succession
 from .arguments import Address, Bound, limits_from, preface_from
 from .failing import CommandError, explain, say
-from .observing import access_log, metrics_of, on_loopback, set_up_logging
+from .observing import access_log, metrics_of, metrics_server, set_up_logging
 from .standard_streams import flush_standard_output, silence_standard_output
 from .systemd_sockets import wanted_listeners
 
@@ -97,7 +97,7 @@ async def _serve(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(succession.aclose)
         taken = await succession.take_over()
-        metrics = await _metrics_server(stack, succession, args)
+        metrics = await metrics_server(stack, succession, args)
         held = stack.enter_context(await HeldListeners.open(wanted, taken=taken))
         servers = [await stack.enter_async_context(server_on(sock)) for sock in held.for_worker()]
 
@@ -123,16 +123,6 @@ async def _serve(
         )
         announcer.drained(report)
     await leave_behind(spawner.connections, _last_words)
-
-
-async def _metrics_server(
-    stack: AsyncExitStack, succession: Succession, args: argparse.Namespace
-) -> _Server | None:
-    """Return the server for metrics, if they were asked for; it goes to a successor as the others do."""
-    if getattr(args, "metrics", None) is None:
-        return None
-    listener = await succession.hold("metrics", on_loopback(args.metrics))
-    return await stack.enter_async_context(server_on(listener.sockets[0]))
 
 
 def _restart_at_signals(

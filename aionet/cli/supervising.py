@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 The supervisor reads the command line, the environment and the configuration file again at each SIGHUP, and
 the new workers get what stands there then: handler, limits, grace, loop, logs. What is the supervisor's own,
-such as the addresses and the number of workers, takes a restart (SIGUSR2).
+such as the addresses, that of metrics included, and the number of workers, takes a restart (SIGUSR2).
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import Any
 from ..errors import WorkerFailedError
 from ..observing import connection_context
 from ..workers.running import supervise
-from ..workers.settings import WorkerSettings
+from ..workers.settings import Measure, WorkerSettings
 from .arguments import Bound, limits_from, preface_from
 from .failing import CommandError
 from .main import parse_again
 from .observing import access_log, set_up_logging
 from .serving import Announcer, explained, succession_from
 from .systemd_sockets import wanted_listeners
+from .workers_metrics import WorkersMetrics
 
 __all__ = ["prepare_worker", "run_workers_command"]
 
 
 def run_workers_command(addresses: Sequence[Bound], args: argparse.Namespace) -> int:
     """Serve at `addresses` from ``--workers`` processes until a signal."""
-    if args.metrics is not None:
-        raise CommandError("--metrics is for one process; with --workers, ask at --control")
     set_up_logging(args)
     announcer = Announcer(as_json=args.json)
     first = [args]
+    metrics = WorkersMetrics(args)
 
     def settings() -> WorkerSettings:
-        return _settings(first.pop() if first else _read_again())
+        return _settings(first.pop() if first else _read_again(), metrics.measure)
 
     async def serve() -> None:
         report = await supervise(
@@ -50,9 +50,13 @@ def run_workers_command(addresses: Sequence[Bound], args: argparse.Namespace) ->
             shared_listener=args.shared_listener,
             drain_grace=args.drain_grace,
             start_timeout=args.start_timeout,
-            on_listening=lambda addresses: announcer.listening(addresses, workers=args.workers),
+            worker_timeout=args.worker_timeout,
+            on_listening=lambda addresses: announcer.listening(
+                addresses, metrics.server, workers=args.workers
+            ),
             on_draining=announcer.draining,
             on_reload=lambda begins: announcer.reloading() if begins else announcer.reloaded(),
+            beside=metrics,
         )
         announcer.drained(report)
 
@@ -78,7 +82,7 @@ def _read_again() -> argparse.Namespace:
         raise WorkerFailedError("the configuration has mistakes") from error
 
 
-def _settings(args: argparse.Namespace) -> WorkerSettings:
+def _settings(args: argparse.Namespace, measure: Measure | None) -> WorkerSettings:
     """Return what workers are told."""
     try:
         limits = limits_from(args)
@@ -89,6 +93,7 @@ def _settings(args: argparse.Namespace) -> WorkerSettings:
         handler=f"{module}:{path}",
         limits=limits,
         prepare=functools.partial(prepare_worker, **{name: getattr(args, name) for name in _PREPARED}),
+        measure=measure,
         drain_grace=args.drain_grace,
         loop=args.loop,
     )

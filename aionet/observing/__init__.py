@@ -1,6 +1,6 @@
 """Seeing inside a server: its access log, the ids of its connections, its metrics.
 
-`metrics` needs ``prometheus-client`` and is imported by itself.
+`metrics` and `worker_metrics` need ``prometheus-client`` and are imported by themselves.
 """
 
 from .access_log import AccessLog

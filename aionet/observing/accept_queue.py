@@ -12,13 +12,12 @@ What was turned away is counted by the kernel for all listeners together, of thi
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..addresses import SocketAddress
-from ..stream_server import AsyncStreamConnectionServer
 from ..tcp_info import read_tcp_info
 
 __all__ = ["AcceptQueue", "accept_queues", "listen_failures"]
@@ -38,16 +37,15 @@ class AcceptQueue:
     """Connections that may wait."""
 
 
-def accept_queues(servers: Iterable[AsyncStreamConnectionServer[Any, Any]]) -> Iterator[AcceptQueue]:
-    """The queues of `servers`, as far as this system tells."""
-    for server in servers:
-        for sock in server.raw_sockets:
-            try:
-                info = read_tcp_info(sock)
-            except (OSError, NotImplementedError):
-                continue
-            listener = str(SocketAddress.from_sockaddr(sock.getsockname()))
-            yield AcceptQueue(listener, info.unacked, info.sacked)
+def accept_queues(sockets: Iterable[socket.socket]) -> Iterator[AcceptQueue]:
+    """The queues of listening `sockets`, as far as this system tells."""
+    for sock in sockets:
+        try:
+            info = read_tcp_info(sock)
+        except (OSError, NotImplementedError):
+            continue
+        listener = str(SocketAddress.from_sockaddr(sock.getsockname()))
+        yield AcceptQueue(listener, info.unacked, info.sacked)
 
 
 def listen_failures(netstat: Path = _NETSTAT) -> tuple[int, int] | None:

@@ -21,12 +21,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import WorkerFailedError
 from ..message_channel import MessageChannel
+from .counters import Counts
 
-__all__ = ["WorkerProcess"]
+__all__ = ["OnCounters", "WorkerProcess"]
+
+OnCounters: TypeAlias = Callable[[int, Counts, Counts], object]
+"""Called with a process id, its counts, and its gauges."""
 
 _PROGRAM = """\
 import signal, sys
@@ -36,6 +40,7 @@ from aionet.workers.worker import main
 main({channel}, {listeners})
 """
 _HARD = 1.0  # seconds that a spawner gives handlers after their cancellation
+_LAST_WORDS = 1.0  # seconds to show where it hangs, before it is killed
 _MARGIN = 3.0  # seconds beyond the time that a drain may take, before the worker is killed
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")  # the service is its supervisor's
 
@@ -48,11 +53,12 @@ class WorkerProcess:
         number: int,
         process: asyncio.subprocess.Process,
         channel: MessageChannel,
-        on_counters: Callable[[int, Mapping[str, int]], object],
+        on_counters: OnCounters,
     ) -> None:
         self.number = number
         """Which of the workers it is, from 0 on; the one that replaces it has the same."""
-        self.started = time.monotonic()
+        self.started = self.heard = time.monotonic()
+        """When it was started, and when it last sent a message."""
         self.report: dict[str, Any] | None = None
         """Its `DrainReport`, once it has drained."""
         self._process = process
@@ -63,6 +69,7 @@ class WorkerProcess:
         self._silent = asyncio.Event()
         self._pidfd = _pidfd_of(process.pid)
         self._kill_at: asyncio.TimerHandle | None = None
+        self._aborted = False
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
@@ -71,7 +78,7 @@ class WorkerProcess:
         number: int,
         settings: bytes,
         sockets: Iterable[socket.socket],
-        on_counters: Callable[[int, Mapping[str, int]], object],
+        on_counters: OnCounters,
     ) -> WorkerProcess:
         """Start worker `number`, which accepts from copies of `sockets`.
 
@@ -108,6 +115,11 @@ class WorkerProcess:
     def is_ready(self) -> bool:
         """Whether it has said that it could serve."""
         return self._ready.is_set()
+
+    @property
+    def is_talking(self) -> bool:
+        """Whether messages are to be expected of it: between ``ready`` and its end."""
+        return self.is_ready and not self._silent.is_set() and not self._aborted
 
     async def until_ready(self, timeout: float) -> None:
         """Return when it could serve. Raises `WorkerFailedError`. Cancel safety: nothing is lost."""
@@ -149,13 +161,22 @@ class WorkerProcess:
         except TimeoutError:
             pass
 
+    def abort(self) -> None:
+        """Have it show where it is and end (SIGABRT); kill it if it does not."""
+        self._aborted = True
+        self._signal(signal.SIGABRT)
+        self._kill_after(_LAST_WORDS)
+
     def kill(self) -> None:
         """End it at once (SIGKILL)."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
         try:
             if self._pidfd is not None:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, number)
             elif self._process.returncode is None:
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
         except ProcessLookupError:
             pass
 
@@ -191,12 +212,13 @@ class WorkerProcess:
     async def _listen(self) -> None:
         try:
             while (message := await self._channel.receive()) is not None:
+                self.heard = time.monotonic()
                 if "ready" in message:
                     self._ready.set()
                 if "draining" in message:
                     self._stopped.set()
                 if "stats" in message:
-                    self._on_counters(self.pid, message["stats"])
+                    self._on_counters(self.pid, message["stats"], message.get("gauges", {}))
                 self.report = message.get("report", self.report)
         except ConnectionError:  # it was killed with a message of ours unread
             pass

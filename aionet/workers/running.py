@@ -26,6 +26,7 @@ from ..running import LoopName
 from ..serving import on_signals
 from ..spawner import Handler
 from ..succession.hot_restart import Succession
+from .beside import Beside
 from .settings import WorkerSettings, in_worker
 from .supervisor import Supervisor
 
@@ -48,6 +49,7 @@ def run_workers(
     limits: ConnectionLimits | None = None,
     drain_grace: float = 30.0,
     start_timeout: float = 30.0,
+    worker_timeout: float | None = None,
     loop: LoopName = "aionet",
     log_level: str | None = None,
     control: str | os.PathLike[str] | None = None,
@@ -66,6 +68,8 @@ def run_workers(
         limits: of each worker.
         drain_grace: seconds that handlers have to finish.
         start_timeout: seconds in which a worker, or a successor, must become ready.
+        worker_timeout: seconds that a worker's event loop may hang before it is ended and replaced; by
+            default for ever. A handler that blocks for so long takes its worker's other connections with it.
         loop: the workers' event loop.
         log_level: have the workers log to standard error, from this level on.
         control: the path of a socket at which ``aionet serve --replace`` finds this program.
@@ -86,6 +90,8 @@ def run_workers(
     for name, seconds in (("drain_grace", drain_grace), ("start_timeout", start_timeout)):
         if not seconds >= 0:
             raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
+    if worker_timeout is not None and not worker_timeout > 0:
+        raise ValueError(f"worker_timeout must be more than 0 seconds, not {worker_timeout!r}")
     settings = WorkerSettings(
         handler=handler, limits=limits, drain_grace=drain_grace, loop=loop, log_level=log_level
     )
@@ -99,6 +105,7 @@ def run_workers(
             shared_listener=shared_listener,
             drain_grace=drain_grace,
             start_timeout=start_timeout,
+            worker_timeout=worker_timeout,
             on_listening=on_listening or (lambda addresses: None),
         )
     )
@@ -113,24 +120,34 @@ async def supervise(
     shared_listener: bool,
     drain_grace: float,
     start_timeout: float,
+    worker_timeout: float | None,
     on_listening: Callable[[list[SocketAddress | UnixAddress]], object],
     on_draining: Callable[[int, float], object] = lambda connections, grace: None,
     on_reload: Callable[[bool], object] = lambda begins: None,
+    beside: Beside | None = None,
 ) -> DrainReport:
     """Run a supervisor and its workers until a signal, or until a successor has taken over.
 
     `on_draining` is called with the number of connections and the seconds of grace, at each signal;
-    `on_reload` when a reload begins, and when it has ended. The rest is as with `run_workers`.
+    `on_reload` when a reload begins, and when it has ended. `beside` is what this process serves itself. The
+    rest is as with `run_workers`.
 
     Cancel safety: cancelled, it ends the workers.
     """
+    beside = beside or Beside()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(succession.aclose)
         taken = await succession.take_over()
+        await beside.bind(stack, succession)
         shares = 1 if shared_listener else workers
         held = stack.enter_context(await HeldListeners.open(wanted, shares=shares, taken=taken))
         supervisor = Supervisor(
-            settings, held, workers=workers, drain_grace=drain_grace, start_timeout=start_timeout
+            settings,
+            held,
+            workers=workers,
+            drain_grace=drain_grace,
+            start_timeout=start_timeout,
+            worker_timeout=worker_timeout,
         )
         reloads: set[asyncio.Task[None]] = set()
 
@@ -138,7 +155,9 @@ async def supervise(
             grace = 0.0 if supervisor.draining else drain_grace
             succession.close()
             held.close()
-            active = supervisor.counters.total().get("active", 0)
+            if succession.handed_over:
+                beside.hand_over()
+            active = int(supervisor.counters.total().get("active", 0))
             supervisor.drain(grace, lambda: on_draining(active, grace))
 
         async def reload() -> None:
@@ -165,6 +184,7 @@ async def supervise(
                 raise
             return await supervisor.run()
         await succession.begin(held, supervisor.status, drain)
+        await stack.enter_async_context(beside.serving(supervisor, held))
         stack.enter_context(on_signals(hang_up_signals(), hang_up))
         stack.enter_context(on_signals([signal.SIGUSR2], restart))
         supervisor.go()

@@ -21,18 +21,25 @@ import runpy
 import sys
 import types
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from ..limiting.limits import ConnectionLimits
 from ..running import LoopName
-from ..spawner import Handler
+from ..spawner import ConnectionSpawner, Handler
+from .counters import Counts
 
-__all__ = ["WorkerSettings", "in_worker", "load_handler", "packed", "unpacked"]
+__all__ = ["Measure", "WorkerSettings", "in_worker", "load_handler", "packed", "unpacked"]
 
 _WORKER_MAIN = "__aionet_worker__"  # what __name__ is in the main script while a worker runs it
 
 _in_worker = False
+
+Measure: TypeAlias = Callable[
+    [ConnectionSpawner[Any]], AbstractContextManager[Callable[[], tuple[Counts, Counts]]]
+]
+"""Makes a context, for the loop of a spawner, of a function that returns counts and gauges."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +50,12 @@ class WorkerSettings:
     limits: ConnectionLimits | None = None
     prepare: Callable[[], Mapping[str, Any]] | None = None
     """Called in the worker before anything else; returns further arguments of its `ConnectionSpawner`."""
+    measure: Measure | None = None
+    """What the supervisor is told of the worker's spawner; by default its plain counters."""
     drain_grace: float = 30.0
     """Seconds, where a worker drains of its own accord: its supervisor has gone."""
+    beat: float | None = None
+    """Seconds between signs of life of its event loop; by default it gives none."""
     loop: LoopName = "aionet"
     log_level: str | None = None
     """If given, logging is set up, to standard error."""

@@ -13,12 +13,15 @@ for a minute. A worker that was ready is always replaced, however often: its end
 client, who must not be able to end the whole service. Workers that never become ready are our own fault;
 after eight such starts in a row the supervisor gives up, drains those that live, and says so.
 
+*A worker that hangs* is ended, if there is a timeout for that (`hanging.py`), and replaced like the others.
+
 *Ending.* Each worker drains by itself, in the same time of grace; one that takes much longer is killed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -29,6 +32,7 @@ from ..draining import DrainReport
 from ..errors import WorkerFailedError
 from ..held_listeners import HeldListeners
 from .counters import Counters
+from .hanging import beat_for, end_those_that_hang
 from .process import WorkerProcess
 from .settings import WorkerSettings, packed
 
@@ -49,6 +53,7 @@ class Supervisor:
         settings: called at the start and at each reload.
         drain_grace: seconds for the workers that a reload replaces.
         start_timeout: seconds in which a worker must become ready.
+        worker_timeout: seconds without a sign of life after which a worker is ended; ``None``: it is not.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Supervisor:
         workers: int,
         drain_grace: float,
         start_timeout: float,
+        worker_timeout: float | None = None,
     ) -> None:
         self.counters = Counters()
         """What the workers have counted, together."""
@@ -66,9 +72,12 @@ class Supervisor:
         """How often a worker that had ended was replaced."""
         self._settings = settings
         self._listeners = listeners
-        self._workers = workers
+        self.workers = workers
+        """How many workers there are to be."""
         self._drain_grace = drain_grace
         self._start_timeout = start_timeout
+        self._worker_timeout = worker_timeout
+        self._looking: asyncio.Task[None] | None = None
         self._packed = b""
         self._current: dict[int, WorkerProcess] = {}
         self._living: set[WorkerProcess] = set()
@@ -90,8 +99,11 @@ class Supervisor:
 
         Cancel safety: none is left running.
         """
-        self._packed = packed(self._settings())
+        self._packed = self._content()
         self._current = dict(enumerate(await self._start_all(self._packed)))
+        if self._worker_timeout is not None:
+            looking = end_those_that_hang(lambda: self.living, self._worker_timeout)
+            self._looking = asyncio.create_task(looking)
 
     def go(self) -> None:
         """Let the workers accept, and replace them from now on when they end."""
@@ -119,6 +131,8 @@ class Supervisor:
         """Kill what is left. Cancel safety: it is killed then, too."""
         for task in self._tasks:
             task.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._living:
             await see_through(self._discard(list(self._living)))
 
@@ -152,7 +166,7 @@ class Supervisor:
             return False
         self._reloading = True
         try:
-            content = packed(self._settings())
+            content = self._content()
             fresh = await self._start_all(content)
         except (WorkerFailedError, OSError, TypeError) as error:
             _log.error("not reloaded, going on as before: %s", error)
@@ -169,6 +183,16 @@ class Supervisor:
         _log.info("reloaded: %d new workers", len(fresh))
         return True
 
+    @property
+    def living(self) -> list[WorkerProcess]:
+        """All workers that have not ended: those that serve, those that start, and those that drain."""
+        return list(self._living)
+
+    @property
+    def serving(self) -> list[WorkerProcess]:
+        """Those of the living whose place no other one has taken."""
+        return [worker for worker in self._current.values() if worker in self._living]
+
     def status(self) -> dict[str, Any]:
         """Return what can be told about it, for people and for `json`."""
         counts = self.counters.of_each()
@@ -184,11 +208,16 @@ class Supervisor:
 
     # Starting -----------------------------------------------------------------------------------------
 
+    def _content(self) -> bytes:
+        """Return what new workers are told. Raises what `settings` raises, and `TypeError`."""
+        beat = None if self._worker_timeout is None else beat_for(self._worker_timeout)
+        return packed(dataclasses.replace(self._settings(), beat=beat))
+
     async def _start_all(self, content: bytes) -> list[WorkerProcess]:
         """Start one worker for each number; all are ready, or none is left."""
         workers: list[WorkerProcess] = []
         try:
-            for number in range(self._workers):  # each is to be discarded if the next one fails
+            for number in range(self.workers):  # each is to be discarded if the next one fails
                 workers.append(await self._start_one(number, content))  # noqa: PERF401
             await asyncio.gather(*(worker.until_ready(self._start_timeout) for worker in workers))
             self._raise_if_draining()
@@ -199,7 +228,7 @@ class Supervisor:
 
     async def _start_one(self, number: int, content: bytes) -> WorkerProcess:
         self._raise_if_draining()
-        sockets = self._listeners.for_worker(number, self._workers)
+        sockets = self._listeners.for_worker(number, self.workers)
         worker = await WorkerProcess.start(number, content, sockets, self.counters.tell)
         self._living.add(worker)
         return worker

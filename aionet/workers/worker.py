@@ -5,7 +5,8 @@ Theory of operation
 It is started with its settings on standard input, listening sockets among its descriptors, and one end of a
 channel to its supervisor. It says ``ready`` when a connection could be served; it takes the first one when
 the supervisor says ``go``, and tells its counters once a second, if they changed. ``drain`` ends it, and so
-does the end of the channel: a worker whose supervisor was killed must not hold the addresses for ever.
+does the end of the channel: a worker whose supervisor was killed must not hold the addresses for ever. Where
+a timeout is set for workers that hang, it gives signs of life, too (`hanging.py`).
 
 Signals are the supervisor's business: Ctrl-C reaches the whole group of a terminal, and a worker that drained
 by itself would take the decision out of its hands. SIGTERM alone drains a single worker, which is then
@@ -16,13 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import faulthandler
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from ..draining import DrainReport, leave_behind
@@ -32,6 +34,7 @@ from ..running import loop_factory
 from ..serving import on_signals
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
+from .counters import Counts
 from .settings import WorkerSettings, load_handler, unpacked
 
 __all__ = ["main"]
@@ -54,6 +57,8 @@ def main(channel: int, listeners: list[int]) -> None:
             level=settings.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s",
         )
+    if settings.beat is not None and sys.stderr is not None:
+        faulthandler.enable()  # it tells where we hang
     more = {} if settings.prepare is None else settings.prepare()
     handler = load_handler(settings)
     sockets = [socket.socket(fileno=fd) for fd in listeners]
@@ -83,7 +88,8 @@ class _Worker:
         self._servers: list[AsyncStreamConnectionServer[Any, Any]] = []
         self._drains: list[asyncio.Task[DrainReport]] = []
         self._go = asyncio.Event()
-        self._told: dict[str, int] = {}
+        self._measured: Callable[[], tuple[Counts, Counts]] = self._plain_counters
+        self._told: dict[str, Any] = {}
 
     async def run(self, sockets: list[socket.socket]) -> None:
         self._servers = [server_on(sock) for sock in sockets]
@@ -91,19 +97,21 @@ class _Worker:
             sock.close()
         with ExitStack() as stack:
             stack.callback(self._channel.close)
+            self._measured = stack.enter_context(self._measuring())
             stack.enter_context(on_signals(_NOT_OURS, lambda: None))
             stack.enter_context(on_signals([signal.SIGTERM], self._drain_by_signal))
             self._tell({"ready": True})
             listening = asyncio.create_task(self._listen())
             telling = asyncio.create_task(self._tell_counters())
+            beating = asyncio.create_task(self._beat())
             await self._go.wait()
             if not self._drains:
                 await self._spawner.serve(*self._servers)
             reports = await asyncio.gather(*self._drains)
-            telling.cancel()
-            listening.cancel()
-            await asyncio.wait([telling, listening])
-            self._tell({"stats": self._spawner.stats.counters(), "report": dataclasses.asdict(reports[0])})
+            for task in (telling, beating, listening):
+                task.cancel()
+            await asyncio.wait([telling, beating, listening])
+            self._tell({**self._figures(), "report": dataclasses.asdict(reports[0])})
         await leave_behind(self._spawner.connections, _log.warning)
 
     async def _listen(self) -> None:
@@ -133,13 +141,29 @@ class _Worker:
         self._drains.append(asyncio.create_task(self._spawner.drain(grace, **hard)))
         self._go.set()  # to the end, if it never began
 
+    async def _beat(self) -> None:
+        while self._settings.beat is not None:
+            await asyncio.sleep(self._settings.beat)
+            self._tell({"alive": True})
+
     async def _tell_counters(self) -> None:
         while True:
             await asyncio.sleep(_REPORT_EVERY)
-            counters = self._spawner.stats.counters()
-            if counters != self._told:
-                self._tell({"stats": counters})
-                self._told = counters
+            figures = self._figures()
+            if figures != self._told:
+                self._tell(figures)
+                self._told = figures
+
+    def _measuring(self) -> AbstractContextManager[Callable[[], tuple[Counts, Counts]]]:
+        measure = self._settings.measure
+        return nullcontext(self._plain_counters) if measure is None else measure(self._spawner)
+
+    def _plain_counters(self) -> tuple[Counts, Counts]:
+        return self._spawner.stats.counters(), {}
+
+    def _figures(self) -> dict[str, Any]:
+        counts, gauges = self._measured()
+        return {"stats": counts, "gauges": gauges}
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:

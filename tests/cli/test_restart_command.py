@@ -152,20 +152,22 @@ def test_a_socket_file_stays_until_the_last_one_ends(directory: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_the_successor_serves_the_metrics(directory: Path, loop: str) -> None:
+@pytest.mark.parametrize(
+    "more", [["--loop", "asyncio"], ["--loop", "uvloop"], ["--workers", "2"]], ids=" ".join
+)
+def test_the_successor_serves_the_metrics(directory: Path, more: list[str]) -> None:
     """They are at the same port, and count from the restart on."""
     pytest.importorskip("prometheus_client")
-    more = ("--metrics", "127.0.0.1:0", "--loop", loop)
 
     def scrape(address: str) -> str:
         with connect_raw(address) as sock:
             sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             return receive_to_end(sock).decode()
 
-    with serving(directory, *more) as old:
+    with serving(directory, "--metrics", "127.0.0.1:0", *more) as old:
         old.signal(signal.SIGUSR2)
         seen = events_until(old, "listening", "drained")
+        assert seen["listening"]["metrics"] == old.metrics
         with Process(seen["listening"]["pid"]) as successor:
             assert old.process.wait(PATIENCE) == 0
             for _ in range(3):

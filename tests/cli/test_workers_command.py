@@ -38,6 +38,12 @@ async def upper(socket):
 async def deadly(socket):
     os._exit(7)
 
+async def stuck_once_told(socket):
+    async for order in socket:
+        if order == b"hang":
+            time.sleep(1000)
+        await socket.write(str(os.getpid()).encode())
+
 async def stuck(socket):
     await socket.write(b"x")
     time.sleep(1000)
@@ -87,7 +93,8 @@ def versions(server: AionetServer, connections: int = 20) -> set[str]:
 
 
 def wait_for_line(server: AionetServer, text: str) -> None:
-    while text not in (line := server.next_error_line()):
+    assert server.process.stderr is not None
+    while text not in (line := server.process.stderr.readline().decode()):
         assert line, f"it never said {text!r}"
 
 
@@ -185,12 +192,6 @@ def test_sighup_reads_the_configuration_again(directory: Path) -> None:
         end(server)
 
 
-def test_metrics_are_for_one_process(directory: Path) -> None:
-    done = aionet("serve", "app:upper", "--workers", "2", "--metrics", "127.0.0.1:0", cwd=directory)
-    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
-    assert b"--metrics is for one process" in done.stderr
-
-
 def test_a_reload_that_fails_changes_nothing(directory: Path) -> None:
     with serving(directory, "version") as server:
         before = pids(directory)
@@ -234,6 +235,30 @@ def test_a_worker_that_is_stuck_is_killed_at_the_end(directory: Path) -> None:
         assert "was killed by signal 9" in end(server)
 
 
+def test_a_worker_that_hangs_is_reported_and_replaced(directory: Path) -> None:
+    with serving(directory, "stuck_once_told", "--worker-timeout", 1, workers=1) as server:
+        with connect_raw(server.address) as sock:
+            (pid,) = pids(directory)
+            sock.sendall(b"hang")
+            wait_for_line(server, f"worker 0 (process {pid}) hangs: no sign of life for 1 s")
+            wait_for_line(server, "in stuck_once_told")  # where it was
+            wait_for_line(server, f"worker 0 (process {pid}) was killed by signal 6")
+            wait_for_line(server, f"takes the place of {pid}")
+        with connect_raw(server.address) as sock:
+            sock.sendall(b"who")
+            assert int(sock.recv(100)) == pids(directory)[0] != pid
+        end(server)
+
+
+def test_a_timeout_for_workers_needs_workers(directory: Path) -> None:
+    for more in ([], ["--check"]):
+        done = aionet("serve", "app:upper", "--worker-timeout", 1, *more, cwd=directory)
+        assert done.returncode == (2 if more else 1)
+        assert done.stderr.decode() == (
+            "aionet: --worker-timeout needs --workers: nobody else would replace what hangs\n"
+        )
+
+
 def test_a_second_signal_ends_the_grace(directory: Path) -> None:
     with serving(directory, "upper") as server, connect_raw(server.address) as sock:
         sock.sendall(b"a")
@@ -267,6 +292,7 @@ def test_a_signal_while_workers_are_starting(directory: Path) -> None:
         (["--workers", "0"], "'0': expected a whole number of processes, 1 or more"),
         (["--workers", "many"], "'many': expected a whole number of processes, 1 or more"),
         (["--start-timeout", "0"], "'0': expected more than 0 seconds"),
+        (["--worker-timeout", "0"], "'0': expected more than 0 seconds"),
     ],
 )
 def test_bad_usage(directory: Path, arguments: list[str], message: str) -> None:
