@@ -18,6 +18,9 @@ there are any.
 *Why it ended.* Every connection ends for one `CloseCause`: the spawner's, if it decided that, else what the
 handler's end says. Causes are counted; a whole `CloseReason` is made only if somebody wants it (`on_close`).
 
+*Names.* The tasks of all connections have one name, that of their handler (making a number for each is a
+fortieth of what a short connection costs); connections have ids. A task factory names as it likes.
+
 *Observing.* What connections carry is counted only if somebody asks for it (`count_traffic`). A connection's
 task begins in the context of the task that accepted it, or in one of its own, if somebody makes one
 (`context`).
@@ -105,6 +108,7 @@ class ConnectionSpawner(Generic[SocketT]):
             if not callable(function) and (name == "handler" or function is not None):
                 raise TypeError(f"{name} must be a coroutine function, not {function!r}")
         self._handler = handler
+        self._task_name = f"connection of {getattr(handler, '__qualname__', repr(handler))}"
         self._preface = preface
         self._on_error = on_error
         self._on_close = on_close
@@ -304,12 +308,15 @@ class ConnectionSpawner(Generic[SocketT]):
         if len(connections) == self._limits.max_connections:
             self._fill()
         if self._direct and loop.get_task_factory() is None:
-            connection._task = loop.create_task(drive(self._handler, socket, self._handler_ended, connection))
+            coroutine = drive(self._handler, socket, self._handler_ended, connection)
+            connection._task = loop.create_task(coroutine, name=self._task_name)
         else:
             self._make_task(connection, loop)
 
     def _make_task(self, connection: Connection[SocketT], loop: asyncio.AbstractEventLoop) -> None:
         create_task: Callable[..., Any] = loop.create_task
+        if loop.get_task_factory() is None:
+            create_task = partial(create_task, name=self._task_name)
         if self._context is not None:  # a task copies the context that it is made in, whatever its factory
             create_task = partial(self._context_of(connection, self._context).run, create_task)
         if drive is None:

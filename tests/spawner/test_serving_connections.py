@@ -32,6 +32,18 @@ def errors_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("preface", [None, lambda sock: asyncio.sleep(0)], ids=["plain", "preface"])
+async def test_tasks_are_named_after_their_handler(stage: Stage, preface: Any) -> None:
+    async def echo_its_name(sock: Any) -> None:
+        await sock.write(asyncio.current_task().get_name().encode())  # type: ignore[union-attr]
+
+    server = stage.server("tcp")
+    await stage.serve(aionet.ConnectionSpawner(echo_its_name, preface=preface), server)
+    name = await stage.client(server).receive()
+    assert name.decode() == f"connection of {echo_its_name.__qualname__}"
+
+
+@pytest.mark.asyncio
 async def test_each_connection_has_a_task_of_its_own(stage: Stage, kind: str) -> None:
     tasks: set[Any] = set()
 
