@@ -37,6 +37,11 @@ from aionet.wires.reactor import CallbackReactor
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cpus: tests wait for the kernel and for other programs, too."""
+    return (os.cpu_count() or 1) + 1
+
+
 def _new_asyncio_loop() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop()
 

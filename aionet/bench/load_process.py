@@ -85,6 +85,7 @@ class _LoadRun:
         elif self._phase == "warm-up":
             if elapsed >= self._options.warm_up * _SECOND:
                 self._begin_measuring()
+                self._tell_progress(self._phase_started)  # once at least, however short the time is
         elif elapsed >= self._options.seconds * _SECOND:
             return True
         if now >= self._next_progress:

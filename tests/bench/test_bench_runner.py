@@ -42,6 +42,12 @@ def test_a_short_run(workload: Workload, loop: str) -> None:
     assert as_json["closed_loop"] is True
 
 
+def test_even_the_shortest_run_tells_of_itself() -> None:
+    seen: list[BenchProgress] = []
+    run_bench(BenchPlan(workload="echo", connections=1, size=1, seconds=0.001), on_progress=seen.append)
+    assert seen[0].phase == "measuring"
+
+
 @pytest.mark.parametrize(
     "wrong", [{"connections": 0}, {"size": 0}, {"seconds": 0}, {"workload": "dance"}, {"loop": "trio"}]
 )
