@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import shutil
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -22,6 +25,7 @@ __all__ = [
     "require_program",
     "until",
     "until_listening",
+    "unused_port",
 ]
 
 T = TypeVar("T")
@@ -92,6 +96,19 @@ def open_descriptors() -> dict[int, str]:
 def open_sockets() -> dict[int, str]:
     """Return this process's open sockets."""
     return {number: what for number, what in open_descriptors().items() if what.startswith("socket:")}
+
+
+def unused_port() -> int:
+    """Return a port of 127.0.0.1 that nobody has, and that the system gives to nobody who asks for any port.
+
+    For those few who have to know a port before it is bound.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(lowest // 2, lowest), 100):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a hundred ports are taken")
 
 
 def until_listening(port: int, seconds: float = 10.0) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from command_line import PATIENCE, AionetServer, command, connect_raw, environment, receive_exactly
+from helpers import unused_port
 from processes import Process
 
 APP = """\
@@ -183,8 +184,7 @@ def test_under_systemd_socket_activate(directory: Path) -> None:
     activate = shutil.which("systemd-socket-activate")
     if activate is None:
         pytest.skip("systemd-socket-activate is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = unused_port()
     words = [activate, "-l", f"127.0.0.1:{port}", "--fdname=web", "-E", "PYTHONPATH"]
     with subprocess.Popen(
         [*words, *command("serve", "app:upper", "--bind", "systemd:web")],

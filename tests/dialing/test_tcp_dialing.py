@@ -9,7 +9,7 @@ import socket
 import struct
 
 import pytest
-from helpers import begin, needs_ipv6, open_sockets
+from helpers import begin, needs_ipv6, open_sockets, unused_port
 from peers import RawListener
 
 from aionet import AsyncTcpSocket, ConnectError, ConnectionLostError, ResolveError, SocketAddress, TcpOptions
@@ -189,9 +189,7 @@ async def test_from_a_local_address(listener):
 
 
 async def test_from_a_local_port(listener, refused):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = unused_port()
     sock = await AsyncTcpSocket().connect_to(listener.address, local_address=port)
     assert sock.local_address.port == port
     await talk(sock, listener)
@@ -212,9 +210,7 @@ async def test_from_an_address_of_one_family_to_a_name_of_both(listener):
 
 
 async def test_a_connection_to_itself_is_a_refusal():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = unused_port()
     with pytest.raises(ConnectError) as caught:
         await AsyncTcpSocket().connect_to(("127.0.0.1", port), local_address=("127.0.0.1", port))
     assert caught.value.errno == errno.ECONNREFUSED

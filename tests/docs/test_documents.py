@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from helpers import until_listening
+from helpers import until_listening, unused_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,8 +58,7 @@ def test_a_block_prints_what_the_document_says(program: str, expected: str | Non
 
 
 def test_the_server_and_the_client_of_the_readme_talk_to_each_other() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(unused_port())
     (server, _), (client, expected) = README[:2]
     assert expected is not None
     with subprocess.Popen([sys.executable, "-c", server.replace("3000", port)]) as serving:
