@@ -124,6 +124,14 @@ class AionetServer:
         assert self.process.stderr is not None
         return self.process.stderr.readline().decode().rstrip("\n")
 
+    def expect(self, text: str) -> None:
+        """Read lines on standard error up to one that contains `text`; fail if that never comes."""
+        assert self.process.stderr is not None
+        lines: list[str] = []
+        while text not in (line := self.process.stderr.readline().decode()):
+            assert line, f"it never said {text!r}, but {lines}"
+            lines.append(line)
+
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Send a signal."""
         self.process.send_signal(number)

@@ -51,13 +51,6 @@ class ReloadingServer(AionetServer):
         pid = self.process.pid
         return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
-    def expect(self, text: str) -> None:
-        """Read lines of standard error up to one that contains `text`."""
-        lines = []
-        while text not in (line := self.next_error_line()):
-            assert line, f"it never said {text!r}, but {lines}"
-            lines.append(line)
-
     def next_addresses(self) -> None:
         """Read events up to the next "listening"."""
         while (event := self.next_event())["event"] != "listening":

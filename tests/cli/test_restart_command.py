@@ -53,11 +53,6 @@ def events_until(server: AionetServer, *names: str) -> dict[str, Any]:
     return seen
 
 
-def wait_for_line(server: AionetServer, text: str) -> None:
-    while text not in (line := server.next_error_line()):
-        assert line, f"it never said {text!r}"
-
-
 def control(directory: Path, message: bytes) -> bytes:
     """What is answered at the control socket."""
     with socket.socket(socket.AF_UNIX) as sock:
@@ -180,7 +175,7 @@ def test_the_successor_serves_the_metrics(directory: Path, more: list[str]) -> N
 
 def test_replace_without_anybody_to_replace(directory: Path) -> None:
     with serving(directory, "--replace") as server:
-        wait_for_line(server, "nobody to replace")
+        server.expect("nobody to replace")
         with connect_raw(server.address) as sock:
             assert answer(sock, b"a", 1) == b"A"
 
@@ -201,7 +196,7 @@ def test_a_successor_goes_on_when_its_predecessor_is_killed_before_the_last_word
                 assert receive_exactly(peer, 16) == b'{"ready": true}\n'
             listener.close()
             with server:
-                wait_for_line(server, "serving in its place")
+                server.expect("serving in its place")
         finally:
             server.__exit__(None, None, None)
 
@@ -214,8 +209,8 @@ def test_a_successor_that_fails_changes_nothing(directory: Path, mode: list[str]
     with serving(directory, *mode) as server:
         (directory / "app.py").write_text("1 / 0\n")
         server.signal(signal.SIGUSR2)
-        wait_for_line(server, "ZeroDivisionError")
-        wait_for_line(server, "does not serve, going on: it ended before")
+        server.expect("ZeroDivisionError")
+        server.expect("does not serve, going on: it ended before")
         with connect_raw(server.address) as sock:
             assert answer(sock, b"a", 1) == b"A"
         server.signal()
@@ -229,7 +224,7 @@ def test_a_successor_that_is_late_is_killed(directory: Path) -> None:
         server.signal(signal.SIGUSR2)
         assert server.process.stdout is not None
         with Process(int(server.process.stdout.readline())) as successor:
-            wait_for_line(server, "going on: it was not ready in time")
+            server.expect("going on: it was not ready in time")
             assert successor.ends()
         with connect_raw(server.address) as sock:
             assert answer(sock, b"a", 1) == b"A"
@@ -329,7 +324,7 @@ def test_another_user_gets_nothing(open_directory: Path, mode: int) -> None:
         shut_out = {0o600: {"PermissionError"}, 0o666: {"b''", "BrokenPipeError", "ConnectionResetError"}}
         assert said in shut_out[mode]
         if mode == 0o666:
-            wait_for_line(server, f"control socket: refused a process of user {NOBODY}")
+            server.expect(f"control socket: refused a process of user {NOBODY}")
         with connect_raw(server.address) as sock:
             assert answer(sock, b"a", 1) == b"A"
 
@@ -415,7 +410,7 @@ def test_a_successor_that_leaves_changes_nothing(directory: Path, word: str) -> 
             assert b'"abort": "another restart' in control(directory, b'{"want": "listeners"}\n')
         for fd in fds:
             os.close(fd)
-        wait_for_line(server, "does not serve, going on")
+        server.expect("does not serve, going on")
         with connect_raw(server.address) as client:
             assert answer(client, b"a", 1) == b"A"
         server.signal()
@@ -431,7 +426,7 @@ def test_many_who_say_nothing_do_not_keep_anybody_out(directory: Path) -> None:
                 sock = socket.socket(socket.AF_UNIX)
                 silent.append(sock)
                 sock.connect(str(directory / "control"))
-            wait_for_line(server, "control socket: refused")
+            server.expect("control socket: refused")
         finally:
             for sock in silent:
                 sock.close()

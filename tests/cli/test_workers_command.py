@@ -92,12 +92,6 @@ def versions(server: AionetServer, connections: int = 20) -> set[str]:
         return {receive_to_end(sock).decode().split()[0] for sock in socks}
 
 
-def wait_for_line(server: AionetServer, text: str) -> None:
-    assert server.process.stderr is not None
-    while text not in (line := server.process.stderr.readline().decode()):
-        assert line, f"it never said {text!r}"
-
-
 def end(server: AionetServer) -> str:
     server.signal()
     code, output, errors = server.ended()
@@ -121,8 +115,8 @@ def test_a_worker_that_is_killed_is_replaced(directory: Path) -> None:
     with serving(directory, "version") as server:
         first, second = pids(directory)
         os.kill(first, signal.SIGKILL)
-        wait_for_line(server, f"worker 0 (process {first}) was killed by signal 9")
-        wait_for_line(server, f"takes the place of {first}")
+        server.expect(f"worker 0 (process {first}) was killed by signal 9")
+        server.expect(f"takes the place of {first}")
         after = pids(directory)
         assert after[1] == second
         assert first not in after
@@ -135,8 +129,8 @@ def test_a_handler_that_ends_its_process_does_not_end_the_service(directory: Pat
         for _ in range(3):
             with connect_raw(server.address) as sock, contextlib.suppress(ConnectionResetError):
                 assert sock.recv(1) == b""
-            wait_for_line(server, "ended with status 7")
-            wait_for_line(server, "takes the place of")
+            server.expect("ended with status 7")
+            server.expect("takes the place of")
         end(server)
 
 
@@ -149,7 +143,7 @@ def test_a_single_worker_drains_at_its_own_sigterm(directory: Path) -> None:
         sock.sendall(b"b")
         assert receive_exactly(sock, 1) == b"B"
         sock.close()
-        wait_for_line(server, f"takes the place of {pid}")
+        server.expect(f"takes the place of {pid}")
         end(server)
 
 
@@ -160,7 +154,7 @@ def test_sighup_renews_the_workers_and_lets_the_old_ones_finish(directory: Path)
         before = pids(directory)
         (directory / "app.py").write_text(APP.replace("chunk.upper()", "chunk * 2"))
         server.signal(signal.SIGHUP)
-        wait_for_line(server, "reloaded: 2 new workers")
+        server.expect("reloaded: 2 new workers")
         assert not set(before) & set(pids(directory))
         with connect_raw(server.address) as other:
             other.sendall(b"b")
@@ -179,16 +173,16 @@ def test_sighup_reads_the_configuration_again(directory: Path) -> None:
         assert versions(server) == {"1"}
         file.write_text('[serve]\nhandler = "app:upper"\nno_such_key = 1\n')
         server.signal(signal.SIGHUP)
-        wait_for_line(server, "no_such_key")
-        wait_for_line(server, "not reloaded, going on as before: the configuration has mistakes")
+        server.expect("no_such_key")
+        server.expect("not reloaded, going on as before: the configuration has mistakes")
         assert versions(server) == {"1"}
         file.write_text('[serve]\nhandler = "app:upper"\naccess_log = "text"\n')
         server.signal(signal.SIGHUP)
-        wait_for_line(server, "reloaded: 1 new workers")
+        server.expect("reloaded: 1 new workers")
         with connect_raw(server.address) as sock:
             sock.sendall(b"b")
             assert receive_exactly(sock, 1) == b"B"
-        wait_for_line(server, "127.0.0.1:")  # the new worker's access log
+        server.expect("127.0.0.1:")  # the new worker's access log
         end(server)
 
 
@@ -197,8 +191,8 @@ def test_a_reload_that_fails_changes_nothing(directory: Path) -> None:
         before = pids(directory)
         (directory / "app.py").write_text("1 / 0\n")
         server.signal(signal.SIGHUP)
-        wait_for_line(server, "ZeroDivisionError")
-        wait_for_line(server, "not reloaded, going on as before")
+        server.expect("ZeroDivisionError")
+        server.expect("not reloaded, going on as before")
         assert pids(directory) == before
         assert versions(server) == {"1"}
         end(server)
@@ -210,7 +204,7 @@ def test_a_worker_that_is_not_ready_in_time(directory: Path) -> None:
         (directory / "app.py").write_text("import time\ntime.sleep(1000)\n")
         before = pids(directory)
         server.signal(signal.SIGHUP)
-        wait_for_line(server, "was not ready after 5 s")
+        server.expect("was not ready after 5 s")
         assert pids(directory) == before
         end(server)
 
@@ -240,10 +234,10 @@ def test_a_worker_that_hangs_is_reported_and_replaced(directory: Path) -> None:
         with connect_raw(server.address) as sock:
             (pid,) = pids(directory)
             sock.sendall(b"hang")
-            wait_for_line(server, f"worker 0 (process {pid}) hangs: no sign of life for 1 s")
-            wait_for_line(server, "in stuck_once_told")  # where it was
-            wait_for_line(server, f"worker 0 (process {pid}) was killed by signal 6")
-            wait_for_line(server, f"takes the place of {pid}")
+            server.expect(f"worker 0 (process {pid}) hangs: no sign of life for 1 s")
+            server.expect("in stuck_once_told")  # where it was
+            server.expect(f"worker 0 (process {pid}) was killed by signal 6")
+            server.expect(f"takes the place of {pid}")
         with connect_raw(server.address) as sock:
             sock.sendall(b"who")
             assert int(sock.recv(100)) == pids(directory)[0] != pid

@@ -136,8 +136,7 @@ def test_a_reload_keeps_the_endpoint_and_what_was_counted(directory: Path) -> No
         scraped(server.metrics, lambda found: found["connections_active"] == 1)
         file.write_text("[serve]\nworkers = 2\n")
         server.signal(signal.SIGHUP)
-        while "reloaded: 2 new workers" not in (line := server.next_error_line()):
-            assert line
+        server.expect("reloaded: 2 new workers")
         with connect_raw(server.address) as new:
             told(new)
             found = scraped(server.metrics, lambda found: found["bytes_read_total"] == 2 * len("who"))
