@@ -82,7 +82,7 @@ def _read_again() -> argparse.Namespace:
         raise WorkerFailedError("the configuration has mistakes") from error
 
 
-def _settings(args: argparse.Namespace, measure: Measure | None) -> WorkerSettings:
+def _settings(args: argparse.Namespace, measure: Measure) -> WorkerSettings:
     """Return what workers are told."""
     try:
         limits = limits_from(args)

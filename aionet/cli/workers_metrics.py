@@ -18,7 +18,7 @@ from ..observing.worker_figures import measured
 from ..stream_server import AsyncStreamConnectionServer
 from ..succession.hot_restart import Succession
 from ..workers.beside import Beside
-from ..workers.settings import Measure
+from ..workers.settings import Measure, plainly_counted
 from ..workers.supervisor import Supervisor
 from .observing import metrics_server
 
@@ -30,7 +30,7 @@ class WorkersMetrics(Beside):
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        self.measure: Measure | None = None if args.metrics is None else measured
+        self.measure: Measure = plainly_counted if args.metrics is None else measured
         """What workers do for it."""
         self.server: AsyncStreamConnectionServer[Any, Any] | None = None
         """Where it is served, once that is bound."""

@@ -20,8 +20,8 @@ import pickle
 import runpy
 import sys
 import types
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TypeAlias
 
@@ -30,7 +30,7 @@ from ..running import LoopName
 from ..spawner import ConnectionSpawner, Handler
 from .counters import Counts
 
-__all__ = ["Measure", "WorkerSettings", "in_worker", "load_handler", "packed", "unpacked"]
+__all__ = ["Measure", "WorkerSettings", "in_worker", "load_handler", "packed", "plainly_counted", "unpacked"]
 
 _WORKER_MAIN = "__aionet_worker__"  # what __name__ is in the main script while a worker runs it
 
@@ -42,6 +42,12 @@ Measure: TypeAlias = Callable[
 """Makes a context, for the loop of a spawner, of a function that returns counts and gauges."""
 
 
+@contextmanager
+def plainly_counted(spawner: ConnectionSpawner[Any]) -> Iterator[Callable[[], tuple[Counts, Counts]]]:
+    """Measure nothing but what `spawner` counts anyway."""
+    yield lambda: (spawner.stats.counters(), {})
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
     """How every worker serves."""
@@ -50,8 +56,8 @@ class WorkerSettings:
     limits: ConnectionLimits | None = None
     prepare: Callable[[], Mapping[str, Any]] | None = None
     """Called in the worker before anything else; returns further arguments of its `ConnectionSpawner`."""
-    measure: Measure | None = None
-    """What the supervisor is told of the worker's spawner; by default its plain counters."""
+    measure: Measure = plainly_counted
+    """What the supervisor is told of the worker's spawner."""
     drain_grace: float = 30.0
     """Seconds, where a worker drains of its own accord: its supervisor has gone."""
     beat: float | None = None

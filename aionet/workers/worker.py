@@ -24,7 +24,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 from ..draining import DrainReport, leave_behind
@@ -88,8 +88,6 @@ class _Worker:
         self._servers: list[AsyncStreamConnectionServer[Any, Any]] = []
         self._drains: list[asyncio.Task[DrainReport]] = []
         self._go = asyncio.Event()
-        self._measured: Callable[[], tuple[Counts, Counts]] = self._plain_counters
-        self._told: dict[str, Any] = {}
 
     async def run(self, sockets: list[socket.socket]) -> None:
         self._servers = [server_on(sock) for sock in sockets]
@@ -97,12 +95,12 @@ class _Worker:
             sock.close()
         with ExitStack() as stack:
             stack.callback(self._channel.close)
-            self._measured = stack.enter_context(self._measuring())
+            measure = stack.enter_context(self._settings.measure(self._spawner))
             stack.enter_context(on_signals(_NOT_OURS, lambda: None))
             stack.enter_context(on_signals([signal.SIGTERM], self._drain_by_signal))
             self._tell({"ready": True})
             listening = asyncio.create_task(self._listen())
-            telling = asyncio.create_task(self._tell_counters())
+            telling = asyncio.create_task(self._tell_figures(measure))
             beating = asyncio.create_task(self._beat())
             await self._go.wait()
             if not self._drains:
@@ -111,7 +109,7 @@ class _Worker:
             for task in (telling, beating, listening):
                 task.cancel()
             await asyncio.wait([telling, beating, listening])
-            self._tell({**self._figures(), "report": dataclasses.asdict(reports[0])})
+            self._tell({**_figures(*measure()), "report": dataclasses.asdict(reports[0])})
         await leave_behind(self._spawner.connections, _log.warning)
 
     async def _listen(self) -> None:
@@ -146,27 +144,22 @@ class _Worker:
             await asyncio.sleep(self._settings.beat)
             self._tell({"alive": True})
 
-    async def _tell_counters(self) -> None:
+    async def _tell_figures(self, measure: Callable[[], tuple[Counts, Counts]]) -> None:
+        told: dict[str, Any] = {}
         while True:
             await asyncio.sleep(_REPORT_EVERY)
-            figures = self._figures()
-            if figures != self._told:
+            figures = _figures(*measure())
+            if figures != told:
                 self._tell(figures)
-                self._told = figures
-
-    def _measuring(self) -> AbstractContextManager[Callable[[], tuple[Counts, Counts]]]:
-        measure = self._settings.measure
-        return nullcontext(self._plain_counters) if measure is None else measure(self._spawner)
-
-    def _plain_counters(self) -> tuple[Counts, Counts]:
-        return self._spawner.stats.counters(), {}
-
-    def _figures(self) -> dict[str, Any]:
-        counts, gauges = self._measured()
-        return {"stats": counts, "gauges": gauges}
+                told = figures
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:
             self._channel.send(message)
         except OSError:  # it has gone, which `_listen` hears of, or does not read: it will be told next time
             pass
+
+
+def _figures(counts: Counts, gauges: Counts) -> dict[str, Any]:
+    """Return the message that tells them."""
+    return {"stats": counts, "gauges": gauges}
