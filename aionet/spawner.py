@@ -19,7 +19,7 @@ there are any.
 handler's end says. Causes are counted; a whole `CloseReason` is made only if somebody wants it (`on_close`).
 
 *Names.* The tasks of all connections have one name, that of their handler (making a number for each is a
-fortieth of what a short connection costs); connections have ids. A task factory names as it likes.
+fortieth of what a short connection costs); connections have ids.
 
 *Observing.* What connections carry is counted only if somebody asks for it (`count_traffic`). A connection's
 task begins in the context of the task that accepted it, or in one of its own, if somebody makes one
@@ -314,9 +314,7 @@ class ConnectionSpawner(Generic[SocketT]):
             self._make_task(connection, loop)
 
     def _make_task(self, connection: Connection[SocketT], loop: asyncio.AbstractEventLoop) -> None:
-        create_task: Callable[..., Any] = loop.create_task
-        if loop.get_task_factory() is None:
-            create_task = partial(create_task, name=self._task_name)
+        create_task: Callable[..., Any] = partial(loop.create_task, name=self._task_name)
         if self._context is not None:  # a task copies the context that it is made in, whatever its factory
             create_task = partial(self._context_of(connection, self._context).run, create_task)
         if drive is None:
@@ -356,7 +354,8 @@ class ConnectionSpawner(Generic[SocketT]):
     def _start(self, connection: Connection[SocketT]) -> Awaitable[object]:
         """Call the handler, in the task of `connection`, which may be eager and known to nobody yet."""
         if connection._task is None:
-            connection._task = asyncio.current_task()
+            connection._task = task = asyncio.current_task()
+            task.set_name(self._task_name)  # type: ignore[union-attr]  # the loop may do so only afterwards
         if self._preface is not None:
             return self._serve_after(self._preface, connection)
         return self._handler(connection.socket)
