@@ -38,6 +38,7 @@ from .spawner_stats import SpawnerStats
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tcp_info import TcpInfo, TcpState
 from .tcp_socket import AsyncTcpSocket
+from .tls.server import ServerTls
 from .unix_connection_server import AsyncUnixConnectionServer
 from .unix_socket import AsyncUnixSocket
 from .version import __version__
@@ -71,6 +72,7 @@ __all__ = [
     "RelayReport",
     "ResolveError",
     "Resolver",
+    "ServerTls",
     "Signal",
     "SocketAddress",
     "SocketBusyError",

@@ -19,6 +19,7 @@ from .errors import SocketClosedError
 from .options import StreamOptions, inherits_options
 from .scope import current_scope
 from .stream_socket import AsyncStreamSocket
+from .tls.server import TlsForServer
 
 __all__ = ["AsyncStreamConnectionServer"]
 
@@ -41,8 +42,11 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         """Where it listens."""
         raise NotImplementedError
 
-    def _open(self, sockets: Sequence[socket.socket], options: StreamOptions) -> None:
+    def _open(
+        self, sockets: Sequence[socket.socket], options: StreamOptions, tls: TlsForServer | None
+    ) -> None:
         self._options = options
+        self._tls = tls
         self._set_up_per_socket = not inherits_options(sockets[0].family)
         self._ledger = current_scope().ledger
         self._acceptor = Acceptor(

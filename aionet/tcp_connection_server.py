@@ -12,6 +12,7 @@ from .resolving import resolve
 from .scope import current_scope
 from .stream_server import AsyncStreamConnectionServer
 from .tcp_socket import AsyncTcpSocket
+from .tls.server import TlsForServer, checked_server_tls
 
 __all__ = ["AsyncTcpConnectionServer"]
 
@@ -26,9 +27,10 @@ class AsyncTcpConnectionServer(AsyncStreamConnectionServer[SocketAddress, AsyncT
         backlog: connections that the kernel holds until they are accepted; by default as many as it allows.
         reuse_port: let other servers bind the same port; the kernel spreads connections (SO_REUSEPORT).
         options: for the sockets that are accepted; by default those of the loop's `NetworkToolkit`.
+        tls: a `ServerTls`, or an `ssl.SSLContext` of a server: every connection begins with a TLS handshake.
 
     Raises:
-        TypeError, ValueError: a bad address, backlog or option, before any I/O.
+        TypeError, ValueError: a bad address, backlog, option or `tls`, before any I/O.
         OSError: the address cannot be bound; the message names it.
     """
 
@@ -41,6 +43,7 @@ class AsyncTcpConnectionServer(AsyncStreamConnectionServer[SocketAddress, AsyncT
         backlog: int | None = None,
         reuse_port: bool = False,
         options: TcpOptions | None = None,
+        tls: TlsForServer | None = None,
     ) -> None:
         wanted = _checked_address(address)
         if wanted.host and wanted.ip is None:
@@ -48,7 +51,7 @@ class AsyncTcpConnectionServer(AsyncStreamConnectionServer[SocketAddress, AsyncT
                 f"{wanted} has a host name: use `await AsyncTcpConnectionServer.listen({str(wanted)!r})`"
             )
         addresses = [wanted] if wanted.host else both_families(wanted.port)
-        self._listen(addresses, backlog, reuse_port, options)
+        self._listen(addresses, backlog, reuse_port, options, tls)
 
     @classmethod
     async def listen(
@@ -58,6 +61,7 @@ class AsyncTcpConnectionServer(AsyncStreamConnectionServer[SocketAddress, AsyncT
         backlog: int | None = None,
         reuse_port: bool = False,
         options: TcpOptions | None = None,
+        tls: TlsForServer | None = None,
     ) -> Self:
         """Make a server as the constructor does; a host name is resolved and every address of it bound.
 
@@ -66,31 +70,32 @@ class AsyncTcpConnectionServer(AsyncStreamConnectionServer[SocketAddress, AsyncT
         """
         wanted = _checked_address(address)
         if not wanted.host or wanted.ip is not None:
-            return cls(wanted, backlog=backlog, reuse_port=reuse_port, options=options)
+            return cls(wanted, backlog=backlog, reuse_port=reuse_port, options=options, tls=tls)
         addresses = await resolve(wanted, current_scope().resolver)
         server = cls.__new__(cls)
-        server._listen(addresses, backlog, reuse_port, options)
+        server._listen(addresses, backlog, reuse_port, options, tls)
         return server
 
     @classmethod
-    def from_fd(cls, fd: int, *, options: TcpOptions | None = None) -> Self:
+    def from_fd(cls, fd: int, *, options: TcpOptions | None = None, tls: TlsForServer | None = None) -> Self:
         """Make a server of a listening TCP descriptor, which it owns from then on.
 
-        `options` apply to the sockets that are accepted.
+        `options` apply to the sockets that are accepted, `tls` to their connections.
 
         Raises:
             ValueError: `fd` is not a listening TCP socket; it stays open and the caller's.
+            TypeError, ValueError: a bad option or `tls`; as well.
             OSError: `fd` is no socket, not open, or does not take the options; it stays as it was.
         """
         server = cls.__new__(cls)
-        chosen = _checked_options(options)
+        chosen, checked = _checked_options(options), checked_server_tls(tls)
         sock = adopt_listener(fd, (socket.AF_INET, socket.AF_INET6))
         try:
             chosen.apply_to_listener(sock)
         except BaseException:
             sock.detach()
             raise
-        server._adopt([sock], chosen)
+        server._adopt([sock], chosen, checked)
         return server
 
     @property
@@ -112,18 +117,19 @@ class AsyncTcpConnectionServer(AsyncStreamConnectionServer[SocketAddress, AsyncT
         backlog: int | None,
         reuse_port: bool,
         options: TcpOptions | None,
+        tls: TlsForServer | None,
     ) -> None:
-        chosen = _checked_options(options)
+        chosen, checked = _checked_options(options), checked_server_tls(tls)
         sockets = listen_tcp(
             addresses, backlog=checked_backlog(backlog), reuse_port=reuse_port, options=chosen
         )
-        self._adopt(sockets, chosen)
+        self._adopt(sockets, chosen, checked)
 
-    def _adopt(self, sockets: list[socket.socket], options: TcpOptions) -> None:
+    def _adopt(self, sockets: list[socket.socket], options: TcpOptions, tls: TlsForServer | None) -> None:
         self._addresses = tuple(SocketAddress.from_sockaddr(sock.getsockname()) for sock in sockets)
         everywhere = len(sockets) > 1 and all(address.is_wildcard for address in self._addresses)
         self._address = SocketAddress(self._addresses[0].port) if everywhere else self._addresses[0]
-        self._open(sockets, options)
+        self._open(sockets, options, tls)
 
 
 def _checked_address(address: AddressLike) -> SocketAddress:

@@ -11,6 +11,7 @@ from .listening import adopt_listener, checked_backlog, identity_of, listen_unix
 from .options import UnixOptions
 from .scope import current_scope
 from .stream_server import AsyncStreamConnectionServer
+from .tls.server import TlsForServer, checked_server_tls
 from .unix_socket import AsyncUnixSocket, as_unix_address
 
 __all__ = ["AsyncUnixConnectionServer"]
@@ -26,9 +27,10 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
         address: a path, or ``unix:PATH``, or an abstract name (``unix:@NAME``).
         backlog: connections that the kernel holds until they are accepted; by default as many as it allows.
         options: for the sockets that are accepted; by default those of the loop's `NetworkToolkit`.
+        tls: a `ServerTls`, or an `ssl.SSLContext` of a server: every connection begins with a TLS handshake.
 
     Raises:
-        TypeError, ValueError: a bad address, backlog or option, before any I/O.
+        TypeError, ValueError: a bad address, backlog, option or `tls`, before any I/O.
         OSError: the path cannot be bound; ``EADDRINUSE`` if another server answers there.
     """
 
@@ -40,26 +42,29 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
         *,
         backlog: int | None = None,
         options: UnixOptions | None = None,
+        tls: TlsForServer | None = None,
     ) -> None:
         wanted, chosen = as_unix_address(address), _checked_options(options)
+        checked = checked_server_tls(tls)
         sock = listen_unix(wanted, backlog=checked_backlog(backlog), options=chosen)
-        self._adopt(sock, wanted, chosen)
+        self._adopt(sock, wanted, chosen, checked)
         self._identity = identity_of(wanted)
 
     @classmethod
-    def from_fd(cls, fd: int, *, options: UnixOptions | None = None) -> Self:
+    def from_fd(cls, fd: int, *, options: UnixOptions | None = None, tls: TlsForServer | None = None) -> Self:
         """Make a server of a listening Unix descriptor, which it owns from then on.
 
         The socket file stays where it is at closing: it belongs to whoever made it.
 
         Raises:
             ValueError: `fd` is not a listening Unix stream socket; it stays open and the caller's.
+            TypeError, ValueError: a bad option or `tls`; as well.
             OSError: `fd` is no socket or not open.
         """
         server = cls.__new__(cls)
-        chosen = _checked_options(options)
+        chosen, checked = _checked_options(options), checked_server_tls(tls)
         sock = adopt_listener(fd, (socket.AF_UNIX,))
-        server._adopt(sock, UnixAddress.from_sockaddr(sock.getsockname()), chosen)
+        server._adopt(sock, UnixAddress.from_sockaddr(sock.getsockname()), chosen, checked)
         server._identity = None
         return server
 
@@ -77,9 +82,11 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._address}{' closed' if self.closed else ''}>"
 
-    def _adopt(self, sock: socket.socket, address: UnixAddress, options: UnixOptions) -> None:
+    def _adopt(
+        self, sock: socket.socket, address: UnixAddress, options: UnixOptions, tls: TlsForServer | None
+    ) -> None:
         self._address = address
-        self._open([sock], options)
+        self._open([sock], options, tls)
 
 
 def _checked_options(options: UnixOptions | None) -> UnixOptions:

@@ -19,7 +19,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "hanging_up",
     ),
     1: ("wires", "native", "engine"),
-    2: ("resolving", "dialing", "listening", "accepting", "scope"),
+    2: ("resolving", "dialing", "listening", "accepting", "scope", "tls"),
     3: (
         "stream_socket",
         "tcp_socket",

@@ -285,6 +285,11 @@ async def _(stage):
     stage.server_class.from_fd(stage.peer.sock.fileno())
 
 
+@provokes("from_fd", "TypeError")
+async def _(stage):
+    stage.server_class.from_fd(stage.server.raw_sockets[0].fileno(), tls="cert.pem")
+
+
 @provokes("from_fd", "OSError")
 async def _(stage):
     stage.server_class.from_fd(1 << 20)

@@ -1,0 +1,1 @@
+"""TLS for sockets and servers. People name `ServerTls`; the wire itself is in `wires/tls`."""

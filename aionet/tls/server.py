@@ -1,0 +1,298 @@
+"""`ServerTls`: what a server shows its clients: certificates, by the names that they ask for, live.
+
+Theory of operation
+-------------------
+*One context for each certificate*, all set up alike. The first is the one that handshakes begin with; where
+the client names a host that another certificate is for, OpenSSL goes on with that one's (SSL_set_SSL_CTX). A
+client that names an unknown host, or none, gets the first, as everywhere else: it is the client that has to
+judge, and it does. Certificates for the very same names share a context, so that OpenSSL can choose by the
+kind of their keys, as between RSA and ECDSA.
+
+*A reload makes everything anew*: a connection that is in the middle of its handshake, or served, keeps what
+it has. What cannot be used, or is out of date, is refused, and the old stays. New contexts have new keys for
+session tickets, too: who came with a certificate of an authority that is no longer trusted does not come in
+again by a ticket.
+
+*When.* Whoever serves calls `look` now and then: at most once a second that asks the file system. Tools
+replace the certificate and its key one after the other, so files have to be left alone for a second first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .certificates import (
+    Certificate,
+    CertificateFiles,
+    Password,
+    checked_path,
+    load_certificate,
+    load_pair,
+    matching,
+)
+
+__all__ = ["ServerTls", "TlsForServer", "checked_server_tls", "context_of"]
+
+_log = logging.getLogger("aionet.tls")
+
+_LOOK_EVERY = 1.0  # seconds between two looks at the files
+_LONGEST_PROTOCOL = 255  # bytes of a name in ALPN (RFC 7301, 3.1)
+_INTERNAL_ERROR = ssl.AlertDescription.ALERT_DESCRIPTION_INTERNAL_ERROR
+
+_Path: TypeAlias = str | os.PathLike[str]
+_Choose: TypeAlias = Callable[[str | None], ssl.SSLContext | None]
+_Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What the files held."""
+
+    signature: _Signature
+    certificates: tuple[Certificate, ...]
+    default: ssl.SSLContext
+    by_name: Mapping[str, ssl.SSLContext]
+
+
+class ServerTls:
+    """Certificates of a server, and what it asks of its clients; for ``tls=`` of everything that serves.
+
+    Args:
+        certificate: a PEM file with the certificate and the chain that leads to its authority.
+        key: a PEM file with the private key; by default it is in the same file.
+        also: further pairs, which are shown to clients that ask for one of their names (SNI).
+        client_ca: a PEM file with the authorities that clients' certificates have to come from; with it, a
+            client without one is refused.
+        alpn: application protocols, the preferred one first, as in ``["h2", "http/1.1"]``; a client that
+            offers others only is refused.
+        choose: called with the host that the client asks for, or ``None``, within the handshake; returns the
+            `ssl.SSLContext` to go on with, or ``None`` for what the names of the certificates say.
+        password: of encrypted keys, or a function that returns it.
+        configure: called with each new `ssl.SSLContext`, to set what has no name here.
+
+    TLS 1.2 is the oldest version. Sessions can be resumed by tickets, by the same process and until a reload.
+    Pickled, it is loaded anew by the process that gets it.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a file holds something else, the key is another one's, or no client could use it; or an
+            application protocol's name has no byte or more than 255.
+        TypeError: arguments of wrong types.
+    """
+
+    def __init__(
+        self,
+        certificate: _Path,
+        key: _Path | None = None,
+        *,
+        also: Iterable[tuple[_Path, _Path | None]] = (),
+        client_ca: _Path | None = None,
+        alpn: Sequence[str] = (),
+        choose: _Choose | None = None,
+        password: Password = None,
+        configure: Callable[[ssl.SSLContext], object] | None = None,
+    ) -> None:
+        pairs = [(certificate, key), *also]
+        self._files = [
+            CertificateFiles(checked_path(certificate), None if key is None else checked_path(key))
+            for certificate, key in pairs
+        ]
+        self._client_ca = None if client_ca is None else checked_path(client_ca)
+        self._alpn = _checked_protocols(alpn)
+        self._password = password
+        self._choose = choose
+        self._configure = configure
+        self._begin()
+
+    def _begin(self) -> None:
+        self._loaded = self._load()
+        self._refused: _Signature | None = None
+        self._seen = self._loaded.signature
+        self._next_look = time.monotonic() + _LOOK_EVERY
+        for certificate in self._loaded.certificates:
+            if problem := certificate.problem_at(time.time()):
+                _log.warning("%s", problem)
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """What handshakes begin with now."""
+        return self._loaded.default
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """What is in use now: files, names and dates."""
+        return self._loaded.certificates
+
+    @property
+    def alpn(self) -> tuple[str, ...]:
+        """The application protocols, the preferred one first."""
+        return self._alpn
+
+    def reload(self) -> bool:
+        """Read all files again, for the handshakes that begin from now on; whether they are in use.
+
+        If anything is wrong with them, or a certificate is out of date, what is in use stays, and the log
+        tells why. It takes some milliseconds for each certificate.
+        """
+        signature = self._signature()
+        try:
+            loaded = self._load()
+            for problem in filter(None, (one.problem_at(time.time()) for one in loaded.certificates)):
+                raise ValueError(problem)
+        except (OSError, ValueError) as error:
+            self._refused = signature
+            _log.error("certificates were not reloaded, those in use stay: %s", _in_a_line(error))
+            return False
+        self._loaded, self._refused = loaded, None
+        for certificate in loaded.certificates:
+            until = time.strftime("%Y-%m-%d", time.gmtime(certificate.not_after))
+            _log.info("certificate reloaded: %s, valid until %s", certificate.files, until)
+        return True
+
+    def look(self) -> None:
+        """Reload if the files have changed, and then were left alone for a second; cheap to call often."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_EVERY
+        signature = self._signature()
+        settled, self._seen = signature == self._seen, signature
+        if settled and signature not in (self._loaded.signature, self._refused):
+            self.reload()
+
+    # Loading ------------------------------------------------------------------------------------------
+
+    def _signature(self) -> _Signature:
+        """Return what differs after any of the files was changed or replaced."""
+        paths = {path for files in self._files for path in files if path is not None}
+        return tuple(_identity_of(path) for path in sorted({*paths, *filter(None, [self._client_ca])}))
+
+    def _load(self) -> _Loaded:
+        signature = self._signature()  # before: what changes meanwhile is seen by the next look
+        contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
+        by_name: dict[str, ssl.SSLContext] = {}
+        certificates = []
+        for files in self._files:
+            certificate = load_certificate(files, _new_context(), self._password)
+            certificates.append(certificate)
+            names = tuple(sorted(certificate.names))
+            if names not in contexts:
+                contexts[names] = self._set_up(_new_context())
+            load_pair(files, contexts[names], self._password)
+            for name in names:
+                by_name.setdefault(name, contexts[names])
+        return _Loaded(signature, tuple(certificates), next(iter(contexts.values())), by_name)
+
+    def _set_up(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        if self._client_ca is not None:
+            _trust(context, self._client_ca)
+        if self._alpn:
+            context.set_alpn_protocols(list(self._alpn))
+        if self._configure is not None:
+            self._configure(context)
+        if self._choose is not None or len(self._files) > 1:
+            context.sni_callback = self._on_server_name
+        return context
+
+    def _on_server_name(self, ssl_object: Any, name: str | None, context: ssl.SSLContext) -> int | None:
+        """OpenSSL has read the name of the host that the client asks for."""
+        chosen = None
+        if self._choose is not None:
+            try:
+                chosen = self._choose(name)
+            except Exception:
+                _log.exception("the choice of a certificate for %r failed", name)
+                return _INTERNAL_ERROR
+        if chosen is None and name is not None:
+            chosen = matching(self._loaded.by_name, name)
+        if chosen is not None and chosen is not context:
+            ssl_object.context = chosen
+        return None
+
+    # Travelling ---------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_files", "_client_ca", "_alpn", "_password", "_choose", "_configure")
+        return {name: getattr(self, name) for name in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"<ServerTls {', '.join(map(str, self._files))}>"
+
+
+TlsForServer: TypeAlias = ssl.SSLContext | ServerTls
+"""What servers take as ``tls=``."""
+
+
+def checked_server_tls(tls: TlsForServer | None) -> TlsForServer | None:
+    """Return `tls`. Raises `TypeError`, or `ValueError` for a context that is a client's."""
+    if tls is None or isinstance(tls, ServerTls):
+        return tls
+    if not isinstance(tls, ssl.SSLContext):
+        raise TypeError(f"tls must be a ServerTls or an ssl.SSLContext, not {tls!r}")
+    if tls.protocol is ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError(
+            "tls is a client's context: make one with ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+        )
+    return tls
+
+
+def context_of(tls: TlsForServer) -> ssl.SSLContext:
+    """Return what the next handshake begins with."""
+    if isinstance(tls, ssl.SSLContext):
+        return tls
+    tls.look()
+    return tls.context
+
+
+def _new_context() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _trust(context: ssl.SSLContext, client_ca: str) -> None:
+    """Have `context` ask clients for a certificate of these authorities."""
+    with open(client_ca, "rb"):  # ssl would not say which one it could not open
+        pass
+    try:
+        context.load_verify_locations(cafile=client_ca)
+    except ssl.SSLError as error:
+        raise ValueError(f"{client_ca}: expected certificates of authorities, as PEM") from error
+    context.verify_mode = ssl.CERT_REQUIRED
+
+
+def _checked_protocols(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise TypeError(f"alpn must be several names, as in [{names!r}], not one text")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"the name of an application protocol must be a text, not {name!r}")
+        if not name.isascii() or not 0 < len(name) <= _LONGEST_PROTOCOL:
+            raise ValueError(
+                f"{name!r}: expected an application protocol's name of 1 to 255 ASCII characters"
+            )
+    return tuple(names)
+
+
+def _identity_of(path: str) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _in_a_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
