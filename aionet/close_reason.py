@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import Literal, NamedTuple, TypeAlias
 
+from .tls_failure import TlsFailure
+
 __all__ = ["CloseCause", "CloseReason", "Outcome", "Phase"]
 
 Outcome: TypeAlias = Literal["completed", "failed", "disconnected", "cancelled", "cut", "rejected"]
@@ -69,6 +71,8 @@ class CloseReason(NamedTuple):
     """Seconds since it was accepted."""
     idle: float | None
     """Seconds since the last byte in either direction; ``None`` where that is not known."""
+    tls_failure: TlsFailure | None = None
+    """What of a TLS handshake failed, if that is what ended it."""
 
     @property
     def by(self) -> str:
@@ -76,5 +80,6 @@ class CloseReason(NamedTuple):
         return self.cause.by
 
     def __str__(self) -> str:
-        text = f"{self.cause} in {self.phase} after {self.age:.3f} s"
+        cause = self.cause if self.tls_failure is None else f"{self.cause} ({self.tls_failure})"
+        text = f"{cause} in {self.phase} after {self.age:.3f} s"
         return f"{text}, {self.bytes_read} bytes in, {self.bytes_written} bytes out"

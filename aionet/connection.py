@@ -10,10 +10,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from .close_reason import CloseCause, CloseReason, Phase
 from .errors import SocketClosedError
 from .stream_socket import AsyncStreamSocket
+from .tls_failure import TlsFailure
 
 __all__ = ["Connection", "WatchesConnections", "close_reason_of"]
 
 _numbers = itertools.count(1)
+
+_OF_HANDSHAKES = (CloseCause.HANDSHAKE_FAILED, CloseCause.HANDSHAKE_TIMEOUT)
 
 SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
 
@@ -34,9 +37,20 @@ class Connection(Generic[SocketT]):
     _enforcer: WatchesConnections
     _id: str
     _phase: Phase
+    _tls_failure: TlsFailure | None
 
     # Only what every connection needs is set at once: servers make very many of them.
-    __slots__ = ("_cause", "_enforcer", "_id", "_phase", "_reason", "_task", "socket", "started")
+    __slots__ = (
+        "_cause",
+        "_enforcer",
+        "_id",
+        "_phase",
+        "_reason",
+        "_task",
+        "_tls_failure",
+        "socket",
+        "started",
+    )
 
     def __init__(self, socket: SocketT, started: float) -> None:
         self.socket = socket
@@ -99,8 +113,17 @@ def close_reason_of(
         number = _errno_of(error) or _errno_of(wire.lost)
     if idle is not None and idle > age:  # the kernel's clock ticks, and began earlier
         idle = age
+    failure = getattr(connection, "_tls_failure", None) if cause in _OF_HANDSHAKES else None
     return CloseReason(
-        cause, connection.phase, number, wire.bytes_read, wire.bytes_written, unacknowledged, age, idle
+        cause,
+        connection.phase,
+        number,
+        wire.bytes_read,
+        wire.bytes_written,
+        unacknowledged,
+        age,
+        idle,
+        failure,
     )
 
 

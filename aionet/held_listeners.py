@@ -43,6 +43,7 @@ from .resolving import resolve
 from .scope import current_scope
 from .stream_server import AsyncStreamConnectionServer
 from .tcp_connection_server import AsyncTcpConnectionServer
+from .tls.server import TlsForServer
 from .unix_connection_server import AsyncUnixConnectionServer
 
 __all__ = ["HeldListener", "HeldListeners", "InheritedListeners", "WantedListener", "name_of", "server_on"]
@@ -213,12 +214,12 @@ class HeldListeners:
         self.close()
 
 
-def server_on(sock: socket.socket) -> AsyncStreamConnectionServer[Any, Any]:
+def server_on(sock: socket.socket, tls: TlsForServer | None = None) -> AsyncStreamConnectionServer[Any, Any]:
     """Return a server that accepts from a copy of the listening socket `sock`. Raises `OSError`."""
     kind = AsyncUnixConnectionServer if sock.family == socket.AF_UNIX else AsyncTcpConnectionServer
     fd = os.dup(sock.fileno())
     try:
-        return kind.from_fd(fd)
+        return kind.from_fd(fd, tls=tls)
     except BaseException:
         os.close(fd)
         raise

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from .errors import ConnectionLostError, DeliveryError
+from .errors import ConnectionLostError, DeliveryError, TlsError
 from .stream_socket import AsyncStreamSocket
 from .tcp_socket import AsyncTcpSocket
 
@@ -36,6 +36,11 @@ __all__ = ["RelayReport", "relay"]
 
 _CHUNK = 256 * 1024
 _STANDSTILL = 10.0  # seconds without progress after which the last bytes of a lost side are given up
+
+_LOSS = (
+    ConnectionLostError,
+    TlsError,
+)  # a stream of TLS that was cut short, or tampered with, is as good as lost
 
 _StreamSocket: TypeAlias = AsyncStreamSocket[Any]
 
@@ -50,7 +55,7 @@ class RelayReport:
     """Bytes read from `b` and written to `a`."""
     lost: Literal["a", "b"] | None
     """The side whose connection was lost, the first of them if both were; ``None``: both streams ended."""
-    error: ConnectionLostError | None
+    error: ConnectionLostError | TlsError | None
     """How it was lost."""
     undelivered: int
     """Of the lost side's bytes, how many the surviving side's TCP had not acknowledged when it was reset."""
@@ -86,7 +91,7 @@ class _Way:
         self.sink = sink
         self.count = 0
         self.lost: _StreamSocket | None = None
-        self.error: ConnectionLostError | None = None
+        self.error: ConnectionLostError | TlsError | None = None
         self.task = asyncio.create_task(self._copy())
 
     async def _copy(self) -> None:
@@ -101,7 +106,7 @@ class _Way:
                     return await self.sink.send_eof()
                 await self.sink.write(data)
                 self.count += len(data)
-        except ConnectionLostError as error:
+        except _LOSS as error:
             self.lost, self.error = end, error
 
 
@@ -181,7 +186,7 @@ async def _discard_input(socket: _StreamSocket) -> None:
     try:
         while await socket.read(_CHUNK):
             pass
-    except ConnectionLostError:  # `_delivered` will tell
+    except _LOSS:  # `_delivered` will tell
         pass
 
 

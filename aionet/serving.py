@@ -11,10 +11,12 @@ from typing import Any
 
 from .addresses import AddressLike, SocketAddress, UnixAddress, as_address
 from .draining import DrainReport
+from .hanging_up import hang_up_signals, when_hung_up
 from .limiting.limits import ConnectionLimits
 from .spawner import ConnectionSpawner, ContextOf, Handler, OnClose, OnError
 from .stream_server import AsyncStreamConnectionServer
 from .tcp_connection_server import AsyncTcpConnectionServer
+from .tls.server import ServerTls, TlsForServer
 from .unix_connection_server import AsyncUnixConnectionServer
 
 __all__ = ["listen", "on_signals", "serve", "serve_until_signal"]
@@ -28,6 +30,7 @@ async def serve(
     handler: Handler[Any],
     address: AddressLike | AsyncStreamConnectionServer[Any, Any],
     *,
+    tls: TlsForServer | None = None,
     limits: ConnectionLimits | None = None,
     on_error: OnError[Any] | None = None,
     on_close: OnClose[Any] | None = None,
@@ -40,11 +43,12 @@ async def serve(
     """Serve `handler` at `address` until one of `signals` arrives, then drain; return how that went.
 
     A second signal aborts what is left. `address` may be a server that listens already; it is closed at the
-    end.
+    end. With a `ServerTls` SIGHUP reads its files again (and drains, if a terminal has gone by it).
 
     Args:
         handler: a coroutine function that is given a socket; see `ConnectionSpawner`, also for `limits`,
             `on_error`, `on_close`, `preface` and `context`.
+        tls: a `ServerTls`, or an `ssl.SSLContext` of a server: every connection begins with a TLS handshake.
         drain_grace: seconds that handlers have to finish after the signal.
         signals: empty to install none, as a thread other than the main one must.
         on_listening: called with the server once a signal would drain it; `server.address` tells where it is.
@@ -61,7 +65,12 @@ async def serve(
     spawner: ConnectionSpawner[Any] = ConnectionSpawner(
         handler, limits=limits, on_error=on_error, on_close=on_close, preface=preface, context=context
     )
-    server = address if isinstance(address, AsyncStreamConnectionServer) else await listen(address)
+    if not isinstance(address, AsyncStreamConnectionServer):
+        server = await listen(address, tls=tls)
+    elif tls is None:
+        server = address
+    else:
+        raise ValueError("tls is for the server that serve() makes; the one given has a tls of its own")
 
     def announce() -> None:
         _log.info("listening on %s", server.address)
@@ -72,15 +81,27 @@ async def serve(
         count = len(spawner.connections)
         _log.info("draining %d connections for up to %g s; a second signal ends that", count, grace)
 
+    hung_up, signals = asyncio.Event(), tuple(signals)
     async with server:
-        return await serve_until_signal(
-            spawner,
-            (server,),
-            drain_grace=drain_grace,
-            signals=signals,
-            on_listening=announce,
-            on_draining=announce_drain,
-        )
+        with on_signals(*_at_hang_up(server._tls if signals else None, hung_up.set)):
+            return await serve_until_signal(
+                spawner,
+                (server,),
+                drain_grace=drain_grace,
+                signals=signals,
+                on_listening=announce,
+                on_draining=announce_drain,
+                until=hung_up,
+            )
+
+
+def _at_hang_up(
+    tls: TlsForServer | None, end: Callable[[], object]
+) -> tuple[Sequence[signal.Signals], Callable[[], object]]:
+    """Return the signals, if any, at which certificates are read again, and what to do then."""
+    if not isinstance(tls, ServerTls):
+        return (), end
+    return hang_up_signals(), when_hung_up(end, tls.reload)
 
 
 async def serve_until_signal(
@@ -129,15 +150,17 @@ async def serve_until_signal(
         return (await asyncio.gather(*drains))[0]
 
 
-async def listen(address: AddressLike) -> AsyncStreamConnectionServer[Any, Any]:
+async def listen(
+    address: AddressLike, *, tls: TlsForServer | None = None
+) -> AsyncStreamConnectionServer[Any, Any]:
     """Return a server of the kind that `address` asks for: TCP or Unix.
 
     Raises `ResolveError`, `OSError`, `TypeError` or `ValueError`. Cancel safety: nothing is left open.
     """
     found: SocketAddress | UnixAddress = as_address(address)
     if isinstance(found, UnixAddress):
-        return AsyncUnixConnectionServer(found)
-    return await AsyncTcpConnectionServer.listen(found)
+        return AsyncUnixConnectionServer(found, tls=tls)
+    return await AsyncTcpConnectionServer.listen(found, tls=tls)
 
 
 @contextmanager

@@ -15,6 +15,9 @@ kernel's queue keeps who comes. The first connection to end releases them. Under
 *Limits* of a connection's life are another object's affair (`limiting/enforcing.py`), which exists only if
 there are any.
 
+*Handshakes.* What comes before the handler, a preface, a TLS handshake or one after the other, happens in the
+connection's own task, and never where connections are accepted. A server without either pays nothing for it.
+
 *Why it ended.* Every connection ends for one `CloseCause`: the spawner's, if it decided that, else what the
 handler's end says. Causes are counted; a whole `CloseReason` is made only if somebody wants it (`on_close`).
 
@@ -45,15 +48,19 @@ from .close_reason import CloseCause, CloseReason
 from .connection import Connection, close_reason_of
 from .draining import Drain, DrainReport
 from .engine import drive
-from .errors import SocketBusyError, SocketClosedError
+from .errors import SocketBusyError, SocketClosedError, TlsError
 from .limiting.admission import AcceptRate
 from .limiting.enforcing import LimitEnforcer
+from .limiting.handshakes import Handshakes
 from .limiting.limits import ConnectionLimits
 from .limiting.overload import Overload
 from .signals import Signal
-from .spawner_stats import SpawnerStats, stats_of
+from .spawner_stats import SpawnerStats, TlsCounts, stats_of
 from .stream_server import AsyncStreamConnectionServer
 from .stream_socket import AsyncStreamSocket
+from .tls.server import ServerTls, TlsForServer
+from .tls_failure import TlsFailure
+from .tls_handshakes import shake_hands
 from .traffic import Traffic
 from .verdict import verdict_on
 
@@ -88,8 +95,8 @@ class ConnectionSpawner(Generic[SocketT]):
         on_error: called with the socket and the exception of a crashed handler, not for a peer that left.
         on_close: called with the connection and the `CloseReason` of everyone that ends, those turned away
             included.
-        preface: a coroutine function that is given the socket before the handler is, in the same task and
-            under `handshake_timeout`; if it raises, the connection is reset.
+        preface: a coroutine function that is given the socket before the handler is, and before TLS, in the
+            same task and under `handshake_timeout`; if it raises, the connection is reset.
         context: called with each connection before its task is made; returns the `contextvars.Context` that
             the task is to begin with. By default it is that of the task that serves.
     """
@@ -115,6 +122,9 @@ class ConnectionSpawner(Generic[SocketT]):
         self._context = context
         self._limits = limits or ConnectionLimits()
         self._enforcer: LimitEnforcer | None = None
+        self._handshakes: Handshakes | None = None
+        self._tls_counts = TlsCounts()
+        self._look_timer: asyncio.TimerHandle | None = None
         self._overload = Overload(self._limits.on_full, self._turn_away)
         self._rate: AcceptRate | None = None
         self._connections: set[Connection[SocketT]] = set()
@@ -207,7 +217,7 @@ class ConnectionSpawner(Generic[SocketT]):
     def stats(self) -> SpawnerStats:
         """The counts at this moment."""
         traffic = None if self._traffic is None else self._traffic.total(self._connections)
-        return stats_of(self._counts, len(self._connections), traffic)
+        return stats_of(self._counts, len(self._connections), traffic, self._tls_counts)
 
     # Accepting ----------------------------------------------------------------------------------------
 
@@ -218,12 +228,18 @@ class ConnectionSpawner(Generic[SocketT]):
             raise SocketBusyError("this spawner has been drained", operation="serve")
         self._servers.extend(servers)
         self._time = asyncio.get_running_loop().time
-        limits, handshakes = self._limits, self._preface is not None
+        limits = self._limits
+        shaking = [server for server in servers if self._preface is not None or server._tls is not None]
+        handshakes = bool(shaking)
         if LimitEnforcer.needed(limits, handshakes=handshakes):
             self._enforcer = LimitEnforcer(limits, self._note_reason, handshakes=handshakes)
             self._followed = True
+        if limits.max_handshakes is not None and shaking:
+            self._handshakes = Handshakes(limits.max_handshakes, [server._acceptor for server in shaking])
+            self._followed = True
         if limits.accept_rate is not None:
             self._rate = AcceptRate(limits.accept_rate, [server._acceptor for server in servers])
+        self._look_at_certificates()
         self._overload.begin()
         if not self._overload.pauses:
             for server in servers:
@@ -235,13 +251,25 @@ class ConnectionSpawner(Generic[SocketT]):
         self._overload.end()
         if self._enforcer is not None:
             self._enforcer.close()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+
+    def _look_at_certificates(self) -> None:
+        """Have changed files noticed though nobody connects: whoever replaced them looks into the log."""
+        watched = {server._tls for server in self._servers if isinstance(server._tls, ServerTls)}
+        for tls in watched:
+            tls.look()
+        if watched:
+            loop = asyncio.get_running_loop()
+            self._look_timer = loop.call_later(ServerTls.look_every, self._look_at_certificates)
 
     async def _accept_from(self, server: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         loop = asyncio.get_running_loop()
         sockets: list[SocketT] = []
+        tls = server._tls
         try:
             while True:
-                sockets = server._take(self._room()) or [await server.accept()]
+                sockets = server._take(self._room()) or [await server._next()]
                 now = loop.time()
                 if self._rate is not None:
                     self._rate.take(len(sockets))
@@ -252,7 +280,7 @@ class ConnectionSpawner(Generic[SocketT]):
                     elif self._full and not self._overload.pauses:
                         await self._find_room(sockets)
                     else:
-                        self._spawn(sockets.pop(), loop, now)
+                        self._spawn(sockets.pop(), loop, now, tls)
         except SocketClosedError:
             pass
         finally:
@@ -263,6 +291,8 @@ class ConnectionSpawner(Generic[SocketT]):
         """How many connections may be taken now."""
         most = self._limits.max_connections
         room = _BATCH if most is None or not self._overload.pauses else max(most - len(self._connections), 1)
+        if self._handshakes is not None:
+            room = min(room, self._handshakes.room)
         return room if self._rate is None else min(room, self._rate.room)
 
     async def _find_room(self, sockets: list[SocketT]) -> None:
@@ -298,29 +328,36 @@ class ConnectionSpawner(Generic[SocketT]):
         self._counts[cause.number] += 1
         self._tell_of_end(connection)
 
-    def _spawn(self, socket: SocketT, loop: asyncio.AbstractEventLoop, now: float) -> None:
+    def _spawn(
+        self, socket: SocketT, loop: asyncio.AbstractEventLoop, now: float, tls: TlsForServer | None
+    ) -> None:
         connection = Connection(socket, now)
         socket._draining = self._draining_signal
-        if self._enforcer is not None and not self._take_care(self._enforcer, connection):
+        if self._enforcer is not None and not self._take_care(self._enforcer, connection, tls):
             return
         connections = self._connections
         connections.add(connection)
         if len(connections) == self._limits.max_connections:
             self._fill()
-        if self._direct and loop.get_task_factory() is None:
+        if self._direct and tls is None and loop.get_task_factory() is None:
             coroutine = drive(self._handler, socket, self._handler_ended, connection)
             connection._task = loop.create_task(coroutine, name=self._task_name)
         else:
-            self._make_task(connection, loop)
+            self._make_task(connection, loop, tls)
 
-    def _make_task(self, connection: Connection[SocketT], loop: asyncio.AbstractEventLoop) -> None:
+    def _make_task(
+        self, connection: Connection[SocketT], loop: asyncio.AbstractEventLoop, tls: TlsForServer | None
+    ) -> None:
+        if self._handshakes is not None and (tls is not None or self._preface is not None):
+            self._handshakes.begin(connection)
         create_task: Callable[..., Any] = partial(loop.create_task, name=self._task_name)
         if self._context is not None:  # a task copies the context that it is made in, whatever its factory
             create_task = partial(self._context_of(connection, self._context).run, create_task)
         if drive is None:
-            task = create_task(self._run(connection))
+            task = create_task(self._run(connection, tls))
         else:
-            task = create_task(drive(self._start, connection, self._handler_ended, connection))
+            start = self._start if tls is None else partial(self._start, tls=tls)
+            task = create_task(drive(start, connection, self._handler_ended, connection))
         if connection._task is None:  # an eager task has begun already, and may even have ended
             connection._task = task
             if drive is None:
@@ -333,13 +370,15 @@ class ConnectionSpawner(Generic[SocketT]):
             _log.exception("context for %s failed", connection.socket.peer_address)
             return contextvars.copy_context()
 
-    def _take_care(self, enforcer: LimitEnforcer, connection: Connection[SocketT]) -> bool:
+    def _take_care(
+        self, enforcer: LimitEnforcer, connection: Connection[SocketT], tls: TlsForServer | None
+    ) -> bool:
         """Begin to enforce the limits; whether `connection` may be served."""
-        if self._preface is not None:
-            connection._phase = "handshake"
-        elif not enforcer.admit(connection):
+        if self._preface is None and not enforcer.admit(connection):
             self._turn_away(connection.socket, CloseCause.TOO_MANY_OF_PEER)
             return False
+        if self._preface is not None or tls is not None:
+            connection._phase = "handshake"
         enforcer.begin(connection)
         return True
 
@@ -351,31 +390,52 @@ class ConnectionSpawner(Generic[SocketT]):
 
     # Serving ------------------------------------------------------------------------------------------
 
-    def _start(self, connection: Connection[SocketT]) -> Awaitable[object]:
+    def _start(
+        self, connection: Connection[SocketT], *, tls: TlsForServer | None = None
+    ) -> Awaitable[object]:
         """Call the handler, in the task of `connection`, which may be eager and known to nobody yet."""
         if connection._task is None:
             connection._task = task = asyncio.current_task()
             task.set_name(self._task_name)  # type: ignore[union-attr]  # the loop may do so only afterwards
-        if self._preface is not None:
-            return self._serve_after(self._preface, connection)
+        if self._preface is not None or tls is not None:
+            return self._serve_after(self._preface, tls, connection)
         return self._handler(connection.socket)
 
-    async def _serve_after(self, preface: Handler[SocketT], connection: Connection[SocketT]) -> None:
+    async def _serve_after(
+        self, preface: Handler[SocketT] | None, tls: TlsForServer | None, connection: Connection[SocketT]
+    ) -> None:
         connection._phase = "handshake"
-        await preface(connection.socket)
-        if self._enforcer is not None and not self._enforcer.admit(connection):
-            connection._cause = CloseCause.TOO_MANY_OF_PEER
-            connection.socket.abort()
-            return
+        if preface is not None:
+            await preface(connection.socket)
+            if self._enforcer is not None and not self._enforcer.admit(connection):
+                connection._cause = CloseCause.TOO_MANY_OF_PEER
+                connection.socket.abort()
+                return
+        if tls is not None:
+            await self._shake_hands(connection, tls)
+        if self._handshakes is not None:
+            self._handshakes.end(connection)
         connection._phase = "serving"
         await self._handler(connection.socket)
 
-    async def _run(self, connection: Connection[SocketT]) -> None:
+    async def _shake_hands(self, connection: Connection[SocketT], tls: TlsForServer) -> None:
+        connection._tls_failure = TlsFailure.TIMEOUT  # is what it will be if a deadline ends it
+        try:
+            await shake_hands(connection.socket, tls)
+        except (TlsError, SocketClosedError) as error:
+            if connection._cause is not CloseCause.HANDSHAKE_TIMEOUT:
+                connection._tls_failure = error.failure if isinstance(error, TlsError) else None
+            self._tls_counts.failed(connection._tls_failure)
+            raise
+        self._tls_counts.handshakes += 1
+        connection._tls_failure = None
+
+    async def _run(self, connection: Connection[SocketT], tls: TlsForServer | None) -> None:
         """Serve one connection: the body of its task."""
         if connection._task is not None:  # from now on this code sees to the end of the connection
             connection._task.remove_done_callback(self._never_began)
         try:
-            await self._start(connection)
+            await self._start(connection, tls=tls)
         except Exception as error:
             closing = self._handler_ended(connection, error)
         except BaseException as error:
@@ -464,6 +524,8 @@ class ConnectionSpawner(Generic[SocketT]):
     def _tell_of_end(self, connection: Connection[SocketT]) -> None:
         if self._enforcer is not None:
             self._enforcer.end(connection)
+        if self._handshakes is not None:
+            self._handshakes.end(connection)
         if self._traffic is not None:
             self._traffic.add(connection)
         if self._on_close is not None and connection._reason is not None:

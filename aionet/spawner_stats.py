@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .close_reason import CloseCause
+from .tls_failure import TlsFailure
 
-__all__ = ["SpawnerStats", "stats_of"]
+__all__ = ["SpawnerStats", "TlsCounts", "stats_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,10 @@ class SpawnerStats:
     bytes_read: int | None = None
     """By all connections together; ``None`` without `count_traffic`."""
     bytes_written: int | None = None
+    tls_handshakes: int = 0
+    """TLS handshakes that succeeded."""
+    tls_failures: Mapping[TlsFailure, int] = field(default_factory=dict, compare=False)
+    """TLS handshakes that failed, by why; those that never occurred are left out."""
 
     def counters(self) -> dict[str, int]:
         """Return the plain counts by their names, as other processes are told them."""
@@ -47,8 +52,24 @@ class SpawnerStats:
         return {name: value for name, value in named if isinstance(value, int)}
 
 
-def stats_of(counts: Sequence[int], active: int, traffic: tuple[int, int] | None) -> SpawnerStats:
+class TlsCounts:
+    """What a spawner counts of TLS."""
+
+    def __init__(self, handshakes: int = 0, failures: Mapping[TlsFailure, int] | None = None) -> None:
+        self.handshakes = handshakes
+        self.failures = dict(failures or {})
+
+    def failed(self, why: TlsFailure | None) -> None:
+        """A handshake has failed; ``None`` if this side ended it."""
+        if why is not None:
+            self.failures[why] = self.failures.get(why, 0) + 1
+
+
+def stats_of(
+    counts: Sequence[int], active: int, traffic: tuple[int, int] | None, tls: TlsCounts | None = None
+) -> SpawnerStats:
     """Return the stats of a spawner with `counts` by the number of the cause."""
+    tls = tls or TlsCounts()
     outcomes = dict.fromkeys(("completed", "failed", "disconnected", "cancelled", "cut", "rejected"), 0)
     causes = {cause: count for cause, count in zip(CloseCause, counts, strict=True) if count}
     for cause, count in causes.items():
@@ -60,5 +81,7 @@ def stats_of(counts: Sequence[int], active: int, traffic: tuple[int, int] | None
         causes=causes,
         bytes_read=read,
         bytes_written=written,
+        tls_handshakes=tls.handshakes,
+        tls_failures=dict(tls.failures),
         **outcomes,
     )

@@ -20,6 +20,7 @@ from .options import StreamOptions, inherits_options
 from .scope import current_scope
 from .stream_socket import AsyncStreamSocket
 from .tls.server import TlsForServer
+from .tls_handshakes import TlsAcceptor
 
 __all__ = ["AsyncStreamConnectionServer"]
 
@@ -47,6 +48,7 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
     ) -> None:
         self._options = options
         self._tls = tls
+        self._tls_acceptor = None if tls is None else TlsAcceptor(self._next, tls)
         self._set_up_per_socket = not inherits_options(sockets[0].family)
         self._ledger = current_scope().ledger
         self._acceptor = Acceptor(
@@ -65,7 +67,8 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
 
         Several tasks may wait; they are served first come, first served. Transient failures (accept(2)) are
         passed over; while descriptors or memory are exhausted it waits, 0.1 s doubling to 1 s, or until this
-        process closes a socket.
+        process closes a socket. With `tls` the socket's handshake is done: that of several connections go on
+        side by side, 10 seconds each, and those that fail are passed over.
 
         Raises:
             SocketClosedError: the server is closed, or closes meanwhile.
@@ -77,9 +80,7 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
         """
         if socket is None:
-            for accepted in self._take():
-                return accepted
-            return self._prepared(await self._acceptor.wait())
+            return await (self._next() if self._tls_acceptor is None else self._tls_acceptor.accept())
         if not isinstance(socket, self._socket_class):
             raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
         with socket._connecting("accept"):
@@ -88,6 +89,12 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         if socket._options is not self._options:
             socket._options.apply_to_stream(socket.raw_socket, connected=True)
         return socket
+
+    async def _next(self) -> SocketT:
+        """Accept a connection as it is, before any handshake."""
+        for accepted in self._take():
+            return accepted
+        return self._prepared(await self._acceptor.wait())
 
     def _take(self, limit: int = 1) -> list[SocketT]:
         """Accept up to `limit` connections, as far as that takes no waiting; see `Acceptor.take`."""
@@ -126,17 +133,21 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         return self._acceptor.closed
 
     def close(self) -> None:
-        """Close the listening sockets now. Accepted connections are not touched."""
+        """Close the listening sockets now. Connections that were given out are not touched."""
         self._acceptor.close()
+        if self._tls_acceptor is not None:
+            self._tls_acceptor.close()
         if self._ledger is not None:
             self._ledger.discard(self)
 
     async def aclose(self) -> None:
         """Close the listening sockets; waiting `accept` calls raise `SocketClosedError`. Idempotent.
 
-        Accepted connections are not touched. Never waits. Cancel safety: nothing to lose.
+        Accepted connections are not touched. Never waits for anybody else. Cancel safety: it is closed.
         """
         self.close()
+        if self._tls_acceptor is not None:
+            await self._tls_acceptor.wait_closed()
 
     @property
     def raw_sockets(self) -> tuple[socket.socket, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from .close_reason import CloseCause
 from .connection import Connection
-from .errors import AionetError, ConnectionLostError, IncompleteReadError, SocketClosedError
+from .errors import AionetError, ConnectionLostError, IncompleteReadError, SocketClosedError, TlsError
 from .stream_socket import AsyncStreamSocket
 
 __all__ = ["OnCrash", "verdict_on"]
@@ -70,7 +70,8 @@ def _handshake_failed(connection: Connection[Any], error: Exception, on_crash: O
         _log.info("handshake with %s failed: %s", connection.socket.peer_address, error)
     else:
         _report_crash(connection.socket, error, on_crash)
-    connection.socket.abort()
+    if not isinstance(error, TlsError):  # a reset would destroy the alert that tells the peer why
+        connection.socket.abort()
     return connection._cause or CloseCause.HANDSHAKE_FAILED
 
 

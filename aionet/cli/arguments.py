@@ -256,6 +256,12 @@ _LIMITS: dict[str, dict[str, Any]] = {
         "help": "connections accepted per second; others wait in the kernel's queue",
     },
     "handshake_timeout": {**_SECONDS, "help": "how long what comes before the handler may take"},
+    "max_handshakes": {
+        "type": connections,
+        "metavar": "N",
+        "help": "connections that are in their handshake at a time, TLS or PROXY; others wait in the kernel's"
+        " queue",
+    },
     "idle_timeout": {**_SECONDS, "help": "how long a connection may be without a byte in either direction"},
     "read_stall_timeout": {**_SECONDS, "help": "how long a handler's read may wait for the peer"},
     "write_stall_timeout": {**_SECONDS, "help": "how long a write may wait without the peer taking a byte"},

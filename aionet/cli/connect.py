@@ -24,13 +24,14 @@ import asyncio
 import signal
 from typing import Any
 
-from ..errors import ConnectError, ConnectionLostError, ResolveError
+from ..errors import ConnectError, ConnectionLostError, ResolveError, TlsError
 from ..running import loop_factory
 from ..stream_socket import AsyncStreamSocket
 from .arguments import Address, add_loop_argument, fill_in, seconds, target_address
 from .dialing import dial
 from .failing import CommandError, explain
 from .standard_streams import StandardInput, StandardOutput
+from .tls_options import ClientTls, add_client_tls_arguments, client_tls_from
 
 __all__ = ["add_arguments", "run"]
 
@@ -41,6 +42,8 @@ _EXAMPLES = """\
   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | aionet connect example.org:80
   aionet connect '[::1]:3000' < file > reply
   aionet connect unix:/run/app.sock --timeout 2
+  aionet connect example.org:443 --tls
+  aionet connect 127.0.0.1:3000 --tls --ca ca.pem --server-hostname localhost
 """
 
 
@@ -55,25 +58,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long connecting may take (default: as long as the system tries)",
     )
     add_loop_argument(parser)
+    add_client_tls_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Connect, and copy until the peer has ended."""
+    tls = client_tls_from(args)
+    if tls is not None:
+        tls.name_for(args.address)
     try:
         with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-            runner.run(_connect(args.address, args.timeout))
+            runner.run(_connect(args.address, args.timeout, tls))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-    except (ConnectError, ResolveError, ConnectionLostError) as error:
+    except (ConnectError, ResolveError, ConnectionLostError, TlsError) as error:
         raise CommandError(explain(error)) from error
     return 0
 
 
-async def _connect(address: Address, timeout: float | None) -> None:
+async def _connect(address: Address, timeout: float | None, tls: ClientTls | None) -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
-    async with await dial(address, timeout) as socket:
+    async with await dial(address, timeout, tls) as socket:
         with StandardInput() as standard_input, StandardOutput() as standard_output:
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -86,14 +93,16 @@ async def _connect(address: Address, timeout: float | None) -> None:
             raise lost
 
 
-async def _send(socket: AsyncStreamSocket[Any], standard_input: StandardInput) -> ConnectionLostError | None:
+async def _send(
+    socket: AsyncStreamSocket[Any], standard_input: StandardInput
+) -> ConnectionLostError | TlsError | None:
     """Send standard input to its end; return how the connection was lost, if it was."""
     try:
         while data := await standard_input.read():
             await socket.write(data)
         if data is not None:
             await socket.send_eof()
-    except ConnectionLostError as error:
+    except (ConnectionLostError, TlsError) as error:
         return error
     return None
 

@@ -10,6 +10,7 @@ from .arguments import add_server_arguments, bound_addresses, fill_in
 from .configuration import add_configuration_arguments
 from .observing import add_observing_arguments
 from .serving import run_server
+from .tls_options import add_server_tls_arguments, check_server_tls
 
 __all__ = ["add_arguments", "check", "echo", "run"]
 
@@ -18,6 +19,7 @@ _EXAMPLES = """\
   aionet echo --bind :7 --bind '[::1]:7777'   on every interface, and on one more
   aionet echo --bind unix:/tmp/echo.sock
   aionet echo --bind 127.0.0.1:0 --json       prints the port that it got
+  aionet echo --cert server.pem --key server.key
 
 try it with: printf hello | nc -N 127.0.0.1 3000
 """
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill in the parser of ``echo``."""
     fill_in(parser, "Send back whatever comes, connection by connection.", _EXAMPLES)
     add_server_arguments(parser)
+    add_server_tls_arguments(parser)
     add_observing_arguments(parser)
     add_configuration_arguments(parser)
 
@@ -37,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """There is nothing to check beyond the options."""
+    """Raise `CommandError` if the certificates cannot be used."""
+    check_server_tls(args)
 
 
 async def echo(socket: AsyncStreamSocket[Any]) -> None:

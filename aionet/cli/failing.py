@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from ..errors import ConnectError, ConnectionLostError
+from ..errors import ConnectError, ConnectionLostError, TlsError, TlsTruncatedError
 
 __all__ = ["CommandError", "complain", "explain", "say"]
 
@@ -22,6 +22,10 @@ def explain(error: OSError) -> str:
     what = error.strerror or str(error)
     if isinstance(error, ConnectError):
         return f"cannot connect to {error.peer_address}: {what}"
+    if isinstance(error, TlsTruncatedError):
+        return f"what {error.peer_address} sent was cut short: it ended without close_notify"
+    if isinstance(error, TlsError):
+        return f"TLS with {error.peer_address} failed: {', '.join(map(str, error.args))}"
     if isinstance(error, ConnectionLostError):
         return f"the connection to {error.peer_address} was lost: {what}"
     return what

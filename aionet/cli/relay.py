@@ -8,7 +8,7 @@ import functools
 import logging
 from typing import Any, Literal, TypeAlias
 
-from ..errors import ConnectError, ConnectionLostError, ResolveError
+from ..errors import ConnectError, ConnectionLostError, ResolveError, TlsError
 from ..proxy_protocol import ProxyHeader
 from ..relaying import RelayReport, relay
 from ..stream_socket import AsyncStreamSocket
@@ -17,6 +17,7 @@ from .dialing import dial
 from .failing import explain
 from .observing import add_observing_arguments
 from .serving import Announcer, run_server
+from .tls_options import ClientTls, add_client_tls_arguments, add_server_tls_arguments, client_tls_from
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,12 +26,17 @@ _log = logging.getLogger("aionet.relay")
 _StreamSocket: TypeAlias = AsyncStreamSocket[Any]
 
 _DEFAULT_TIMEOUT = 10.0
+_TARGET = "--target-"
 _VERSIONS: dict[str | None, Literal[1, 2] | None] = {None: None, "v1": 1, "v2": 2}
 
 _EXAMPLES = """\
   aionet relay :8080 127.0.0.1:80             port 8080 of every interface leads to port 80
   aionet relay unix:/tmp/db.sock db.example:5432
   aionet relay :8080 10.0.0.5:80 --send-proxy tells 10.0.0.5 who the client is (PROXY protocol)
+  aionet relay :443 127.0.0.1:80 --cert server.pem --key server.key
+                                              ends TLS here
+  aionet relay 127.0.0.1:8080 example.org:443 --target-tls
+                                              begins TLS here
   aionet relay 127.0.0.1:0 unix:/run/app.sock --json
                                               prints the port that it got, and a line per connection
 """
@@ -62,14 +68,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " write it after LISTEN and TARGET (default: no header; v2 without a value)",
     )
     add_server_arguments(parser, bind=False)
+    add_server_tls_arguments(parser)
+    add_client_tls_arguments(parser, _TARGET, "TARGET")
     add_observing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Relay until a signal."""
+    tls = client_tls_from(args, _TARGET)
+    if tls is not None:
+        tls.name_for(args.target, _TARGET)
     handler = functools.partial(
         _relay_to,
         target=args.target,
+        tls=tls,
         timeout=args.timeout,
         proxy_version=_VERSIONS[args.send_proxy],
         announcer=Announcer(as_json=args.json),
@@ -80,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
 async def _relay_to(
     client: _StreamSocket,
     target: Address,
+    tls: ClientTls | None,
     timeout: float,
     proxy_version: Literal[1, 2] | None,
     announcer: Announcer,
@@ -88,10 +101,8 @@ async def _relay_to(
     started = asyncio.get_running_loop().time()
     name = str(client.peer_address)
     try:
-        server = await dial(target, timeout)
-        if proxy_version is not None:
-            await _send_header(server, client, proxy_version)
-    except (ConnectError, ConnectionLostError, ResolveError) as error:
+        server = await dial(target, timeout, tls, _header_for(client, proxy_version))
+    except (ConnectError, ConnectionLostError, ResolveError, TlsError) as error:
         _log.warning("%s: %s", name, explain(error))
         client.abort()
         report = RelayReport(a_to_b=0, b_to_a=0, lost="b", error=None, undelivered=0)
@@ -113,11 +124,8 @@ async def _relay_to(
     )
 
 
-async def _send_header(server: _StreamSocket, client: _StreamSocket, version: Literal[1, 2]) -> None:
-    """Tell `server` who `client` is, before the first byte of its stream."""
-    header = ProxyHeader.between(client.peer_address, client.local_address, version=version)
-    try:
-        await server.write(header.to_bytes())
-    except BaseException:
-        server.abort()
-        raise
+def _header_for(client: _StreamSocket, version: Literal[1, 2] | None) -> bytes:
+    """Return what tells TARGET who `client` is, before the first byte of its stream."""
+    if version is None:
+        return b""
+    return ProxyHeader.between(client.peer_address, client.local_address, version=version).to_bytes()

@@ -25,6 +25,7 @@ from .failing import CommandError
 from .observing import add_observing_arguments
 from .serving import run_server
 from .supervising import run_workers_command
+from .tls_options import add_server_tls_arguments, check_server_tls
 
 __all__ = ["add_arguments", "check", "run"]
 
@@ -39,6 +40,8 @@ _EXAMPLES = """\
   aionet serve app:handler --workers 4 --control /run/app/control --replace
                                               the new version takes over from the one before
   aionet serve app:handler --bind systemd:app.socket
+  aionet serve app:handler --bind :443 --cert server.pem --key server.key --alpn http/1.1
+                                              TLS; the files are read again when they change
   aionet serve app:handler --access-log json --metrics 127.0.0.1:9100
                                               with --workers, too: one address for all of them
   aionet serve --config app.toml --check      are the options and the handler right?
@@ -57,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a coroutine function that is given a connected socket; the current directory is importable",
     )
     add_server_arguments(parser)
+    add_server_tls_arguments(parser)
     _add_process_arguments(parser)
     add_observing_arguments(parser)
     add_configuration_arguments(parser)
@@ -115,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> None:
     """Raise `CommandError` if the handler cannot be had, or options do not go together."""
     _check_processes(args)
+    check_server_tls(args)
     if args.handler is not None and _load(*args.handler) is None:
         raise CommandError(f"importing {args.handler[0]} failed, as shown above")
 

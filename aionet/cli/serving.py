@@ -36,11 +36,13 @@ from ..serving import on_signals, serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
 from ..succession.hot_restart import Succession
+from ..tls.server import ServerTls
 from .arguments import Address, Bound, limits_from, preface_from
 from .failing import CommandError, explain, say
 from .observing import access_log, metrics_of, metrics_server, set_up_logging
 from .standard_streams import flush_standard_output, silence_standard_output
 from .systemd_sockets import wanted_listeners
+from .tls_options import server_tls_from
 
 __all__ = ["Announcer", "explained", "run_server", "succession_from"]
 
@@ -52,9 +54,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def run_server(handler: Handler[Any], addresses: Sequence[Bound], args: argparse.Namespace) -> int:
     """Serve `handler` at `addresses` until a signal, as the server arguments in `args` say."""
     set_up_logging(args)
+    tls = server_tls_from(args)
     announcer = Announcer(as_json=args.json)
     with explained(), asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-        runner.run(_serve(handler, wanted_listeners(addresses), args, announcer))
+        runner.run(_serve(handler, wanted_listeners(addresses), tls, args, announcer))
     return 0
 
 
@@ -83,7 +86,11 @@ def succession_from(args: argparse.Namespace, announcer: Announcer) -> Successio
 
 
 async def _serve(
-    handler: Handler[Any], wanted: Sequence[WantedListener], args: argparse.Namespace, announcer: Announcer
+    handler: Handler[Any],
+    wanted: Sequence[WantedListener],
+    tls: ServerTls | None,
+    args: argparse.Namespace,
+    announcer: Announcer,
 ) -> None:
     spawner: ConnectionSpawner[Any] = ConnectionSpawner(
         handler,
@@ -99,7 +106,7 @@ async def _serve(
         taken = await succession.take_over()
         metrics = await metrics_server(stack, succession, args)
         held = stack.enter_context(await HeldListeners.open(wanted, taken=taken))
-        servers = [await stack.enter_async_context(server_on(sock)) for sock in held.for_worker()]
+        servers = [await stack.enter_async_context(server_on(sock, tls)) for sock in held.for_worker()]
 
         def end(grace: float) -> None:
             succession.close()

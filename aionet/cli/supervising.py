@@ -26,6 +26,7 @@ from .main import parse_again
 from .observing import access_log, set_up_logging
 from .serving import Announcer, explained, succession_from
 from .systemd_sockets import wanted_listeners
+from .tls_options import server_tls_from
 from .workers_metrics import WorkersMetrics
 
 __all__ = ["prepare_worker", "run_workers_command"]
@@ -85,13 +86,14 @@ def _read_again() -> argparse.Namespace:
 def _settings(args: argparse.Namespace, measure: Measure) -> WorkerSettings:
     """Return what workers are told."""
     try:
-        limits = limits_from(args)
+        limits, tls = limits_from(args), server_tls_from(args)
     except CommandError as error:
         raise WorkerFailedError(str(error)) from error
     module, path = args.handler
     return WorkerSettings(
         handler=f"{module}:{path}",
         limits=limits,
+        tls=tls,
         prepare=functools.partial(prepare_worker, **{name: getattr(args, name) for name in _PREPARED}),
         measure=measure,
         drain_grace=args.drain_grace,

@@ -43,6 +43,10 @@ class ConnectionLimits:
     handshake_timeout: float | None = 10.0
     """Seconds for what comes before the handler: a PROXY header, a TLS handshake."""
 
+    max_handshakes: int | None = None
+    """What comes before the handler may be in progress for so many connections at a time; others wait in the
+    kernel's queue. Servers whose connections begin with the handler are not held."""
+
     idle_timeout: float | None = None
     """Seconds without a byte in either direction. The handler is cancelled, and the connection closed."""
 
@@ -70,7 +74,7 @@ class ConnectionLimits:
     all come back at once. ``None``: all are cancelled when the grace ends."""
 
     def __post_init__(self) -> None:
-        for name in ("max_connections", "max_per_peer", "max_pending_bytes"):
+        for name in ("max_connections", "max_per_peer", "max_handshakes", "max_pending_bytes"):
             _check_count(name, getattr(self, name))
         for field in dataclasses.fields(self):
             if field.name.endswith("_timeout") or field.name in ("accept_rate", "drain_spread"):
@@ -86,7 +90,7 @@ def _check_count(name: str, value: object) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        unit = "bytes" if name.endswith("bytes") else "connections"
+        unit = name.rpartition("_")[2] if name.endswith(("bytes", "handshakes")) else "connections"
         raise TypeError(f"{name} must be a number of {unit} or None, not {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")

@@ -15,6 +15,8 @@ A line has the same facts under the same names in both formats, in this order:
     unacknowledged  bytes written that the peer's TCP had not acknowledged
     age             seconds since it was accepted
     idle            seconds since the last byte in either direction
+    tls             the version of TLS: "TLSv1.3"
+    tls_failure     `TlsFailure` in small letters, where a handshake failed: "plaintext", "reset", ...
 
 What is not known is null in JSON and "-" in text. New facts may be added at the end; none changes its name.
 
@@ -86,6 +88,8 @@ def _facts(connection: Connection[Any], reason: CloseReason) -> dict[str, str | 
         "unacknowledged": reason.unacknowledged,
         "age": round(reason.age, 6),
         "idle": None if reason.idle is None else round(reason.idle, 6),
+        "tls": None if socket.tls is None else socket.tls.version,
+        "tls_failure": None if reason.tls_failure is None else reason.tls_failure.name.lower(),
     }
 
 

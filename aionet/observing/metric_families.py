@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..close_reason import CloseCause
 from ..spawner_stats import SpawnerStats
+from ..tls_failure import TlsFailure
 from .accept_queue import accept_queues, listen_failures
 from .loop_lag import LoopLag
 from .prometheus_library import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -43,6 +44,13 @@ def connection_metrics(stats: SpawnerStats, also_ended: Mapping[str, int] | None
     yield counter("handler_errors", "Handlers that raised.", stats.failed)
     yield counter("bytes_read", "Bytes received from peers.", stats.bytes_read or 0)
     yield counter("bytes_written", "Bytes handed to the kernel for peers.", stats.bytes_written or 0)
+    yield counter("tls_handshakes", "TLS handshakes that succeeded.", stats.tls_handshakes)
+    failed = CounterMetricFamily(
+        "aionet_tls_handshake_failures", "TLS handshakes that failed.", labels=["reason"]
+    )
+    for failure in (failure for failure in TlsFailure if failure is not TlsFailure.TRUNCATED):
+        failed.add_metric([failure.name.lower()], stats.tls_failures.get(failure, 0))
+    yield failed
 
 
 def queue_metrics(sockets: Iterable[socket.socket]) -> Iterator[Metric]:

@@ -19,7 +19,8 @@ from typing import Any
 
 from ..close_reason import CloseCause
 from ..spawner import ConnectionSpawner
-from ..spawner_stats import SpawnerStats, stats_of
+from ..spawner_stats import SpawnerStats, TlsCounts, stats_of
+from ..tls_failure import TlsFailure
 from .loop_lag import LoopLag
 
 __all__ = ["LAST_LAG", "lag_from", "measured", "stats_from"]
@@ -43,20 +44,27 @@ def measured(
 
 def _counts(stats: SpawnerStats, lag: LoopLag) -> dict[str, float]:
     causes = {_name_of(cause): count for cause, count in stats.causes.items()}
+    failures = {_name_of_failure(failure): count for failure, count in stats.tls_failures.items()}
     buckets = dict(zip(_LAG_BUCKETS, lag.cumulated, strict=True))
-    return {**stats.counters(), **causes, **buckets, _LAG_SUM: lag.sum}
+    return {**stats.counters(), **causes, **failures, **buckets, _LAG_SUM: lag.sum}
 
 
 def stats_from(counts: Mapping[str, float]) -> SpawnerStats:
     """Return the stats that `counts` have been made from, or sums of them."""
     causes = [int(counts.get(_name_of(cause), 0)) for cause in CloseCause]
     traffic = int(counts.get("bytes_read", 0)), int(counts.get("bytes_written", 0))
-    return stats_of(causes, int(counts.get("active", 0)), traffic)
+    failures = {failure: int(counts.get(_name_of_failure(failure), 0)) for failure in TlsFailure}
+    tls = TlsCounts(int(counts.get("tls_handshakes", 0)), failures)
+    return stats_of(causes, int(counts.get("active", 0)), traffic, tls)
 
 
 def lag_from(counts: Mapping[str, float]) -> tuple[list[float], float]:
     """Return what `LoopLag` has in `cumulated` and `sum`."""
     return [counts.get(name, 0) for name in _LAG_BUCKETS], counts.get(_LAG_SUM, 0.0)
+
+
+def _name_of_failure(failure: TlsFailure) -> str:
+    return f"tls_failure_{failure.name.lower()}"
 
 
 def _name_of(cause: CloseCause) -> str:

@@ -41,7 +41,6 @@ __all__ = ["ServerTls", "TlsForServer", "checked_server_tls", "context_of"]
 
 _log = logging.getLogger("aionet.tls")
 
-_LOOK_EVERY = 1.0  # seconds between two looks at the files
 _LONGEST_PROTOCOL = 255  # bytes of a name in ALPN (RFC 7301, 3.1)
 _INTERNAL_ERROR = ssl.AlertDescription.ALERT_DESCRIPTION_INTERNAL_ERROR
 
@@ -76,8 +75,9 @@ class ServerTls:
         password: of encrypted keys, or a function that returns it.
         configure: called with each new `ssl.SSLContext`, to set what has no name here.
 
-    TLS 1.2 is the oldest version. Sessions can be resumed by tickets, by the same process and until a reload.
-    Pickled, it is loaded anew by the process that gets it.
+    Its files are looked at once a second while somebody serves with it (`look_every`), and read again when
+    they have changed. TLS 1.2 is the oldest version. Sessions can be resumed by tickets, in the same process
+    and until a reload. Pickled, it is loaded anew by the process that gets it.
 
     Raises:
         OSError: a file cannot be read.
@@ -85,6 +85,9 @@ class ServerTls:
             application protocol's name has no byte or more than 255.
         TypeError: arguments of wrong types.
     """
+
+    look_every = 1.0
+    """Seconds between two looks at the files."""
 
     def __init__(
         self,
@@ -114,7 +117,7 @@ class ServerTls:
         self._loaded = self._load()
         self._refused: _Signature | None = None
         self._seen = self._loaded.signature
-        self._next_look = time.monotonic() + _LOOK_EVERY
+        self._next_look = time.monotonic() + self.look_every
         for certificate in self._loaded.certificates:
             if problem := certificate.problem_at(time.time()):
                 _log.warning("%s", problem)
@@ -160,7 +163,7 @@ class ServerTls:
         now = time.monotonic()
         if now < self._next_look:
             return
-        self._next_look = now + _LOOK_EVERY
+        self._next_look = now + self.look_every
         signature = self._signature()
         settled, self._seen = signature == self._seen, signature
         if settled and signature not in (self._loaded.signature, self._refused):

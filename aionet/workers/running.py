@@ -26,6 +26,7 @@ from ..running import LoopName
 from ..serving import on_signals
 from ..spawner import Handler
 from ..succession.hot_restart import Succession
+from ..tls.server import ServerTls
 from .beside import Beside
 from .settings import WorkerSettings, in_worker
 from .supervisor import Supervisor
@@ -47,6 +48,7 @@ def run_workers(
     workers: int | None = None,
     shared_listener: bool = False,
     limits: ConnectionLimits | None = None,
+    tls: ServerTls | None = None,
     drain_grace: float = 30.0,
     start_timeout: float = 30.0,
     worker_timeout: float | None = None,
@@ -66,6 +68,7 @@ def run_workers(
         workers: how many; by default one for each processor.
         shared_listener: all accept from one queue, in place of one queue each (SO_REUSEPORT, socket(7)).
         limits: of each worker.
+        tls: every connection begins with a TLS handshake; each worker looks after the files for itself.
         drain_grace: seconds that handlers have to finish.
         start_timeout: seconds in which a worker, or a successor, must become ready.
         worker_timeout: seconds that a worker's event loop may hang before it is ended and replaced; by
@@ -92,13 +95,22 @@ def run_workers(
             raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
     if worker_timeout is not None and not worker_timeout > 0:
         raise ValueError(f"worker_timeout must be more than 0 seconds, not {worker_timeout!r}")
+    if tls is not None and not isinstance(tls, ServerTls):
+        raise TypeError(f"tls must be a ServerTls, which workers load for themselves, not {tls!r}")
     settings = WorkerSettings(
-        handler=handler, limits=limits, drain_grace=drain_grace, loop=loop, log_level=log_level
+        handler=handler, limits=limits, tls=tls, drain_grace=drain_grace, loop=loop, log_level=log_level
     )
     succession = Succession(control=control, timeout=start_timeout)
+    loaded = iter([True])  # those of the first workers were read a moment ago
+
+    def current_settings() -> WorkerSettings:
+        if tls is not None and not next(loaded, False) and not tls.reload():
+            raise WorkerFailedError("the certificates cannot be used")
+        return settings
+
     return asyncio.run(
         supervise(
-            lambda: settings,
+            current_settings,
             [as_address(address)],
             succession,
             workers=count,

@@ -28,6 +28,7 @@ from typing import IO, Any, TypeAlias
 from ..limiting.limits import ConnectionLimits
 from ..running import LoopName
 from ..spawner import ConnectionSpawner, Handler
+from ..tls.server import ServerTls
 from .counters import Counts
 
 __all__ = ["Measure", "WorkerSettings", "in_worker", "load_handler", "packed", "plainly_counted", "unpacked"]
@@ -54,6 +55,8 @@ class WorkerSettings:
 
     handler: Handler[Any] | str
     limits: ConnectionLimits | None = None
+    tls: ServerTls | None = None
+    """Loaded by each worker for itself."""
     prepare: Callable[[], Mapping[str, Any]] | None = None
     """Called in the worker before anything else; returns further arguments of its `ConnectionSpawner`."""
     measure: Measure = plainly_counted

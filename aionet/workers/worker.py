@@ -90,7 +90,7 @@ class _Worker:
         self._go = asyncio.Event()
 
     async def run(self, sockets: list[socket.socket]) -> None:
-        self._servers = [server_on(sock) for sock in sockets]
+        self._servers = [server_on(sock, self._settings.tls) for sock in sockets]
         for sock in sockets:
             sock.close()
         with ExitStack() as stack:

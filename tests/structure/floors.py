@@ -25,6 +25,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "tcp_socket",
         "unix_socket",
         "stream_server",
+        "tls_handshakes",
         "tcp_connection_server",
         "unix_connection_server",
         "network_toolkit",

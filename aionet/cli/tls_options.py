@@ -1,0 +1,196 @@
+"""TLS on the command line: what servers show, and what clients trust.
+
+Theory of operation
+-------------------
+A server's options are ``--cert`` and what goes with it; a client's are ``--tls`` and what goes with that, and
+where a command is both, as ``relay`` is, those of the client begin with ``--target-``. Files are loaded
+before anything is bound, and what is wrong with them is one line. A client verifies: there is no option that
+turns that off, and ``--ca`` says whom to trust in place of the system's authorities.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from ..addresses import SocketAddress
+from ..tls.certificates import CertificateFiles, load_pair
+from ..tls.server import ServerTls
+from .arguments import Address
+from .failing import CommandError
+
+__all__ = [
+    "ClientTls",
+    "add_client_tls_arguments",
+    "add_server_tls_arguments",
+    "check_server_tls",
+    "client_tls_from",
+    "server_tls_from",
+]
+
+
+def _protocol(text: str) -> str:
+    """An argparse type: the name of an application protocol."""
+    if not text.isascii() or not 0 < len(text) < 256:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected the name of a protocol, as h2 or http/1.1")
+    return text
+
+
+# Servers ------------------------------------------------------------------------------------------------
+
+
+def add_server_tls_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cert``, ``--key``, ``--client-ca`` and ``--alpn``."""
+    group = parser.add_argument_group(
+        "TLS", "Files are read again when they change, for the connections that come from then on."
+    )
+    group.add_argument(
+        "--cert",
+        action="append",
+        metavar="FILE",
+        help="serve TLS with this certificate and its chain, as PEM; may be given several times: the name"
+        " that a client asks for (SNI) chooses, and the first is for all others",
+    )
+    group.add_argument(
+        "--key",
+        action="append",
+        metavar="FILE",
+        help="the private key of each --cert, in the same order (default: in the file of the certificate)",
+    )
+    group.add_argument(
+        "--client-ca",
+        metavar="FILE",
+        help="clients must have a certificate of these authorities (default: they need none)",
+    )
+    group.add_argument(
+        "--alpn",
+        type=_protocol,
+        action="append",
+        metavar="NAME",
+        help="an application protocol, as http/1.1; may be given several times, the preferred one first",
+    )
+
+
+def server_tls_from(args: argparse.Namespace) -> ServerTls | None:
+    """Return the certificates that were asked for, loaded. Raises `CommandError` if they cannot be used."""
+    certificates, keys = args.cert or [], args.key or []
+    if not certificates:
+        for option, given in (("--key", keys), ("--client-ca", args.client_ca), ("--alpn", args.alpn)):
+            if given:
+                raise CommandError(f"{option} needs --cert: without a certificate there is no TLS")
+        return None
+    if keys and len(keys) != len(certificates):
+        raise CommandError(
+            f"--key was given {len(keys)} times and --cert {len(certificates)} times:"
+            " expected one for each, or none"
+        )
+    pairs = list(zip(certificates, keys or [None] * len(certificates), strict=True))
+    with _explained():
+        return ServerTls(*pairs[0], also=pairs[1:], client_ca=args.client_ca, alpn=args.alpn or ())
+
+
+def check_server_tls(args: argparse.Namespace) -> None:
+    """Raise `CommandError` if the certificates cannot be used."""
+    server_tls_from(args)
+
+
+# Clients ------------------------------------------------------------------------------------------------
+
+
+class ClientTls(NamedTuple):
+    """How to begin TLS with a server."""
+
+    context: ssl.SSLContext
+    server_hostname: str | None
+    """The name that its certificate has to have; ``None`` for that of the address."""
+
+    def name_for(self, address: Address, prefix: str = "--") -> str:
+        """Return the name that the certificate of `address` has to have. Raises `CommandError` if none is."""
+        if self.server_hostname is not None:
+            return self.server_hostname
+        if isinstance(address, SocketAddress) and address.host:
+            return str(address.host)
+        raise CommandError(
+            f"{address} has no host name: {prefix}server-hostname has to say what is in its certificate"
+        )
+
+
+def add_client_tls_arguments(
+    parser: argparse.ArgumentParser, prefix: str = "--", whom: str = "the server"
+) -> None:
+    """Add ``--tls`` and what goes with it, each beginning with `prefix`."""
+    group = parser.add_argument_group(f"TLS to {whom}" if prefix != "--" else "TLS")
+    group.add_argument(
+        f"{prefix}tls", action="store_true", help=f"speak TLS with {whom}, whose certificate is verified"
+    )
+    group.add_argument(
+        f"{prefix}ca",
+        metavar="FILE",
+        help="trust these authorities, as PEM (default: those that the system trusts)",
+    )
+    group.add_argument(
+        f"{prefix}cert", metavar="FILE", help="a certificate of our own, for servers that want one"
+    )
+    group.add_argument(
+        f"{prefix}key", metavar="FILE", help="its private key (default: in the file of the certificate)"
+    )
+    group.add_argument(
+        f"{prefix}alpn",
+        type=_protocol,
+        action="append",
+        metavar="NAME",
+        help="an application protocol to offer, as http/1.1; may be given several times",
+    )
+    group.add_argument(
+        f"{prefix}server-hostname",
+        metavar="NAME",
+        help="the name to ask for, and to find in the certificate (default: the host of the address)",
+    )
+
+
+def client_tls_from(args: argparse.Namespace, prefix: str = "--") -> ClientTls | None:
+    """Return what the options ask for. Raises `CommandError` if they do not go together, or files are bad."""
+    names = ("ca", "cert", "key", "alpn", "server-hostname")
+    given = {name: _given(args, prefix + name) for name in names}
+    if not _given(args, f"{prefix}tls"):
+        for name in (name for name in names if given[name]):
+            raise CommandError(f"{prefix}{name} needs {prefix}tls")
+        return None
+    if given["key"] and not given["cert"]:
+        raise CommandError(f"{prefix}key needs {prefix}cert")
+    context = _context_that_trusts(given["ca"])
+    if given["alpn"]:
+        context.set_alpn_protocols(given["alpn"])
+    if given["cert"]:
+        with _explained():
+            load_pair(CertificateFiles(given["cert"], given["key"]), context, None)
+    return ClientTls(context, given["server-hostname"])
+
+
+def _given(args: argparse.Namespace, option: str) -> Any:
+    return getattr(args, option.lstrip("-").replace("-", "_"))
+
+
+def _context_that_trusts(authorities: str | None) -> ssl.SSLContext:
+    if authorities is None:
+        return ssl.create_default_context()
+    with _explained(), open(authorities, "rb"):  # ssl would not say which one it could not open
+        pass
+    try:
+        return ssl.create_default_context(cafile=authorities)
+    except ssl.SSLError as error:
+        raise CommandError(f"{authorities}: expected certificates of authorities, as PEM") from error
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Make one line of what can be wrong with files."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"cannot read {error.filename}: {error.strerror}") from error
+    except ValueError as error:
+        raise CommandError(str(error)) from error

@@ -1,0 +1,189 @@
+"""Handshakes of a server: one, and those of all who come while tasks wait to accept.
+
+Theory of operation
+-------------------
+*`shake_hands`* is what every connection of a server with TLS begins with. Bytes that are in the socket's
+buffer already, behind a PROXY header, belong to the handshake.
+
+*`TlsAcceptor`* gives sockets whose handshake is done to those who call `accept` themselves; a spawner's
+connections do it in their own tasks. A client that says nothing must not hold up the next one. So while
+anybody waits, connections are taken and each does its handshake in a task of its own; who is done first is
+given out first. Nothing is taken while nobody waits, as with other servers, and only so many at a time.
+
+A handshake that fails is a line in the log, at INFO: strangers cause it all day long. Its connection is
+closed in good order, because a reset would destroy the alert that tells the client why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from .cleaning_up import see_through
+from .errors import ConnectionLostError, TlsError
+from .stream_socket import AsyncStreamSocket
+from .tls.client_hello import NO_APPLICATION_PROTOCOL, bytes_wanted, protocols_offered
+from .tls.server import ServerTls, TlsForServer, context_of
+from .tls_failure import TlsFailure
+
+__all__ = ["TlsAcceptor", "shake_hands"]
+
+_log = logging.getLogger("aionet.server")
+
+_MOST = 1000  # handshakes in progress
+_SECONDS = 10.0  # for each of them
+_CHUNK = 65536
+
+
+async def shake_hands(socket: AsyncStreamSocket[Any], tls: TlsForServer) -> None:
+    """Do the handshake of a server on `socket`.
+
+    Raises:
+        TlsError: it failed; close the connection.
+        SocketClosedError: this side has closed, or closes meanwhile.
+
+    Cancel safety: close the connection.
+    """
+    context = context_of(tls)
+    if isinstance(tls, ServerTls) and tls.alpn:
+        await _refuse_other_protocols(socket, tls.alpn)
+    await socket.start_tls(context, server_side=True, buffered_is_handshake=True)
+
+
+async def _refuse_other_protocols(socket: AsyncStreamSocket[Any], known: tuple[str, ...]) -> None:
+    offered = protocols_offered(await _first_record(socket))
+    if offered and not set(offered) & set(known):
+        await socket._wire.send(NO_APPLICATION_PROTOCOL)
+        raise TlsError(
+            f"the client offers {', '.join(offered)}, and this server has {', '.join(known)}",
+            failure=TlsFailure.NO_COMMON_PROTOCOL,
+            **socket._where("start_tls"),
+        )
+
+
+async def _first_record(socket: AsyncStreamSocket[Any]) -> bytes:
+    """Return what comes first, and leave it in the buffer; less, where there is no more: TLS will tell."""
+    buffered = await socket._begin_buffered()
+    try:
+        while len(buffered) < bytes_wanted(buffered.peek(5)):
+            data = await socket._wire.receive(_CHUNK)
+            if not data:
+                break
+            buffered.feed(data)
+    except ConnectionLostError:
+        pass
+    return buffered.peek(len(buffered))
+
+
+class TlsAcceptor:
+    """Gives out connections of a server, after their handshakes, first come first served.
+
+    `accept_next()` waits for the next connection and returns its socket, and loses none if it is cancelled.
+    """
+
+    def __init__(self, accept_next: Callable[[], Awaitable[Any]], tls: TlsForServer) -> None:
+        self._accept_next = accept_next
+        self._tls = tls
+        self._ready: deque[AsyncStreamSocket[Any]] = deque()
+        self._waiters: deque[asyncio.Future[Any]] = deque()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._taking: asyncio.Task[None] | None = None
+
+    async def accept(self) -> Any:
+        """Return the next socket. Raises what `accept_next` raises. Cancel safety: none is lost."""
+        if self._ready and not self._waiters:
+            return self._ready.popleft()
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._take_on()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._ready.appendleft(waiter.result())
+                self._give_out()
+            raise
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            if not self._waiters and self._taking is not None:
+                self._taking.cancel()
+
+    def close(self) -> None:
+        """End the handshakes, and reset who has not been given out."""
+        for task in self._tasks():
+            try:
+                task.cancel()
+            except RuntimeError:  # the loop is closed: nothing of it will run
+                pass
+        while self._ready:
+            self._ready.popleft().abort()
+
+    async def wait_closed(self) -> None:
+        """Return when what `close` cancelled has ended. Cancel safety: it goes on."""
+        tasks = self._tasks()
+        if tasks:
+            await see_through(_all_ended(tasks))
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        taking = [] if self._taking is None else [self._taking]
+        return [*taking, *self._handshakes]
+
+    # Taking -------------------------------------------------------------------------------------------
+
+    def _take_on(self) -> None:
+        """Take connections while there is anybody who waits for them."""
+        if self._taking is None and self._waiters and len(self._handshakes) < _MOST:
+            self._taking = asyncio.get_running_loop().create_task(self._take())
+            self._taking.add_done_callback(self._taken)
+
+    async def _take(self) -> None:
+        while len(self._handshakes) < _MOST:
+            self._begin(await self._accept_next())
+
+    def _taken(self, task: asyncio.Task[None]) -> None:
+        self._taking = None
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            self._take_on()
+            return
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def _begin(self, socket: AsyncStreamSocket[Any]) -> None:
+        task = asyncio.get_running_loop().create_task(self._shake(socket))
+        self._handshakes.add(task)
+        task.add_done_callback(self._shaken)
+
+    def _shaken(self, task: asyncio.Task[None]) -> None:
+        self._handshakes.discard(task)
+        self._take_on()
+
+    async def _shake(self, socket: AsyncStreamSocket[Any]) -> None:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await shake_hands(socket, self._tls)
+        except OSError as error:  # among them TimeoutError
+            what = error if str(error) else f"it took more than {_SECONDS:g} s"
+            _log.info("handshake with %s failed: %s", socket.peer_address, what)
+            await socket.aclose()
+        except BaseException:
+            socket.abort()
+            raise
+        else:
+            self._ready.append(socket)
+            self._give_out()
+
+    def _give_out(self) -> None:
+        while self._ready and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(self._ready.popleft())
+
+
+async def _all_ended(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.wait(tasks)
