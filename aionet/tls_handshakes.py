@@ -26,8 +26,9 @@ from .cleaning_up import see_through
 from .errors import ConnectionLostError, TlsError
 from .stream_socket import AsyncStreamSocket
 from .tls.client_hello import NO_APPLICATION_PROTOCOL, bytes_wanted, protocols_offered
+from .tls.laying import make_tls
 from .tls.server import ServerTls, TlsForServer, context_of
-from .tls_failure import TlsFailure
+from .tls_failure import TlsFailure, looks_like_tls
 
 __all__ = ["TlsAcceptor", "shake_hands"]
 
@@ -36,6 +37,7 @@ _log = logging.getLogger("aionet.server")
 _MOST = 1000  # handshakes in progress
 _SECONDS = 10.0  # for each of them
 _CHUNK = 65536
+_SHOWN = 3  # of what a stranger offers, in a message
 
 
 async def shake_hands(socket: AsyncStreamSocket[Any], tls: TlsForServer) -> None:
@@ -50,17 +52,26 @@ async def shake_hands(socket: AsyncStreamSocket[Any], tls: TlsForServer) -> None
     context = context_of(tls)
     if isinstance(tls, ServerTls) and tls.alpn:
         await _refuse_other_protocols(socket, tls.alpn)
-    await socket.start_tls(context, server_side=True, buffered_is_handshake=True)
+    received = socket._received
+    initial = received.take(len(received)) if received else b""
+    if initial and not looks_like_tls(initial):
+        failure = TlsFailure.PLAINTEXT
+        raise TlsError(str(failure), failure=failure, **socket._where("handshake"))
+    patience = socket._options.close_notify_wait
+    wire = make_tls(socket._wire, context, server_side=True, patience=patience, initial=initial)
+    socket._wire = wire
+    await wire.shake_hands()
 
 
 async def _refuse_other_protocols(socket: AsyncStreamSocket[Any], known: tuple[str, ...]) -> None:
     offered = protocols_offered(await _first_record(socket))
     if offered and not set(offered) & set(known):
         await socket._wire.send(NO_APPLICATION_PROTOCOL)
+        shown = ", ".join(map(repr, offered[:_SHOWN])) + (", ..." if offered[_SHOWN:] else "")
         raise TlsError(
-            f"the client offers {', '.join(offered)}, and this server has {', '.join(known)}",
+            f"{TlsFailure.NO_COMMON_PROTOCOL}: the client offers {shown}",
             failure=TlsFailure.NO_COMMON_PROTOCOL,
-            **socket._where("start_tls"),
+            **socket._where("handshake"),
         )
 
 

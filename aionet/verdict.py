@@ -23,7 +23,7 @@ __all__ = ["OnCrash", "verdict_on"]
 
 _log = logging.getLogger("aionet.server")
 
-_PEER_LEFT = (ConnectionLostError, SocketClosedError, IncompleteReadError)
+_PEER_LEFT = (ConnectionLostError, SocketClosedError, IncompleteReadError, TlsError)
 
 OnCrash = Callable[[Any, Exception], object]
 
@@ -39,6 +39,8 @@ def verdict_on(
     if error is None:
         return CloseCause.COMPLETED if decided in (None, CloseCause.DRAINED) else decided
     if _peer_left(error, socket):
+        if type(error) is TlsError and connection.phase == "handshake":
+            return _handshake_failed(connection, error, on_crash)
         if _log.isEnabledFor(logging.DEBUG):  # making its address takes longer than asking
             _log.debug("connection from %s ended: %s", socket.peer_address, error)
         if decided is not None:

@@ -48,7 +48,7 @@ def connection_metrics(stats: SpawnerStats, also_ended: Mapping[str, int] | None
     failed = CounterMetricFamily(
         "aionet_tls_handshake_failures", "TLS handshakes that failed.", labels=["reason"]
     )
-    for failure in (failure for failure in TlsFailure if failure is not TlsFailure.TRUNCATED):
+    for failure in (failure for failure in TlsFailure if failure.of_handshakes):
         failed.add_metric([failure.name.lower()], stats.tls_failures.get(failure, 0))
     yield failed
 

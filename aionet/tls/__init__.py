@@ -1,1 +1,1 @@
-"""TLS for sockets and servers. People name `ServerTls`; the wire itself is in `wires/tls`."""
+"""What lays TLS over a connection, what outlives one, and what a server shows. People name `ServerTls`."""

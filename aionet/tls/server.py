@@ -199,12 +199,12 @@ class ServerTls:
             context.set_alpn_protocols(list(self._alpn))
         if self._configure is not None:
             self._configure(context)
-        if self._choose is not None or len(self._files) > 1:
-            context.sni_callback = self._on_server_name
+        context.sni_callback = self._on_server_name
         return context
 
     def _on_server_name(self, ssl_object: Any, name: str | None, context: ssl.SSLContext) -> int | None:
         """OpenSSL has read the name of the host that the client asks for."""
+        ssl_object.name_asked_for = name  # for `TlsInfo`: OpenSSL does not tell it afterwards
         chosen = None
         if self._choose is not None:
             try:

@@ -25,7 +25,7 @@ from .conftest import Records, Stage
 LOGGER = logging.getLogger("test.access")
 
 NAMES = ["id", "peer", "local", "cause", "by", "phase", "errno", "bytes_read", "bytes_written"]
-NAMES += ["unacknowledged", "age", "idle"]
+NAMES += ["unacknowledged", "age", "idle", "tls", "tls_failure"]
 
 BIG = bytes(16 << 20)
 

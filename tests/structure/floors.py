@@ -17,6 +17,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "signals",
         "close_reason",
         "hanging_up",
+        "tls_failure",
     ),
     1: ("wires", "native", "engine"),
     2: ("resolving", "dialing", "listening", "accepting", "scope", "tls"),
