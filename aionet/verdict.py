@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from .close_reason import CloseCause
 from .connection import Connection
@@ -23,7 +23,10 @@ __all__ = ["OnCrash", "verdict_on"]
 
 _log = logging.getLogger("aionet.server")
 
-_PEER_LEFT = (ConnectionLostError, SocketClosedError, IncompleteReadError, TlsError)
+_Kinds: TypeAlias = tuple[type[AionetError], ...]
+
+_PEER_LEFT: _Kinds = (ConnectionLostError, SocketClosedError, IncompleteReadError)
+_TLS_BROKE: _Kinds = (*_PEER_LEFT, TlsError)  # asked for second: the first is asked for every day
 
 OnCrash = Callable[[Any, Exception], object]
 
@@ -39,8 +42,6 @@ def verdict_on(
     if error is None:
         return CloseCause.COMPLETED if decided in (None, CloseCause.DRAINED) else decided
     if _peer_left(error, socket):
-        if type(error) is TlsError and connection.phase == "handshake":
-            return _handshake_failed(connection, error, on_crash)
         if _log.isEnabledFor(logging.DEBUG):  # making its address takes longer than asking
             _log.debug("connection from %s ended: %s", socket.peer_address, error)
         if decided is not None:
@@ -53,17 +54,20 @@ def verdict_on(
         return CloseCause.FAILED
     if connection.phase == "handshake":
         return _handshake_failed(connection, error, on_crash)
+    if _peer_left(error, socket, _TLS_BROKE):
+        _log.debug("connection from %s ended: %s", socket.peer_address, error)
+        return decided or CloseCause.PEER_LOST
     _report_crash(socket, error, on_crash)
     return decided or CloseCause.FAILED
 
 
-def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any]) -> bool:
+def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any], kinds: _Kinds = _PEER_LEFT) -> bool:
     """Whether `error` says that this very connection ended, and not another one that the handler uses."""
-    if isinstance(error, _PEER_LEFT):
+    if isinstance(error, kinds):
         return error._ends is socket._wire
     # A handler with a task group: all of it has to say so.
     return isinstance(error, ExceptionGroup) and all(
-        _peer_left(member, socket) for member in error.exceptions
+        _peer_left(member, socket, kinds) for member in error.exceptions
     )
 
 
