@@ -100,7 +100,8 @@ def explain(error: ssl.SSLError) -> tuple[TlsFailure, bool]:
     """Return why OpenSSL raised `error`, and whether it was the peer who refused."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _BY_VERIFY_CODE.get(error.verify_code, TlsFailure.CERTIFICATE_BAD), False
-    reason = error.reason or ""
+    # Python does not name each of OpenSSL's reasons, but has a text: "tlsv1 alert no application protocol"
+    reason = error.reason or str(error).upper().replace(" ", "_")
     by_peer = "_ALERT_" in reason
     for part, failure in _BY_REASON:
         if part in reason:

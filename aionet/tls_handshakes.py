@@ -100,7 +100,7 @@ class TlsAcceptor:
         self._tls = tls
         self._ready: deque[AsyncStreamSocket[Any]] = deque()
         self._waiters: deque[asyncio.Future[Any]] = deque()
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[None], AsyncStreamSocket[Any]] = {}
         self._taking: asyncio.Task[None] | None = None
 
     async def accept(self) -> Any:
@@ -167,11 +167,16 @@ class TlsAcceptor:
 
     def _begin(self, socket: AsyncStreamSocket[Any]) -> None:
         task = asyncio.get_running_loop().create_task(self._shake(socket))
-        self._handshakes.add(task)
+        self._handshakes[task] = socket
         task.add_done_callback(self._shaken)
 
     def _shaken(self, task: asyncio.Task[None]) -> None:
-        self._handshakes.discard(task)
+        socket = self._handshakes.pop(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("handshake with %s crashed", socket.peer_address, exc_info=error)
+        if task.cancelled() or error is not None:  # perhaps before its first step
+            socket.abort()
         self._take_on()
 
     async def _shake(self, socket: AsyncStreamSocket[Any]) -> None:
@@ -182,9 +187,6 @@ class TlsAcceptor:
             what = error if str(error) else f"it took more than {_SECONDS:g} s"
             _log.info("handshake with %s failed: %s", socket.peer_address, what)
             await socket.aclose()
-        except BaseException:
-            socket.abort()
-            raise
         else:
             self._ready.append(socket)
             self._give_out()

@@ -53,8 +53,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def run_server(handler: Handler[Any], addresses: Sequence[Bound], args: argparse.Namespace) -> int:
     """Serve `handler` at `addresses` until a signal, as the server arguments in `args` say."""
-    set_up_logging(args)
     tls = server_tls_from(args)
+    set_up_logging(args)
     announcer = Announcer(as_json=args.json)
     with explained(), asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
         runner.run(_serve(handler, wanted_listeners(addresses), tls, args, announcer))

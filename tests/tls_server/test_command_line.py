@@ -1,0 +1,303 @@
+"""TLS on the command line: options, their mistakes, reloads, relays. Peers are the standard library's."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import PATIENCE, AionetServer, aionet, connect_raw
+
+from aionet.cli.main import main
+
+from .authority import Authority, Pair, leaf_serial, put
+
+HANDLER = """
+async def shout(socket):
+    async for data in socket:
+        await socket.write(data.upper())
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(HANDLER)
+    return tmp_path
+
+
+def options(pair: Pair, *more: object) -> list[object]:
+    """What makes a server serve TLS."""
+    return ["--cert", pair.certificate, "--key", pair.key, *more]
+
+
+@contextmanager
+def client(address: str, context: ssl.SSLContext, name: str = "localhost") -> Iterator[ssl.SSLSocket]:
+    with connect_raw(address) as sock, context.wrap_socket(sock, server_hostname=name) as wrapped:
+        yield wrapped
+
+
+def shown(server: AionetServer, authority: Authority) -> bytes:
+    """The certificate that a new connection sees; and it is served."""
+    with client(server.address, authority.client()) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(10) == b"X"
+        found = sock.getpeercert(binary_form=True)
+        assert found is not None
+        return found
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# Serving ----------------------------------------------------------------------------------------------
+
+
+def test_serving(authority: Authority, app: Path) -> None:
+    pair, other = authority.pair("server"), authority.pair("other", "other.example")
+    mine = authority.pair("client", "me@example.org")
+    more = ["--cert", other.certificate, "--key", other.key, "--client-ca", authority.file, "--alpn", "x"]
+    log = ["--access-log", "json"]
+    bind = ["--bind", "127.0.0.1:0"]
+    with AionetServer("serve", "app:shout", *bind, *options(pair, *more), *log, cwd=app) as server:
+        for name, expected in (("localhost", pair), ("other.example", other)):
+            with client(server.address, authority.client(mine, alpn=("x",)), name) as sock:
+                sock.sendall(b"hello")
+                assert sock.recv(100) == b"HELLO"
+                assert sock.selected_alpn_protocol() == "x"
+                assert sock.getpeercert(binary_form=True) == expected.serial
+                sock.unwrap().close()
+        with connect_raw(server.address) as plain:
+            plain.sendall(b"hello")
+            assert plain.recv(100) == b""
+        server.signal()
+        code, _, errors = server.ended()
+    assert code == 0
+    lines = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    assert [line["tls"] for line in lines] == ["TLSv1.3", "TLSv1.3", None]
+    assert [line["tls_failure"] for line in lines] == [None, None, "plaintext"]
+    assert "Traceback" not in errors
+
+
+def test_metrics(authority: Authority) -> None:
+    pair = authority.pair("server")
+    arguments = ["--bind", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+    with AionetServer("echo", *arguments, *options(pair)) as server:
+        with client(server.address, authority.client()) as sock:
+            sock.unwrap().close()
+        with connect_raw(server.address) as plain:
+            plain.sendall(b"hello")
+            assert plain.recv(100) == b""
+
+        def scraped() -> bool:
+            with connect_raw(server.metrics) as sock:
+                sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                text = b"".join(iter(lambda: sock.recv(65536), b""))
+            assert b'aionet_tls_handshake_failures_total{reason="timeout"} 0.0\n' in text
+            return (
+                b"aionet_tls_handshakes_total 1.0\n" in text
+                and b'aionet_tls_handshake_failures_total{reason="plaintext"} 1.0\n' in text
+            )
+
+        until(scraped)
+
+
+def test_from_the_environment_and_a_file(authority: Authority, app: Path) -> None:
+    pair = authority.pair("server")
+    (app / "app.toml").write_text(
+        f'[serve]\nhandler = "app:shout"\ncert = "{pair.certificate}"\nalpn = ["a", "b"]\n'
+    )
+    env = {"AIONET_KEY": str(pair.key), "AIONET_CONFIG": "app.toml"}
+    done = aionet("serve", "--check", "--client-ca", authority.file, cwd=app, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    for line in (
+        f'cert = ["{pair.certificate}"]  # app.toml',
+        f'key = ["{pair.key}"]  # AIONET_KEY',
+        f'client_ca = "{authority.file}"  # --client-ca',
+        'alpn = ["a", "b"]  # app.toml',
+        "# max_handshakes is not set",
+    ):
+        assert line in done.stdout.decode().splitlines()
+
+
+@pytest.mark.parametrize("command", [["serve", "app:shout", "--check"], ["echo"], ["relay", ":0", ":1"]])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--key", "server.key"], "--key needs --cert: without a certificate there is no TLS"),
+        (["--alpn", "h2"], "--alpn needs --cert: without a certificate there is no TLS"),
+        (
+            ["--cert", "server.pem", "--cert", "server.pem", "--key", "server.key"],
+            "--key was given 1 times and --cert 2 times: expected one for each, or none",
+        ),
+        (["--cert", "none.pem"], "cannot read none.pem: No such file or directory"),
+        (
+            ["--cert", "server.pem", "--key", "other.key"],
+            "the private key in other.key does not belong to the certificate server.pem",
+        ),
+    ],
+)
+def test_mistakes(mistaken: Any, command: list[str], arguments: list[str], message: str) -> None:
+    assert mistaken(*command, *arguments) == (2 if "--check" in command else 1, f"aionet: {message}\n")
+
+
+@pytest.fixture
+def mistaken(
+    authority: Authority, app: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Runs a command that comes to nothing, among some files; the exit code, and what it complains of."""
+    monkeypatch.chdir(app)
+    monkeypatch.setattr("sys.path", sys.path[:])
+    authority.pair("server")
+    authority.pair("other")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = main(arguments)
+        return code, capsys.readouterr().err
+
+    yield run
+    sys.modules.pop("app", None)
+
+
+# Reloading --------------------------------------------------------------------------------------------
+
+
+def test_changed_files_are_read_again(authority: Authority) -> None:
+    pair = authority.pair("server")
+    with (
+        AionetServer("echo", "--bind", "127.0.0.1:0", *options(pair)) as server,
+        client(server.address, authority.client()) as before,
+    ):
+        assert before.getpeercert(binary_form=True) == pair.serial
+        pair.replace(authority.leaf("localhost"))
+        server.expect(f"certificate reloaded: {pair.certificate}, valid until")
+        with client(server.address, authority.client()) as after:
+            assert after.getpeercert(binary_form=True) == pair.serial
+        good = pair.serial
+        put(pair.certificate, b"nothing")
+        server.expect(f"certificates were not reloaded, those in use stay: {pair.certificate}: expected a")
+        with client(server.address, authority.client()) as after:
+            assert after.getpeercert(binary_form=True) == good
+        before.sendall(b"still here")
+        assert before.recv(100) == b"still here"
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]], ids=["one process", "workers"])
+def test_sighup(authority: Authority, app: Path, workers: list[str]) -> None:
+    pair = authority.pair("server")
+    arguments = ["--bind", "127.0.0.1:0", *options(pair), *workers, "--drain-grace", "0"]
+    with AionetServer("serve", "app:shout", *arguments, cwd=app) as server:
+        assert shown(server, authority) == pair.serial
+        other = authority.leaf("localhost")
+        good = pair.serial
+        put(pair.key, other.private_key_pem.bytes())  # and not the certificate yet
+        server.signal(signal.SIGHUP)
+        server.expect(f"the private key in {pair.key} does not belong to the certificate {pair.certificate}")
+        assert shown(server, authority) == good
+        put(pair.certificate, other.cert_chain_pems[0].bytes())
+        server.signal(signal.SIGHUP)
+        until(lambda: shown(server, authority) == leaf_serial(other))
+
+
+# Connecting and relaying ------------------------------------------------------------------------------
+
+
+def test_connect(authority: Authority, app: Path) -> None:
+    pair, mine = authority.pair("server"), authority.pair("client", "me@example.org")
+    more = ["--client-ca", authority.file, "--alpn", "x"]
+    with AionetServer(
+        "serve", "app:shout", "--bind", f"unix:{app}/s", *options(pair, *more), cwd=app
+    ) as server:
+        own = ["--cert", mine.certificate, "--key", mine.key, "--alpn", "x"]
+        name = ["--server-hostname", "localhost"]
+        done = aionet("connect", server.address, "--tls", "--ca", authority.file, *own, *name, input=b"hello")
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"HELLO", b"")
+        done = aionet("connect", server.address, "--tls", "--ca", authority.file, *own, input=b"hello")
+        message = (
+            f"{server.address} has no host name: --server-hostname has to say what is in its certificate"
+        )
+        assert (done.returncode, done.stderr.decode()) == (1, f"aionet: {message}\n")
+        for options_given, why in (
+            ([], "nobody who is trusted has signed the certificate"),
+            (["--ca", authority.file], "no certificate was presented"),
+            (["--ca", authority.file, *own[:4], "--alpn", "y"], "no common application protocol"),
+        ):
+            done = aionet("connect", server.address, "--tls", *name, *options_given, input=b"hello")
+            assert (done.returncode, done.stdout) == (1, b"")
+            assert why in done.stderr.decode()
+            assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ca", "ca.pem"], "--ca needs --tls"),
+        (["--server-hostname", "x"], "--server-hostname needs --tls"),
+        (["--tls", "--key", "server.key"], "--key needs --cert"),
+        (["--tls", "--ca", "none.pem"], "cannot read none.pem: No such file or directory"),
+        (["--tls", "--ca", "server.key"], "server.key: expected certificates of authorities, as PEM"),
+        (
+            ["--tls", "--cert", "server.key"],
+            "server.key: expected a certificate and its private key, each as PEM",
+        ),
+    ],
+)
+def test_mistakes_of_clients(mistaken: Any, arguments: list[str], message: str) -> None:
+    assert mistaken("connect", "127.0.0.1:1", *arguments) == (1, f"aionet: {message}\n")
+
+
+def test_a_relay_that_ends_tls_and_one_that_begins_it(authority: Authority, app: Path) -> None:
+    """A client in TLS, a relay that ends it, one that begins it again, and a server in TLS."""
+    pair, inner = authority.pair("server"), authority.pair("inner", "inner.example")
+    serving = ["serve", "app:shout", "--bind", "127.0.0.1:0", "--proxy-protocol", "127.0.0.1"]
+    trust = ["--target-tls", "--target-ca", authority.file, "--target-server-hostname", "inner.example"]
+    with AionetServer(*serving, *options(inner), cwd=app) as server:
+        begins = AionetServer("relay", "127.0.0.1:0", server.address, *trust, "--send-proxy", "v2")
+        with begins as middle, AionetServer("relay", "127.0.0.1:0", middle.address, *options(pair)) as outer:
+            with client(outer.address, authority.client()) as sock:
+                sock.sendall(b"hello")
+                assert sock.recv(100) == b"HELLO"
+                sock.unwrap().close()
+            assert outer.next_event()["lost"] is None
+            event = middle.next_event()
+            assert (event["client_to_target"], event["target_to_client"], event["error"]) == (5, 5, None)
+
+
+def test_a_relay_to_a_target_that_is_not_to_be_trusted(authority: Authority, app: Path) -> None:
+    pair = authority.pair("server", "elsewhere.example")
+    with AionetServer("serve", "app:shout", "--bind", "127.0.0.1:0", *options(pair), cwd=app) as server:
+        trust = ["--target-tls", "--target-ca", authority.file, "--target-server-hostname", "localhost"]
+        with AionetServer("relay", "127.0.0.1:0", server.address, *trust) as relay:
+            with connect_raw(relay.address) as sock, pytest.raises(ConnectionResetError):
+                sock.recv(1)
+            event: dict[str, Any] = relay.next_event()
+            assert event["lost"] == "target"
+            assert "the certificate is for another name" in event["error"]
+
+
+def test_a_relay_passes_a_cut_on(authority: Authority, app: Path) -> None:
+    pair = authority.pair("server")
+    with (
+        AionetServer("serve", "app:shout", "--bind", "127.0.0.1:0", cwd=app) as server,
+        AionetServer("relay", "127.0.0.1:0", server.address, *options(pair)) as relay,
+    ):
+        with client(relay.address, authority.client()) as sock:
+            sock.sendall(b"hello")
+            assert sock.recv(100) == b"HELLO"
+            socket.socket(fileno=sock.detach()).close()  # without close_notify
+        event = relay.next_event()
+        assert event["lost"] == "client"
+        assert "cut short" in event["error"]
+        relay.signal()
+        assert "Traceback" not in relay.ended()[2]
