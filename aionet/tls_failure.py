@@ -71,7 +71,9 @@ _BY_VERIFY_CODE = {
     64: TlsFailure.CERTIFICATE_WRONG_NAME,  # IP_ADDRESS_MISMATCH
 }
 
-# Parts of reasons, the first that fits counts. The names of alerts begin with SSLV3_ALERT_, TLSV1_ALERT_, ...
+_ALERTS = ("SSLV3_ALERT_", "TLSV1_", "TLSV13_ALERT_")  # some have no "ALERT" in their names
+
+# Parts of reasons; the first that fits counts.
 _BY_REASON = (
     ("CERTIFICATE_EXPIRED", TlsFailure.CERTIFICATE_EXPIRED),
     ("CERTIFICATE_REVOKED", TlsFailure.CERTIFICATE_REVOKED),
@@ -100,9 +102,9 @@ def explain(error: ssl.SSLError) -> tuple[TlsFailure, bool]:
     """Return why OpenSSL raised `error`, and whether it was the peer who refused."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _BY_VERIFY_CODE.get(error.verify_code, TlsFailure.CERTIFICATE_BAD), False
-    # Python does not name each of OpenSSL's reasons, but has a text: "tlsv1 alert no application protocol"
-    reason = error.reason or str(error).upper().replace(" ", "_")
-    by_peer = "_ALERT_" in reason
+    # Python does not name each of OpenSSL's reasons, but has a text: "[SSL] tlsv1 alert unknown psk identity"
+    reason = error.reason or str(error).removeprefix("[SSL] ").upper().replace(" ", "_")
+    by_peer = reason.startswith(_ALERTS)
     for part, failure in _BY_REASON:
         if part in reason:
             return failure, by_peer
