@@ -5,14 +5,11 @@ Theory of operation
 An engine brings `receive`, `receive_into`, `send`, and word of events. What does not happen per message is
 written once, here, over a handful of things that the engine keeps (see the annotations of `DescriptorWire`).
 
-*Writing.* What an engine's `send` could not hand to the kernel at once waits in an `OutgoingQueue`
-(`sending.py`), behind which everything else has to queue as long as it is not empty.
+*Writing and closing in good order* are in `queueing.py`. What an engine's `send` could not hand to the kernel
+at once goes on from the reactor's events; closing lingers until the reply is safe (`lingering.py`).
 
 *Loss.* The kernel reports an error once, to whichever call comes next; after that a dead connection reads
 like a clean end. So the first error is kept (`lost`), and an end of stream after it is not believed.
-
-*Closing* finishes the queue, lingers until the reply is safe (`lingering.py`), and is over when the time is
-up, whatever the peer does. Mostly there is nothing to wait for: then `begin_close` does all of it.
 """
 
 from __future__ import annotations
@@ -21,17 +18,15 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Coroutine, Sequence
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..addresses import SocketAddress, UnixAddress
-from ..errors import ConnectionLostError, DeliveryError, SocketBusyError, SocketClosedError
+from ..errors import ConnectionLostError
 from ..tcp_info import idle_seconds
 from . import delivery, descriptors
-from .contract import Buffer, WireObserver
-from .event_loop import EventLoopState
+from .contract import Buffer
 from .lingering import PAUSES, reset_on_close, settled
-from .outgoing import Outgoing, OutgoingBuffers, OutgoingEof, OutgoingFile
+from .queueing import QueueingWire
 from .sending import OutgoingQueue
 
 __all__ = ["DescriptorWire", "as_address"]
@@ -39,7 +34,7 @@ __all__ = ["DescriptorWire", "as_address"]
 _ADDRESSES = (SocketAddress, UnixAddress)
 
 
-class DescriptorWire:
+class DescriptorWire(QueueingWire):
     """A connected, non-blocking stream socket on an event loop. It owns the socket.
 
     The attributes stand in the slots of the engine's class.
@@ -51,8 +46,6 @@ class DescriptorWire:
     _sock: socket.SocketType
     _fd: int
     """-1 once closed."""
-    _state: EventLoopState
-    _loop: asyncio.AbstractEventLoop
     _local: Any
     _peer: Any
     """Addresses, or the ends as the socket module gives them, or ``None`` where not known yet."""
@@ -60,23 +53,11 @@ class DescriptorWire:
     """Whether the reactor knows of the descriptor."""
     _read_waiter: Any
     """What stands for the task that waits for input, or ``None``."""
-    _outgoing: OutgoingQueue | None
-    """Made by the first write that has to wait."""
-    _eof_asked: bool
-    _eof_sent: bool
-    peer_ended: bool
     _timestamps: bool
     """Whether acknowledgements raise events."""
     _acknowledgement_waits: set[delivery.AcknowledgementWait] | None
-    _closing: asyncio.Future[None] | None
-    _bytes_sent: int
-    """Without what went through the queue."""
-    _observer: WireObserver | None
     _peer_watched: bool
     """Whether the observer wants to know when the peer leaves."""
-    bytes_read: int
-    closed: bool
-    lost: OSError | None
 
     # For the engine, which extends these --------------------------------------------------------------
 
@@ -144,44 +125,13 @@ class DescriptorWire:
 
     # Sending ------------------------------------------------------------------------------------------
 
-    async def send_vectored(self, buffers: Sequence[Buffer]) -> int:
-        return await self._send_in_turn(OutgoingBuffers(buffers))
+    def _send_some(self, data: Buffer) -> int:
+        if self._fd == -1:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._sock.send(data)
 
-    async def send_file(self, file: IO[bytes], offset: int, count: int | None) -> int:
-        return await self._send_in_turn(OutgoingFile(file, offset, count))
-
-    async def send_eof(self) -> None:
-        self._refuse_if_closed("send_eof")
-        while self._eof_asked:  # by another task, whose call may yet be cancelled
-            if self._eof_sent:
-                return
-            await self._queue().flush("send_eof")
-            await asyncio.sleep(0)  # now that one says how it went
-        self._refuse_if_closed("send_eof")
-        self._refuse_if_lost("send_eof")  # an end now would make what was cut off look whole
-        self._eof_asked = True
-        entry = OutgoingEof()
-        try:
-            await self._queue().send(entry, "send_eof")
-        finally:
-            self._eof_asked = self._eof_sent = entry.begun
-
-    async def _send_in_turn(self, entry: Outgoing) -> int:
-        self._refuse_if_closed("write")
-        self._refuse_if_lost("write")
-        if self._eof_asked:
-            raise SocketClosedError(
-                errno.EPIPE, "the stream was ended by send_eof()", operation="write", ends=self
-            )
-        await self._queue().send(entry, "write")
-        return entry.sent
-
-    def _queue(self) -> OutgoingQueue:
-        if self._outgoing is None:
-            self._outgoing = OutgoingQueue(
-                self._sock, self._state, self._error, self._await_room, self._on_unsent
-            )
-        return self._outgoing
+    def _make_queue(self) -> OutgoingQueue:
+        return OutgoingQueue(self._sock, self._state, self._error, self._await_room, self._on_unsent)
 
     def _await_room(self) -> None:
         if not self._watched:
@@ -191,16 +141,8 @@ class DescriptorWire:
     # Observing ----------------------------------------------------------------------------------------
 
     @property
-    def bytes_written(self) -> int:
-        return self._bytes_sent + (0 if self._outgoing is None else self._outgoing.sent)
-
-    @property
     def waits_for_input(self) -> bool:
         return self._read_waiter is not None
-
-    @property
-    def waits_for_room(self) -> bool:
-        return bool(self._outgoing)
 
     def facts(self) -> tuple[int | None, float | None]:
         if self._fd == -1:
@@ -220,11 +162,6 @@ class DescriptorWire:
             self._observer.on_unsent(self._outgoing.held)
 
     # Delivery -----------------------------------------------------------------------------------------
-
-    @property
-    def unacknowledged(self) -> int:
-        self._refuse_if_closed("unacknowledged")
-        return self._unacknowledged()
 
     def _unacknowledged(self) -> int:
         count = 0
@@ -263,75 +200,33 @@ class DescriptorWire:
 
     # Closing ------------------------------------------------------------------------------------------
 
-    def begin_close(self, linger: float) -> Coroutine[Any, Any, None] | None:
-        if self.closed:
-            return None if self._closing is None else self._closing_to_end(self._closing)
-        rest = None
-        outgoing = self._outgoing
-        if self.lost is not None:
-            self._close_now(reset=outgoing is not None and outgoing.broken)
-        else:
-            rest = self._close_in_good_order(linger)
-        if outgoing is not None and rest is None:
-            self._tell_of_torn_writes(outgoing)
-        return rest
-
-    def abort(self) -> None:
-        self._close_now(reset=True)
-
-    def _begin_closing(self) -> None:
-        """From now on nobody else may touch the descriptor."""
+    def begin_closing(self) -> None:
         self.closed = True
         self._refuse_io()
         if self._read_waiter is not None or self._acknowledgement_waits:
             self._wake_waiters()
 
-    def _close_in_good_order(self, linger: float) -> Coroutine[Any, Any, None] | None:
-        self._begin_closing()
-        if linger <= 0:
-            self._close_now(reset=True)
-        elif not self._outgoing and (self.peer_ended or settled(self._sock)):
-            self._close_now()
-        else:
-            return self._finish_then_close(linger)
-        return None
+    def settled(self) -> bool:
+        return self.peer_ended or settled(self._sock)
 
-    async def _finish_then_close(self, linger: float) -> None:
-        self._closing = self._loop.create_future()
-        reset = True  # until all that was written is with the kernel
-        try:
-            async with asyncio.timeout(linger):
-                await self._queue().flush("aclose")
-                reset = False
-                pauses = iter(PAUSES)
-                while self._fd != -1 and not settled(self._sock):  # not so if it was aborted meanwhile
-                    await self._until_input(next(pauses, PAUSES[-1]))
-        except (TimeoutError, ConnectionLostError, SocketClosedError):
-            pass
-        finally:
-            self._close_now(reset=reset)
-            self._closing.set_result(None)
-        if self._outgoing is not None:
-            self._tell_of_torn_writes(self._outgoing)
+    async def settle(self) -> None:
+        pauses = iter(PAUSES)
+        while self._fd != -1 and not settled(self._sock):  # not so if it was aborted meanwhile
+            await self.until_input(next(pauses, PAUSES[-1]))
 
-    async def _closing_to_end(self, closing: asyncio.Future[None]) -> None:
-        await asyncio.shield(closing)
+    def receive_now(self, max_bytes: int) -> bytes:
+        if self._fd == -1:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._sock.recv(max_bytes)
 
-    def _tell_of_torn_writes(self, outgoing: OutgoingQueue) -> None:
-        """Raise for writes that were begun, lost, and whose task had been cancelled: nobody was told yet."""
-        if outgoing.torn:
-            outgoing.torn = 0
-            cause = self.lost or OSError(errno.ETIMEDOUT, "not sent within the time that closing may take")
-            raise self._delivery_error("aclose", cause) from cause
-
-    async def _until_input(self, seconds: float) -> None:
+    async def until_input(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await self._until_readable()
         except TimeoutError:
             pass
 
-    def _close_now(self, *, reset: bool = False) -> None:
+    def close_now(self, *, reset: bool = False) -> None:
         if self._fd == -1:
             return
         if self._local is None:
@@ -362,49 +257,6 @@ class DescriptorWire:
     def _wake_acknowledgement_waits(self) -> None:
         for wait in self._acknowledgement_waits or ():
             wait.wake()
-
-    # Errors -------------------------------------------------------------------------------------------
-
-    def _error(self, operation: str, error: OSError) -> ConnectionLostError | SocketClosedError:
-        """Translate what a syscall raised; the one boundary where errors of the system become ours."""
-        if self.closed and error.errno == errno.EBADF:
-            return self._closed_error(operation)
-        if self.lost is None:
-            # A copy: the original's traceback would keep its frames alive.
-            self.lost = OSError(error.errno, error.strerror)
-        return ConnectionLostError(
-            error.errno,
-            error.strerror,
-            operation=operation,
-            ends=self,
-        )
-
-    def _delivery_error(self, operation: str, cause: OSError) -> DeliveryError:
-        count = self._unacknowledged()
-        return DeliveryError(
-            cause.errno,
-            f"{count} bytes were not acknowledged: {cause.strerror}",
-            unacknowledged=count,
-            operation=operation,
-            ends=self,
-        )
-
-    def _closed_error(self, operation: str) -> SocketClosedError:
-        return SocketClosedError(operation=operation, ends=self)
-
-    def _busy_error(self) -> SocketBusyError | SocketClosedError:
-        if self.closed:
-            return self._closed_error("read")
-        return SocketBusyError("another task is already reading", operation="read", ends=self)
-
-    def _refuse_if_closed(self, operation: str) -> None:
-        if self.closed:
-            raise self._closed_error(operation)
-
-    def _refuse_if_lost(self, operation: str) -> None:
-        """A loss is told to everybody who comes after it."""
-        if self.lost is not None:
-            raise self._error(operation, self.lost) from self.lost
 
     def _learn_local(self) -> None:
         if self._fd != -1:

@@ -24,7 +24,7 @@ from typing import IO, Protocol
 
 from .contract import Buffer
 
-__all__ = ["Outgoing", "OutgoingBuffers", "OutgoingEof", "OutgoingFile", "SourceError"]
+__all__ = ["CertainBuffers", "Outgoing", "OutgoingBuffers", "OutgoingEof", "OutgoingFile", "SourceError"]
 
 _MAX_BUFFERS = min(os.sysconf("SC_IOV_MAX"), 1024) if hasattr(os, "sysconf") else 16
 _CHUNK = 256 * 1024
@@ -111,6 +111,13 @@ class OutgoingBuffers:
                 return
             sent -= view.nbytes
             views.popleft()
+
+
+class CertainBuffers(OutgoingBuffers):
+    """Buffers that must go, whatever happens to whoever asked for it: the peer counts on them."""
+
+    __slots__ = ()
+    begun = True
 
 
 class OutgoingEof:

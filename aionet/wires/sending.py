@@ -114,6 +114,15 @@ class OutgoingQueue:
             del waiter
         self._state.budget = BUDGET
 
+    def push(self, entry: Outgoing) -> asyncio.Future[None]:
+        """Send `entry`, of which nothing more fits now, behind the others; return what completes with it."""
+        entry.waiter = waiter = self._state.loop.create_future()
+        self._entries.append(entry)
+        if len(self._entries) == 1:
+            self._go_on_later(blocked=True)
+        self._on_change()
+        return waiter
+
     async def flush(self, operation: str) -> None:
         """Return when everything that stands in the queue now has been handed to the kernel."""
         if self._entries:
