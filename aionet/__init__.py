@@ -38,9 +38,11 @@ from .spawner_stats import SpawnerStats
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tcp_info import TcpInfo, TcpState
 from .tcp_socket import AsyncTcpSocket
+from .tls_failure import TlsFailure
 from .unix_connection_server import AsyncUnixConnectionServer
 from .unix_socket import AsyncUnixSocket
 from .version import __version__
+from .wires.tls.info import TlsInfo
 from .workers.running import run_workers
 
 __all__ = [
@@ -82,6 +84,8 @@ __all__ = [
     "TcpOptions",
     "TcpState",
     "TlsError",
+    "TlsFailure",
+    "TlsInfo",
     "TlsTruncatedError",
     "UnixAddress",
     "UnixOptions",

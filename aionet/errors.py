@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from .addresses import SocketAddress, UnixAddress
+    from .tls_failure import TlsFailure
 
 __all__ = [
     "AionetError",
@@ -183,7 +184,22 @@ class LimitExceededError(AionetError, ValueError):
 
 
 class TlsError(AionetError, OSError):
-    """A TLS handshake or record was bad."""
+    """A TLS handshake or record was bad. `failure` says why; OpenSSL's own error is the cause."""
+
+    failure: TlsFailure | None
+    by_peer: bool
+    """Whether it was the peer who refused."""
+
+    def __init__(
+        self,
+        *args: object,
+        failure: TlsFailure | None = None,
+        by_peer: bool = False,
+        **where: Unpack[Where],
+    ) -> None:
+        super().__init__(*args, **where)
+        self.failure = failure
+        self.by_peer = by_peer
 
 
 class TlsTruncatedError(TlsError):

@@ -113,9 +113,13 @@ class StreamOptions:
     send_buffer: int | None = None
     """Bytes the kernel holds for the peer (``SO_SNDBUF``, socket(7)); doubled, and capped at
     ``net.core.wmem_max``, likewise."""
+    close_notify_wait: float = 1.0
+    """Seconds, of those of `linger`, that ``aclose()`` of a TLS connection waits for the peer's close_notify
+    after it has sent its own (RFC 8446, 6.1). 0: it does not wait."""
 
     def __post_init__(self) -> None:
         _check_seconds("linger", self.linger, zero=True)
+        _check_seconds("close_notify_wait", self.close_notify_wait, zero=True)
         if self.receive_buffer is not None:
             _check_int("receive_buffer", self.receive_buffer, 1, _HIGHEST_INT, "bytes")
         if self.send_buffer is not None:

@@ -19,26 +19,31 @@ import asyncio
 import io
 import operator
 import socket
+import ssl
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from .addresses import SocketAddress, UnixAddress
 from .dialing import Dialed
 from .engine import SocketBase, short_cut, stream_wire
-from .errors import IncompleteReadError, LimitExceededError, SocketBusyError, SocketClosedError
+from .errors import IncompleteReadError, LimitExceededError, SocketBusyError, SocketClosedError, TlsError
 from .options import StreamOptions
 from .receive_buffer import ReceiveBuffer
 from .scope import current_scope
 from .signals import NEVER, Signal
+from .tls.laying import client_context, make_tls
+from .tls_failure import TlsFailure
 from .wires.contract import Buffer, Wire
 from .wires.event_loop import running_state
+from .wires.tls.info import TlsInfo
+from .wires.tls.wire import TlsWire
 from .wires.unconnected import NEVER_CONNECTED, UNCONNECTED
 
 if TYPE_CHECKING:
     from .proxy_protocol import ProxyHeader
 
-__all__ = ["AsyncStreamSocket"]
+__all__ = ["AsyncStreamSocket", "client_tls"]
 
 _CHUNK = 65536
 _LARGEST_CHUNK = 256 * 1024  # asked of the kernel at once for `read_exactly` of a lot
@@ -270,6 +275,77 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         """
         await self._wire.send_eof()
 
+    # TLS ----------------------------------------------------------------------------------------------
+
+    @property
+    def tls(self) -> TlsInfo | None:
+        """What was agreed on in the TLS handshake; ``None`` without TLS. It stays valid after closing."""
+        wire = self._wire
+        return wire.info if isinstance(wire, TlsWire) else None
+
+    async def start_tls(
+        self,
+        context: ssl.SSLContext | bool,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        buffered_is_handshake: bool = False,
+        accept_truncation: bool = False,
+    ) -> None:
+        """Go on in TLS: everything that is read and written from now on is encrypted, over what there is.
+
+        What was written before goes first. TLS over TLS is possible.
+
+        Args:
+            context: what to offer and to demand; ``True``, for a client, the default one, which verifies.
+            server_side: whether this side is the server of the handshake.
+            server_hostname: for a client: the name that it asks for, and that the certificate has to be for.
+            buffered_is_handshake: bytes that were received and not yet read are the beginning of the
+                handshake, as after a header that came with it. Otherwise there must not be any: they came
+                unprotected, and might be taken for what comes protected.
+            accept_truncation: take an end of the connection without close_notify for a clean end of the
+                stream, which gives up knowing whether somebody has cut it off.
+
+        Raises:
+            TlsError: the handshake failed, and the socket is closed; `failure` says why.
+                Bytes that were received before raise it too, and leave the socket as it is.
+            SocketBusyError: another task is reading.
+            ConnectionLostError, SocketClosedError: as `write`.
+            TypeError, ValueError: a bad argument, before any I/O.
+
+        Cancel safety: the connection is aborted: a handshake cannot be taken up again.
+        """
+        known = _tls_context(context, server_side, server_hostname)
+        wire = self._wire
+        await wire.send(b"")  # after what was written before
+        await wire.reader_turn()
+        received = self._received
+        if received and not buffered_is_handshake:
+            raise TlsError(
+                f"{len(received)} bytes were received before TLS began, and are not protected by it",
+                failure=TlsFailure.INJECTED,
+                **self._where("start_tls"),
+            )
+        initial = received.take(len(received)) if received else b""
+        made = make_tls(
+            wire,
+            known,
+            server_side=server_side,
+            server_hostname=server_hostname or None,
+            patience=self._options.close_notify_wait,
+            accept_truncation=accept_truncation,
+            initial=initial,
+        )
+        self._wire = made
+        try:
+            await made.shake_hands()
+        except TlsError:
+            await self.aclose()
+            raise
+        except BaseException:
+            self.abort()
+            raise
+
     # Closing ------------------------------------------------------------------------------------------
 
     @property
@@ -377,16 +453,35 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
     # For servers and subclasses -----------------------------------------------------------------------
 
-    async def _connect(self, dial: Coroutine[Any, Any, Dialed], address: AddressT) -> None:
-        """Take the socket that `dial` connects."""
+    async def _connect(
+        self, dial: Coroutine[Any, Any, Dialed], address: AddressT, tls: _ClientTls | None = None
+    ) -> None:
+        """Take the socket that `dial` connects, and lay TLS over it if so asked."""
         try:
             with self._connecting("connect", address):
                 sock, lost = await dial
+                wire: Wire = stream_wire(sock, running_state(), _peer_of(sock, address))
+                wire.lost = lost
+                if tls is not None:
+                    wire = await self._lay_tls(wire, *tls)
         finally:
             dial.close()  # where it was refused before it began
-        wire = stream_wire(sock, running_state(), _peer_of(sock, address))
-        wire.lost = lost
         self._attach(wire, current_scope().ledger)
+
+    async def _lay_tls(self, wire: Wire, context: ssl.SSLContext, server_hostname: str | None) -> Wire:
+        options = self._options
+        made = make_tls(wire, context, server_hostname=server_hostname, patience=options.close_notify_wait)
+        try:
+            await made.shake_hands()
+        except TlsError:
+            rest = made.begin_close(options.linger)  # so that the alert arrives
+            if rest is not None:
+                await rest
+            raise
+        except BaseException:
+            made.abort()
+            raise
+        return made
 
     @contextmanager
     def _connecting(self, operation: str, peer: AddressT | None = None) -> Iterator[None]:
@@ -474,6 +569,52 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         partial = buffered.take(len(buffered))
         message = f"the stream ended after {len(partial)} bytes, before {wanted}"
         return IncompleteReadError(message, partial=partial, **self._where("read"))
+
+
+class _ClientTls(NamedTuple):
+    """What a client wants of TLS."""
+
+    context: ssl.SSLContext
+    server_hostname: str | None
+
+
+def client_tls(
+    tls: ssl.SSLContext | bool | None, server_hostname: str | None, host: str | None
+) -> _ClientTls | None:
+    """Check the arguments of a `connect_to`; `host` is what the certificate is for where nobody says."""
+    context = client_context(tls)
+    if context is None:
+        if server_hostname is not None:
+            raise ValueError(f"server_hostname={server_hostname!r} is of use with tls only")
+        return None
+    name = host if server_hostname is None else server_hostname
+    return _ClientTls(context, _checked_name(context, name))
+
+
+def _checked_name(context: ssl.SSLContext, name: str | None) -> str | None:
+    if name:
+        return name
+    if context.check_hostname:
+        raise ValueError(f"server_hostname={name!r}: this context compares it with the certificate's")
+    return None
+
+
+def _tls_context(
+    context: ssl.SSLContext | bool, server_side: bool, server_hostname: str | None
+) -> ssl.SSLContext:
+    if not server_side:
+        found = client_context(context)
+        if found is None:
+            raise TypeError(f"start_tls() needs an ssl.SSLContext, not {context!r}")
+        _checked_name(found, server_hostname)
+        return found
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"a server needs an ssl.SSLContext with a certificate, not {context!r}")
+    if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError(f"{context!r} is a context for clients: a server's is ssl.PROTOCOL_TLS_SERVER")
+    if server_hostname is not None:
+        raise ValueError(f"server_hostname={server_hostname!r} is what a client asks for")
+    return context
 
 
 class _Dialing:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Self
 
 from .addresses import AddressLike, SocketAddress, as_address
 from .dialing import dial
 from .options import TcpOptions
 from .scope import current_scope
-from .stream_socket import AsyncStreamSocket
+from .stream_socket import AsyncStreamSocket, client_tls
 from .tcp_info import TcpInfo, read_tcp_info
 
 __all__ = ["AsyncTcpSocket"]
@@ -33,6 +34,8 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
         address: AddressLike,
         *,
         local_address: AddressLike | None = None,
+        tls: ssl.SSLContext | bool | None = None,
+        server_hostname: str | None = None,
         happy_eyeballs_delay: float | None = 0.25,
     ) -> Self:
         """Connect to `address`, and return this socket.
@@ -43,13 +46,17 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
         Args:
             address: as in ``("example.org", 443)``, ``"127.0.0.1:3000"``, ``"[::1]:3000"``, ``3000``.
             local_address: the numeric address, or the port alone, to connect from.
+            tls: a context for TLS, taken as it is; ``True`` for the default one, which verifies the server's
+                certificate by the system's trust store.
+            server_hostname: the name to ask for and to find in the certificate, if not the host of `address`.
 
         Raises:
             ResolveError: the name has no address.
             ConnectError: no address answered; `attempts` lists each with its delay and its error.
+            TlsError: the handshake failed; `failure` says why.
             SocketBusyError: this socket is connected already, or about to be.
             SocketClosedError: it was closed, before or meanwhile.
-            TypeError, ValueError: a bad address or delay, before any I/O.
+            TypeError, ValueError: a bad address, delay or context, before any I/O.
 
         Cancel safety: nothing is left open or registered.
         """
@@ -61,6 +68,7 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
             raise ValueError(f"local_address must be numeric, not {local}")
         if happy_eyeballs_delay is not None and not happy_eyeballs_delay >= 0:
             raise ValueError(f"happy_eyeballs_delay must be 0 or more seconds, not {happy_eyeballs_delay!r}")
+        wanted_tls = client_tls(tls, server_hostname, target.host.partition("%")[0] or "localhost")
         options = self._options
         assert isinstance(options, TcpOptions)
         dialing = dial(
@@ -70,7 +78,7 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
             happy_eyeballs_delay=happy_eyeballs_delay,
             resolver=current_scope().resolver,
         )
-        await self._connect(dialing, target)
+        await self._connect(dialing, target, wanted_tls)
         return self
 
     @property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import ssl
 from typing import Self
 
 from .addresses import UnixAddress
 from .dialing import dial_unix
 from .options import UnixOptions
 from .scope import current_scope
-from .stream_socket import AsyncStreamSocket
+from .stream_socket import AsyncStreamSocket, client_tls
 
 __all__ = ["AsyncUnixSocket", "as_unix_address"]
 
@@ -28,23 +29,38 @@ class AsyncUnixSocket(AsyncStreamSocket[UnixAddress]):
             raise TypeError(f"options must be UnixOptions, not {options!r}")
         super().__init__(options or current_scope().unix_options)
 
-    async def connect_to(self, address: UnixAddress | str | os.PathLike[str]) -> Self:
+    async def connect_to(
+        self,
+        address: UnixAddress | str | os.PathLike[str],
+        *,
+        tls: ssl.SSLContext | bool | None = None,
+        server_hostname: str | None = None,
+    ) -> Self:
         """Connect to the server at `address` (a path, or ``unix:PATH``), and return this socket.
 
         Waits while the server's queue is full.
 
+        Args:
+            address: where the server listens.
+            tls: a context for TLS, taken as it is; ``True`` for the default one, which verifies the server's
+                certificate by the system's trust store.
+            server_hostname: the name to ask for and to find in the certificate; a path has none.
+
         Raises:
             ConnectError: nobody answers there.
+            TlsError: the handshake failed; `failure` says why.
             SocketBusyError: this socket is connected already, or about to be.
             SocketClosedError: it was closed, before or meanwhile.
-            TypeError, ValueError: a bad address, before any I/O.
+            TypeError, ValueError: a bad address or context, or no `server_hostname` for a context that
+                compares it, before any I/O.
 
         Cancel safety: nothing is left open or registered.
         """
         target = as_unix_address(address)
+        wanted_tls = client_tls(tls, server_hostname, None)
         options = self._options
         assert isinstance(options, UnixOptions)
-        await self._connect(dial_unix(target, options=options), target)
+        await self._connect(dial_unix(target, options=options), target, wanted_tls)
         return self
 
 

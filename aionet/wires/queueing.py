@@ -23,7 +23,7 @@ from collections.abc import Coroutine, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from ..addresses import SocketAddress, UnixAddress
-from ..errors import ConnectionLostError, DeliveryError, SocketBusyError, SocketClosedError
+from ..errors import ConnectionLostError, DeliveryError, SocketBusyError, SocketClosedError, TlsError
 from .contract import Buffer, WireObserver
 from .event_loop import EventLoopState
 from .outgoing import CertainBuffers, Outgoing, OutgoingBuffers, OutgoingEof, OutgoingFile
@@ -180,7 +180,7 @@ class QueueingWire:
             return None if self._closing is None else self._closing_to_end(self._closing)
         rest = None
         outgoing = self._outgoing
-        if self.lost is not None:
+        if self._hopeless:
             self.close_now(reset=outgoing is not None and outgoing.broken)
         else:
             rest = self._close_in_good_order(linger)
@@ -191,11 +191,16 @@ class QueueingWire:
     def abort(self) -> None:
         self.close_now(reset=True)
 
+    @property
+    def _hopeless(self) -> bool:
+        """Whether nothing can be delivered any more, or must not."""
+        return self.lost is not None
+
     def _close_in_good_order(self, linger: float) -> Coroutine[Any, Any, None] | None:
         self.begin_closing()
         if linger <= 0:
             self.close_now(reset=True)
-        elif not self._outgoing and (self.peer_ended or self.settled()):
+        elif not self._outgoing and self.settled():
             self.close_now()
         else:
             return self._finish_then_close(linger)
@@ -209,7 +214,7 @@ class QueueingWire:
                 await self.flush_all("aclose")
                 reset = False
                 await self.settle()
-        except (TimeoutError, ConnectionLostError, SocketClosedError):
+        except (TimeoutError, ConnectionLostError, SocketClosedError, TlsError):
             pass
         finally:
             self.close_now(reset=reset)

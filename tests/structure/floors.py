@@ -17,9 +17,10 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "signals",
         "close_reason",
         "hanging_up",
+        "tls_failure",
     ),
     1: ("wires", "native", "engine"),
-    2: ("resolving", "dialing", "listening", "accepting", "scope"),
+    2: ("resolving", "dialing", "listening", "accepting", "scope", "tls"),
     3: (
         "stream_socket",
         "tcp_socket",

@@ -239,6 +239,58 @@ async def _(stage):
     await stage.socket_class().connect_to(":" if stage.tcp else "")
 
 
+@provokes("connect_to", "TlsError")
+async def _(stage):
+    connecting = await begin(
+        stage.socket_class().connect_to(stage.server.address, tls=True, server_hostname="server.example")
+    )
+    async with await stage.server.accept() as accepted:
+        await accepted.write(b"hello in plain text")
+        await connecting
+
+
+async def _start_tls(stage):
+    await stage.sock.start_tls(True, server_hostname="server.example")
+
+
+@provokes("start_tls", "TlsError")
+async def _(stage):
+    stage.peer.send_now(b"hello in plain text")
+    await _start_tls(stage)
+
+
+@provokes("start_tls", "SocketBusyError")
+async def _(stage):
+    reading = await begin(stage.sock.read())
+    try:
+        await _start_tls(stage)
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])
+
+
+@provokes("start_tls", "ConnectionLostError")
+async def _(stage):
+    await stage.lose()
+    await _start_tls(stage)
+
+
+@provokes("start_tls", "SocketClosedError")
+async def _(stage):
+    stage.sock.abort()
+    await _start_tls(stage)
+
+
+@provokes("start_tls", "TypeError")
+async def _(stage):
+    await stage.sock.start_tls(None)
+
+
+@provokes("start_tls", "ValueError")
+async def _(stage):
+    await stage.sock.start_tls(True, server_hostname="")
+
+
 async def _resolve_nothing(host, port):
     return []
 

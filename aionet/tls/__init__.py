@@ -1,0 +1,1 @@
+"""What lays TLS over a connection, and keeps what outlives one."""

@@ -1,0 +1,48 @@
+"""Sessions that a client may resume: a small cache for each context.
+
+Theory of operation
+-------------------
+A session that is resumed spares both sides the certificates and what they cost. It vouches for the peer as
+the first handshake did; so what that was checked for is part of the key: the name, whether it was compared,
+and whether the certificate was verified. A session is of one context and no other can use it; the cache goes
+with the context.
+
+In TLS 1.3 a ticket is for one use (RFC 8446, C.4), or an onlooker could tell that two connections are of one
+client. So a session is taken out when it is used; the new connection brings new ones. They come after the
+handshake, with the first data, so a session is kept when its connection ends.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import OrderedDict
+from collections.abc import Hashable
+from weakref import WeakKeyDictionary
+
+__all__ = ["MOST_SESSIONS", "keep_session", "session_key", "take_session"]
+
+MOST_SESSIONS = 64
+"""Peers of one context that are remembered, the last ones used."""
+
+_caches: WeakKeyDictionary[ssl.SSLContext, OrderedDict[Hashable, ssl.SSLSession]] = WeakKeyDictionary()
+
+
+def session_key(context: ssl.SSLContext, server_hostname: str | None, peer: object) -> Hashable:
+    """Return what has to be equal for a session to be resumed."""
+    return server_hostname, str(peer), context.verify_mode, context.check_hostname
+
+
+def take_session(context: ssl.SSLContext, key: Hashable) -> ssl.SSLSession | None:
+    """Return a session to resume, which is then no longer in the cache."""
+    cache = _caches.get(context)
+    return None if cache is None else cache.pop(key, None)
+
+
+def keep_session(context: ssl.SSLContext, key: Hashable, session: ssl.SSLSession) -> None:
+    """Keep `session`, if it can be resumed at all."""
+    if session.has_ticket or session.id:
+        cache = _caches.setdefault(context, OrderedDict())
+        cache[key] = session
+        cache.move_to_end(key)
+        if len(cache) > MOST_SESSIONS:
+            cache.popitem(last=False)

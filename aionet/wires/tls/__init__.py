@@ -1,0 +1,1 @@
+"""TLS as a wire over any other wire."""

@@ -1,0 +1,489 @@
+"""`TlsWire`: TLS over any other wire, without a descriptor of its own.
+
+Theory of operation
+-------------------
+An `ssl.SSLObject` turns ciphertext that it finds in one `ssl.MemoryBIO` into plaintext, and plaintext into
+ciphertext that it leaves in another; it never touches a socket. `TlsWire` carries the ciphertext between the
+two and the wire beneath.
+
+*Reading.* One `receive` below brings what is there, mostly a whole record, or several; it is decrypted as it
+is asked for. `_more` says whether asking may bring anything, so that OpenSSL is not asked, and no
+`SSLWantReadError` raised, for every record. A read that is cancelled while it waits below has taken nothing.
+Tickets, key updates and alerts are dealt with on the way; what they make this side say is handed down at
+once.
+
+*Writing* is in `writes.py`.
+
+*The end.* close_notify ends a stream (RFC 8446, 6.1). Each direction ends for itself: after `send_eof` the
+peer may go on, and after the peer's end so may this side. Where the stream below ends without it, it may have
+been cut off by anybody, and `TlsTruncatedError` says so, unless the caller has accepted that. OpenSSL is
+never told of the end below: an option of the context could make it take that for a close_notify.
+
+*Closing* finishes the writes, sends close_notify, waits for the peer's no longer than `patience`, and goes on
+below, all of it within the time that closing may take.
+
+*A loss.* What OpenSSL refuses (a record that was tampered with, an alert) is kept as what the connection was
+lost by, like an error of the system. A stream of which a write broke off gets no close_notify.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import AionetError, ConnectionLostError, SocketClosedError, TlsError, TlsTruncatedError
+from ...tls_failure import TlsFailure, explain, looks_like_tls
+from ..budget import UNIT_BITS
+from ..contract import Buffer
+from ..outgoing import OutgoingBuffers
+from ..wire_over import WireOver
+from .info import TlsInfo
+from .writes import PIECE, Seal, SealedQueue
+
+__all__ = ["TlsWire"]
+
+_CHUNK = 64 * 1024
+_ROUNDS = 16  # of input thrown away in a row while closing: a peer that floods must not hold the loop
+
+
+class TlsWire(WireOver):
+    """TLS over `lower`, which it owns. `shake_hands` comes first; until then writes wait."""
+
+    __slots__ = (
+        "_accept_truncation",
+        "_ahead",
+        "_bytes_sent",
+        "_closing",
+        "_encrypted",
+        "_eof_asked",
+        "_eof_sent",
+        "_established",
+        "_gone",
+        "_incoming",
+        "_keep_session",
+        "_loop",
+        "_lower",
+        "_more",
+        "_observer",
+        "_outgoing",
+        "_own_loss",
+        "_patience",
+        "_reading",
+        "_seal",
+        "_server_name",
+        "_state",
+        "_tls",
+        "_truncated",
+        "bytes_read",
+        "closed",
+        "info",
+        "peer_ended",
+    )
+
+    def __init__(
+        self,
+        lower: Any,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None,
+        patience: float,
+        accept_truncation: bool = False,
+        session: ssl.SSLSession | None = None,
+        keep_session: Callable[[ssl.SSLSession], None] | None = None,
+        initial: bytes = b"",
+    ) -> None:
+        """`lower` is a whole wire that is a `QueueingWire`, too.
+
+        `patience` is how many seconds closing waits for the peer's close_notify.
+
+        `session` is one to resume, `keep_session` is given one at the end; `initial` is ciphertext that was
+        read already.
+        """
+        self._lower = lower
+        self._state = lower._state
+        self._loop = lower._loop
+        self._incoming = ssl.MemoryBIO()
+        self._encrypted = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._encrypted, server_side, server_hostname, session)
+        self._seal = Seal(self._tls, self._encrypted, lower, self._end, self._on_room)
+        self._server_name = server_hostname
+        self._patience = patience
+        self._accept_truncation = accept_truncation
+        self._keep_session = keep_session
+        self._ahead = b""
+        self._more = False
+        self._reading = False
+        self._established = False
+        self._truncated = False
+        self._gone = False
+        self._own_loss = None
+        self._outgoing = None
+        self._eof_asked = False
+        self._eof_sent = False
+        self._closing = None
+        self._bytes_sent = 0
+        self._observer = lower._observer
+        if self._observer is not None:
+            lower._observer = self
+        self.info: TlsInfo | None = None
+        """What was agreed on, once the handshake is over."""
+        self.bytes_read = 0
+        self.peer_ended = False
+        self.closed = False
+        if initial:
+            self._incoming.write(initial)
+
+    # The handshake ------------------------------------------------------------------------------------
+
+    async def shake_hands(self) -> None:
+        """Do the handshake, in the calling task.
+
+        Raises:
+            TlsError: it failed; `failure` says why. The alert that tells the peer is on its way, and the
+                wire is good for nothing but closing.
+            SocketClosedError: this side closes meanwhile.
+
+        Cancel safety: the wire is good for nothing but aborting.
+        """
+        self._refuse_if_closed("handshake")
+        self._reading = True
+        try:
+            first = self._incoming.pending == 0
+            while not self._go_on_shaking_hands():
+                ciphertext = await self._receive_for_handshake()
+                self._refuse_if_closed("handshake")
+                if first and not looks_like_tls(ciphertext):
+                    raise self._lose_by("handshake", None, TlsFailure.PLAINTEXT)
+                first = False
+                self._incoming.write(ciphertext)
+        finally:
+            self._reading = False
+        self._established = True
+        self._more = self._incoming.pending > 0
+        self.info = TlsInfo.of(self._tls, self._name_asked_for())
+        self._seal.open()
+
+    def _go_on_shaking_hands(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            raise self._lose_by("handshake", error, *explain(error)) from error
+        finally:
+            self._reply()
+        return True
+
+    async def _receive_for_handshake(self) -> bytes:
+        try:
+            ciphertext: bytes = await self._lower.receive(_CHUNK)
+        except ConnectionLostError as error:
+            raise self._lose_by("handshake", error, TlsFailure.RESET) from error
+        if not ciphertext:
+            raise self._lose_by("handshake", None, TlsFailure.ENDED)
+        return ciphertext
+
+    def _name_asked_for(self) -> str | None:
+        name: str | None = getattr(self._tls, "name_asked_for", self._server_name)
+        return name
+
+    # Receiving ----------------------------------------------------------------------------------------
+
+    @property
+    def waits_for_input(self) -> bool:
+        return self._reading
+
+    async def reader_turn(self) -> None:
+        if self._reading or self.closed:
+            raise self._busy_error()
+        if self._state.budget <= 0:
+            await self._yield_turn_reading()
+        self._state.budget -= 1
+
+    async def receive(self, max_bytes: int) -> bytes:
+        if self._reading or self.closed:
+            raise self._busy_error()
+        if self._more:  # else the wire below sees to it that others have their turn
+            await self.reader_turn()
+        while True:
+            if self._more:
+                data = self._decrypt(max_bytes)
+                if data is not None:
+                    self._state.budget -= len(data) >> UNIT_BITS
+                    return data
+            if self.peer_ended:
+                await self.reader_turn()
+                return b""
+            self._refuse_to_read_on()
+            self._reading = True
+            try:
+                ciphertext = await self._lower.receive(_CHUNK)
+            finally:
+                self._reading = False
+            self._feed(ciphertext)
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        data = await self.receive(min(buffer.nbytes, _CHUNK))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def receive_now(self, max_bytes: int) -> bytes:
+        while True:
+            if self._more:
+                data = self._decrypt(max_bytes)
+                if data is not None:
+                    return data
+            if self.peer_ended or self._truncated:
+                return b""
+            self._feed(self._lower.receive_now(_CHUNK))
+
+    def _feed(self, ciphertext: bytes) -> None:
+        if ciphertext:
+            self._incoming.write(ciphertext)
+            self._more = True
+        elif self._accept_truncation:
+            self.peer_ended = True
+        else:
+            self._truncated = True
+
+    def _decrypt(self, max_bytes: int) -> bytes | None:
+        """Return plaintext, ``b""`` at its end, or ``None`` where there is none without more ciphertext."""
+        if self._ahead:
+            return self._take_ahead(max_bytes)
+        data: bytes | None = None
+        try:
+            data = self._tls.read(max_bytes)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:  # this side has ended, too
+            data = b""
+        except ssl.SSLError as error:
+            self._more = False
+            self._reply()
+            raise self._error("read", error) from error
+        if self._encrypted.pending:
+            self._reply()
+        if data:
+            self.bytes_read += len(data)
+            self._more = len(data) == max_bytes or self._incoming.pending > 0
+            return data
+        self._more = False
+        if data is not None:
+            self.peer_ended = True
+        return data
+
+    def _take_ahead(self, max_bytes: int) -> bytes:
+        data, self._ahead = self._ahead[:max_bytes], self._ahead[max_bytes:]
+        return data
+
+    def _refuse_to_read_on(self) -> None:
+        if self._own_loss is not None:
+            self._refuse_if_lost("read")
+        if self._truncated:
+            raise TlsTruncatedError(
+                f"{TlsFailure.TRUNCATED}: what was read may have been cut short",
+                failure=TlsFailure.TRUNCATED,
+                operation="read",
+                ends=self,
+            )
+
+    async def _yield_turn_reading(self) -> None:
+        self._reading = True
+        try:
+            await self._state.yield_turn()
+        finally:
+            self._reading = False
+        self._refuse_if_closed("read")
+
+    # Sending ------------------------------------------------------------------------------------------
+
+    async def send(self, data: Buffer) -> int:
+        kind = type(data)
+        if (
+            self._seal.busy
+            or self._outgoing
+            or self._eof_asked
+            or self.closed
+            or not (kind is bytes or kind is bytearray)
+            or not 0 < len(data) <= PIECE
+            or self.lost is not None
+        ):
+            return await self._send_in_turn(OutgoingBuffers((data,)))
+        size = len(data)
+        try:
+            self._seal.send(data)
+        except BlockingIOError:
+            return await self._send_in_turn(OutgoingBuffers((data,)))
+        except OSError as error:
+            raise self._error("write", error) from error
+        self._bytes_sent += size
+        if self._seal.rests:
+            await self._queue().send(OutgoingBuffers((data,), size), "write")
+            return size
+        state = self._state
+        state.budget -= 1 + (size >> UNIT_BITS)
+        if state.budget < 0:  # afterwards, not before: writes go in the order of their calls
+            await state.yield_turn()
+        return size
+
+    def _send_some(self, data: Buffer) -> int:
+        return self._seal.send(data)
+
+    def _make_queue(self) -> SealedQueue:
+        return SealedQueue(self._seal, self._state, self._error, self._on_unsent)
+
+    @property
+    def bytes_written(self) -> int:
+        return max(super().bytes_written - self._seal.unsent, 0)
+
+    def _on_room(self) -> None:
+        if self._outgoing:
+            self._outgoing.on_writable()
+
+    def _reply(self) -> None:
+        """Hand down what reading has made this side say."""
+        if self._encrypted.pending:
+            try:
+                self._seal.hand_down()
+            except OSError:  # lost: whoever reads or writes next is told
+                pass
+
+    # Delivery -----------------------------------------------------------------------------------------
+
+    def _unacknowledged(self) -> int:
+        own = 0 if self._outgoing is None else self._outgoing.failed + self._outgoing.remaining
+        below: int = self._lower._unacknowledged()
+        return own + below
+
+    async def wait_acknowledged(self) -> None:
+        if self.unacknowledged == 0:
+            return
+        try:
+            await self._queue().flush("wait_acknowledged")
+            await self._lower.wait_acknowledged()
+        except ConnectionLostError as error:
+            raise self._delivery_error("wait_acknowledged", error) from error
+
+    # Closing ------------------------------------------------------------------------------------------
+
+    def begin_closing(self) -> None:
+        self.closed = True
+        self._lower.begin_closing()
+        if not self._established and self._outgoing is not None:
+            self._outgoing.fail(lambda: self._closed_error("write"))
+
+    async def flush_all(self, operation: str) -> None:
+        if self._established:
+            await self._queue().flush(operation)
+            self._say_goodbye()
+        await self._lower.flush_all(operation)
+
+    def settled(self) -> bool:
+        if self._established:
+            self._say_goodbye()
+            if self._seal.busy or self._lower._outgoing or not self._said_goodbye():
+                return False
+        settled: bool = self._lower.settled()
+        return settled
+
+    async def settle(self) -> None:
+        if self._established:
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._until_goodbye()
+            except TimeoutError:
+                pass
+        await self._lower.settle()
+
+    def close_now(self, *, reset: bool = False) -> None:
+        if self._gone:
+            return
+        self._gone = self.closed = True
+        self._lower.close_now(reset=reset)
+        self._seal.forget()
+        if self._outgoing is not None:
+            self._outgoing.fail(lambda: self._closed_error("write"))
+        if self._established and self._keep_session is not None and not isinstance(self._own_loss, TlsError):
+            session = self._tls.session
+            if session is not None:
+                self._keep_session(session)
+
+    @property
+    def _hopeless(self) -> bool:
+        broken = self._outgoing is not None and self._outgoing.broken
+        return broken or self._lower.lost is not None
+
+    def _say_goodbye(self) -> None:
+        """Send close_notify, if that was not done yet and nothing is amiss."""
+        if not self._eof_sent and self._own_loss is None:
+            self._eof_asked = self._eof_sent = True
+            try:
+                self._end()
+            except OSError:  # lost: there is nobody to say it to
+                pass
+
+    def _end(self) -> None:
+        while self._tls.pending():  # ending the stream looks for the peer's end, and must not find this
+            self._ahead += self._tls.read(_CHUNK)
+            self._more = True
+        unread = self._incoming.read()
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:  # mostly, that the peer's close_notify is still to come
+            pass
+        self._incoming.write(unread)
+        if self._encrypted.pending:
+            self._seal.hand_down()
+
+    def _said_goodbye(self) -> bool:
+        return self._patience <= 0 or self.peer_ended or self._truncated or self._own_loss is not None
+
+    async def _until_goodbye(self) -> None:
+        rounds = 0
+        while not self._said_goodbye():
+            try:
+                self.receive_now(_CHUNK)
+            except BlockingIOError:
+                await self.until_input(self._patience)
+            except (OSError, AionetError):
+                return
+            rounds += 1
+            if rounds % _ROUNDS == 0:
+                await asyncio.sleep(0)
+
+    # Errors -------------------------------------------------------------------------------------------
+
+    def _error(self, operation: str, error: OSError) -> Any:
+        if isinstance(error, TlsError):  # that the connection was lost by
+            return self._tls_error(operation, error.args[0], error.failure, error.by_peer)
+        if isinstance(error, ssl.SSLError):
+            return self._lose_by(operation, error, *explain(error))
+        if isinstance(error, SocketClosedError):
+            return self._closed_error(operation)
+        return super()._error(operation, error)
+
+    def _lose_by(
+        self, operation: str, cause: OSError | None, failure: TlsFailure, by_peer: bool = False
+    ) -> TlsError:
+        """Nothing but closing is left; return what to raise."""
+        what = f"the peer refused: {failure}" if by_peer else str(failure)
+        said = _said_by(cause)
+        message = f"{what} ({said})" if said else what
+        if self._own_loss is None:  # a copy: the original's traceback would keep its frames alive
+            self._own_loss = TlsError(message, failure=failure, by_peer=by_peer)
+        return self._tls_error(operation, message, failure, by_peer)
+
+    def _tls_error(self, operation: str, message: str, failure: TlsFailure | None, by_peer: bool) -> TlsError:
+        return TlsError(message, failure=failure, by_peer=by_peer, operation=operation, ends=self)
+
+
+def _said_by(cause: OSError | None) -> str:
+    """What OpenSSL or the system said, as briefly as possible."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return cause.verify_message
+    if isinstance(cause, ssl.SSLError):
+        return (cause.reason or "").lower().replace("_", " ")
+    return "" if cause is None else cause.strerror or ""

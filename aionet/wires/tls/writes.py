@@ -1,0 +1,171 @@
+"""Writes that are encrypted on their way: what stands between a queue of plaintext and the wire beneath.
+
+Theory of operation
+-------------------
+`Seal` is to an `OutgoingQueue` what a socket is: `send` takes some bytes, and raises `BlockingIOError` when
+the wire beneath has no room. So all that the queue knows, order, cancellation, files, the end of the stream,
+what is told of a loss, holds for TLS without being written again.
+
+*Whole.* A record that was made has its number, and must go, or none after it is understood. So it is handed
+down by `begin_send`, which nobody's cancellation takes back. Plaintext counts as begun when it was encrypted.
+
+*Backpressure.* No more is encrypted while some of what was is not with the kernel yet: at most one piece of
+`PIECE` bytes waits in encrypted form, however long the write. A write is finished when its last record is
+down.
+
+*Turns.* What reading makes this side send (answers to key updates, alerts) goes at once; it is small, and
+comes between two records of a write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import ssl
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from ..contract import Buffer
+from ..event_loop import EventLoopState
+from ..outgoing import Outgoing
+from ..sending import OutgoingQueue
+
+__all__ = ["PIECE", "Seal", "SealedQueue"]
+
+PIECE = 64 * 1024
+"""Bytes that are encrypted in one go: four records of the largest size."""
+
+
+class Seal:
+    """Encrypts, and hands down. It takes the place of a socket in an `OutgoingQueue`."""
+
+    __slots__ = ("_encrypted", "_end", "_lower", "_on_room", "_shaken", "_tls", "busy", "rests")
+
+    def __init__(
+        self,
+        tls: ssl.SSLObject,
+        encrypted: ssl.MemoryBIO,
+        lower: Any,
+        end: Callable[[], None],
+        on_room: Callable[[], None],
+    ) -> None:
+        """`encrypted` is where `tls` writes to.
+
+        `end()` ends the stream, and `on_room()` is told when it is no longer `busy`.
+        """
+        self._tls = tls
+        self._encrypted = encrypted
+        self._lower = lower
+        self._end = end
+        self._on_room = on_room
+        self.rests: set[asyncio.Future[None]] = set()
+        """What is done when what was encrypted has been handed down, as far as it was not yet."""
+        self._shaken = False
+        self.busy = True
+        """Whether something encrypted waits for room below, or the handshake is not over."""
+
+    def open(self) -> None:
+        """The handshake is over."""
+        self._shaken = True
+        self._look_for_room()
+
+    @property
+    def unsent(self) -> int:
+        """Encrypted bytes that wait for room below."""
+        lower: OutgoingQueue | None = self._lower._outgoing
+        return 0 if lower is None else lower.remaining
+
+    def send(self, data: Buffer) -> int:
+        """Encrypt the beginning of `data`, up to `PIECE` bytes, and hand it down; return how many bytes."""
+        if self.busy:
+            raise BlockingIOError
+        count = self._tls.write(data if len(data) <= PIECE else memoryview(data)[:PIECE])
+        self.hand_down()
+        return count
+
+    def sendmsg(self, views: list[memoryview]) -> int:
+        """The same of several buffers, which share records."""
+        room, pieces = PIECE, []
+        for view in views:
+            pieces.append(view[:room])
+            room -= pieces[-1].nbytes
+            if not room:
+                break
+        return self.send(b"".join(pieces))
+
+    def shutdown(self, how: int) -> None:
+        """Send close_notify."""
+        if self.busy:
+            raise BlockingIOError
+        self._end()
+
+    def fileno(self) -> NoReturn:
+        """A file has to be read, and encrypted; sendfile(2) is of no use."""
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def hand_down(self) -> None:
+        """Send what is there in encrypted form."""
+        rest = self._lower.begin_send(self._encrypted.read())
+        if rest is not None:
+            self.busy = True
+            self.rests.add(rest)
+            rest.add_done_callback(self._on_handed_down)
+
+    def forget(self) -> None:
+        """The wire below is closed: what it says of writes is known from there."""
+        for rest in self.rests:
+            if rest.done() and not rest.cancelled():
+                rest.exception()  # which counts as having been told of it
+
+    def _on_handed_down(self, rest: asyncio.Future[None]) -> None:
+        self.rests.discard(rest)
+        if not rest.cancelled():
+            rest.exception()  # the wire below remembers it, and tells the next who asks
+        self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        self.busy = bool(self.rests) or not self._shaken
+        if not self.busy:
+            self._on_room()
+
+
+class SealedQueue(OutgoingQueue):
+    """A queue over a `Seal`: a write is finished when what was made of it is with the kernel."""
+
+    __slots__ = ("_head_done", "_seal")
+
+    def __init__(
+        self,
+        seal: Seal,
+        state: EventLoopState,
+        translate: Callable[[str, OSError], Exception],
+        on_change: Callable[[], None],
+    ) -> None:
+        socket: Any = seal
+        super().__init__(socket, state, translate, _nothing, on_change)
+        self._seal = seal
+        self._head_done = False
+
+    def fail(self, make_error: Callable[[], Exception], cause: BaseException | None = None) -> None:
+        self._head_done = False
+        super().fail(make_error, cause)
+
+    def _advance(self, entry: Outgoing) -> bool:
+        if self._seal.busy:
+            self._refuse_if_lost()
+            raise BlockingIOError
+        done = self._head_done or super()._advance(entry)
+        self._head_done = done and bool(self._seal.rests)
+        if self._seal.rests:
+            raise BlockingIOError
+        return done
+
+    def _refuse_if_lost(self) -> None:
+        lost = self._seal._lower.lost
+        if lost is not None:
+            raise OSError(lost.errno, lost.strerror)
+
+
+def _nothing() -> None:
+    """The seal says by itself when there is room."""
