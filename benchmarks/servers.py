@@ -125,20 +125,22 @@ async def trio_echo() -> None:
     await trio.serve_listeners(echo_server, listeners)
 
 
-async def aionet_echo(**options: object) -> None:
+async def aionet_echo(tls: ssl.SSLContext | None = None) -> None:
     import aionet
 
     async def echo(socket: aionet.AsyncTcpSocket) -> None:
+        if tls is not None:
+            await socket.start_tls(tls, server_side=True)
         while data := await socket.read(READ_BYTES):
             await socket.write(data)
 
-    server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), backlog=BACKLOG, **options)
+    server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), backlog=BACKLOG)
     announce(server.address.port, engine=aionet.implementation())
     await aionet.ConnectionSpawner(echo).serve(server)
 
 
 async def aionet_echo_with_tls() -> None:
-    await aionet_echo(tls=tls_context())
+    await aionet_echo(tls_context())
 
 
 # -- what runs them -------------------------------------------------------------------------------------
