@@ -158,7 +158,17 @@ class OutgoingFile:
     `count` bytes, the write ends there too.
     """
 
-    __slots__ = ("_chunk", "_count", "_file", "_offset", "_own_fd", "_use_sendfile", "sent", "waiter")
+    __slots__ = (
+        "_by_descriptor",
+        "_chunk",
+        "_count",
+        "_file",
+        "_offset",
+        "_own_fd",
+        "_use_sendfile",
+        "sent",
+        "waiter",
+    )
 
     def __init__(self, file: IO[bytes], offset: int, count: int | None) -> None:
         self._file = file
@@ -166,7 +176,8 @@ class OutgoingFile:
         self._count = count
         self._own_fd = -1
         self._chunk = memoryview(b"")
-        self._use_sendfile = _CAN_SENDFILE and _has_fileno(file)
+        self._by_descriptor = _has_fileno(file)
+        self._use_sendfile = _CAN_SENDFILE and self._by_descriptor
         self.sent = 0
         self.waiter: Future[None] | None = None
 
@@ -185,7 +196,7 @@ class OutgoingFile:
 
     def keep(self) -> None:
         # The caller closes its file when it learns of the cancellation; a descriptor of our own stays good.
-        if self._use_sendfile:
+        if self._by_descriptor:
             self._own_fd = os.dup(self._file.fileno())
 
     def release(self) -> None:
@@ -195,8 +206,9 @@ class OutgoingFile:
 
     def _advance_by_sendfile(self, sock: socket.SocketType) -> bool:
         try:
-            fd = self._own_fd if self._own_fd != -1 else self._file.fileno()
-            sent = os.sendfile(sock.fileno(), fd, self._offset + self.sent, self._share(_SENDFILE_STEP))
+            sent = os.sendfile(
+                sock.fileno(), self._descriptor(), self._offset + self.sent, self._share(_SENDFILE_STEP)
+            )
         except (BlockingIOError, ConnectionError):
             raise
         except (OSError, ValueError):
@@ -217,13 +229,21 @@ class OutgoingFile:
         self._chunk = self._chunk[sent:]
         return self.sent == self._count
 
+    def _descriptor(self) -> int:
+        return self._own_fd if self._own_fd != -1 else self._file.fileno()
+
     def _share(self, most: int) -> int:
         return most if self._count is None else min(most, self._count - self.sent)
 
     def _read(self, count: int) -> memoryview:
         try:
-            if self._own_fd != -1:
-                return memoryview(os.pread(self._own_fd, count, self._offset + self.sent))
+            if self._by_descriptor:
+                try:
+                    return memoryview(os.pread(self._descriptor(), count, self._offset + self.sent))
+                except OSError:  # a pipe, or the like
+                    if self._own_fd != -1:
+                        raise
+                    self._by_descriptor = False
             if self._file.seekable():
                 self._file.seek(self._offset + self.sent)  # others may read from the same file
             return memoryview(self._file.read(count) or b"")

@@ -129,7 +129,7 @@ class QueueingWire:
         """
         self._refuse_if_lost("write")
         if self._outgoing:
-            return self._outgoing.push(CertainBuffers((data,)))
+            return self._outgoing.push(CertainBuffers((data,)), "write")
         try:
             sent = self._send_some(data)
         except BlockingIOError:
@@ -137,7 +137,7 @@ class QueueingWire:
         except OSError as error:
             raise self._error("write", error) from error
         self._bytes_sent += sent
-        return None if sent == len(data) else self._queue().push(CertainBuffers((data,), sent))
+        return None if sent == len(data) else self._queue().push(CertainBuffers((data,), sent), "write")
 
     async def _send_in_turn(self, entry: Outgoing) -> int:
         self._refuse_if_closed("write")

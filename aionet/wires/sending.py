@@ -99,11 +99,7 @@ class OutgoingQueue:
                 if self._state.budget < 0:
                     await self._state.yield_turn()
                 return
-        entry.waiter = waiter = self._state.loop.create_future()
-        self._entries.append(entry)
-        if first:
-            self._go_on_later(blocked)
-        self._on_change()
+        waiter = self._enqueue(entry, blocked)
         try:
             await waiter
         except asyncio.CancelledError:
@@ -114,14 +110,15 @@ class OutgoingQueue:
             del waiter
         self._state.budget = BUDGET
 
-    def push(self, entry: Outgoing) -> asyncio.Future[None]:
-        """Send `entry`, of which nothing more fits now, behind the others; return what completes with it."""
-        entry.waiter = waiter = self._state.loop.create_future()
-        self._entries.append(entry)
-        if len(self._entries) == 1:
-            self._go_on_later(blocked=True)
-        self._on_change()
-        return waiter
+    def push(self, entry: Outgoing, operation: str) -> asyncio.Future[None] | None:
+        """As `send`, for somebody who does not wait: return what completes with `entry`, or ``None``."""
+        first = not self._entries
+        blocked = False
+        if first:
+            finished, blocked = self._advance_at_once(entry, operation)
+            if finished:
+                return None
+        return self._enqueue(entry, blocked)
 
     async def flush(self, operation: str) -> None:
         """Return when everything that stands in the queue now has been handed to the kernel."""
@@ -169,6 +166,14 @@ class OutgoingQueue:
                 self._count_failed(entry, told=True)
             raise self._translate(operation, error) from error
         return False, False
+
+    def _enqueue(self, entry: Outgoing, blocked: bool) -> asyncio.Future[None]:
+        entry.waiter = waiter = self._state.loop.create_future()
+        self._entries.append(entry)
+        if len(self._entries) == 1:
+            self._go_on_later(blocked)
+        self._on_change()
+        return waiter
 
     def _go_on_later(self, blocked: bool) -> None:
         """Arrange for `on_writable`: an event comes only to those whom the kernel has told to wait."""

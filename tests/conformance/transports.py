@@ -6,14 +6,17 @@ knows nothing of aionet, with the methods of `peers.RawPeer`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
+import ssl
 import tempfile
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from helpers import has_ipv6
 from peers import RawListener, RawPeer
+from tls_peers import HOST, TlsOverSocket, contexts
 
 from aionet import (
     AsyncTcpConnectionServer,
@@ -29,6 +32,9 @@ __all__ = ["TRANSPORTS", "Pair", "Transport"]
 # Small kernel buffers, so that a write of a megabyte or more has to wait for its reader.
 SEND_BUFFER = 128 * 1024
 RECEIVE_BUFFER = 128 * 1024
+
+CLOSE_NOTIFY_WAIT = 0.02
+"""Seconds: most peers of these tests never send one."""
 
 
 class Pair(NamedTuple):
@@ -47,6 +53,8 @@ class Transport:
     options: Any = TcpOptions
     resets = True
     """Whether a peer can tell an abort from a clean end."""
+    kernel_reads = True
+    """Whether it is the kernel that reads what is written, which cannot crash of it."""
 
     def connected(self, **options: Any) -> contextlib.AbstractAsyncContextManager[Pair]:
         """Return a pair, for the time of an ``async with``; `options` are those of our end."""
@@ -151,6 +159,44 @@ class UnixDialed(UnixTransport):
                 peer.stop()
 
 
+class TlsTransport(Transport):
+    """TLS over another transport, or TLS over that; an end that is none can be told from one."""
+
+    resets = True
+    kernel_reads = False
+
+    def __init__(self, beneath: Transport, *, version: ssl.TLSVersion | None = None, layers: int = 1) -> None:
+        suffix = "" if version is None else f"-{version.name}"
+        self.name = "-".join(["tls"] * layers + [beneath.name]) + suffix
+        self.beneath, self.version, self.layers = beneath, version, layers
+        self.server_side = isinstance(beneath, Accepted)
+
+    @contextlib.asynccontextmanager
+    async def connected(self, **options: Any) -> AsyncIterator[Pair]:
+        async with self.beneath.connected(**{"close_notify_wait": CLOSE_NOTIFY_WAIT, **options}) as pair:
+            if (
+                self.beneath.family != socket.AF_UNIX
+            ):  # what is held back, as after a handshake, dies in a reset
+                pair.peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for _ in range(self.layers):
+                await self.lay_tls(pair)
+            yield pair
+
+    async def lay_tls(self, pair: Pair) -> None:
+        server, client = contexts(self.version)
+        ours, theirs = (server, client) if self.server_side else (client, server)
+        pair.peer.sock = TlsOverSocket(pair.peer.sock, theirs, server_side=not self.server_side)
+        await asyncio.gather(
+            pair.socket.start_tls(
+                ours, server_side=self.server_side, server_hostname=None if self.server_side else HOST
+            ),
+            pair.peer.sock.shake_hands(),
+        )
+
+    async def lose(self, pair: Pair) -> None:
+        await self.beneath.lose(pair)
+
+
 TRANSPORTS: list[Transport] = [
     Accepted("tcp4", socket.AF_INET, "127.0.0.1"),
     TcpDialed("tcp6-dialed", socket.AF_INET6, "::1")
@@ -158,4 +204,8 @@ TRANSPORTS: list[Transport] = [
     else TcpDialed("tcp4-dialed", socket.AF_INET, "127.0.0.1"),
     UnixAccepted("unix"),
     UnixDialed(),
+    TlsTransport(Accepted("tcp4", socket.AF_INET, "127.0.0.1")),
+    TlsTransport(UnixDialed()),
+    TlsTransport(TcpDialed("tcp4-dialed", socket.AF_INET, "127.0.0.1"), layers=2),
+    TlsTransport(UnixAccepted("unix"), version=ssl.TLSVersion.TLSv1_2),
 ]
