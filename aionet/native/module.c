@@ -280,6 +280,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->socket_class);
     Py_VISIT(state->tls_class);
     Py_VISIT(state->want_read_error);
+    Py_VISIT(state->zero_return_error);
     for (int kind = 0; kind < METHODS; kind++)
         Py_VISIT(state->slow[kind]);
     return 0;

@@ -130,9 +130,13 @@ static int note_left(Tls *tls, Py_ssize_t asked, Py_ssize_t got)
     return pending == NULL || tls->held < 0 ? -1 : 0;
 }
 
-/* Reading raised: there was not enough, or something is wrong. */
+/* Reading raised: there was not enough, or it was the end, or something is wrong. */
 static Outcome note_refusal(Tls *tls)
 {
+    if (PyErr_ExceptionMatches(tls->state->zero_return_error)) { /* so it tells the end where this side has ended, too */
+        PyErr_Clear();
+        return RARE;
+    }
     if (!PyErr_ExceptionMatches(tls->state->want_read_error))
         return FAILED;
     PyErr_Clear();
@@ -577,8 +581,12 @@ static int need_ssl_module(ModuleState *state)
     if (state->want_read_error != NULL)
         return 0;
     PyObject *module = PyImport_ImportModule("ssl");
-    state->want_read_error = module == NULL ? NULL : PyObject_GetAttrString(module, "SSLWantReadError");
-    Py_XDECREF(module);
+    if (module == NULL)
+        return -1;
+    Py_XSETREF(state->zero_return_error, PyObject_GetAttrString(module, "SSLZeroReturnError"));
+    if (state->zero_return_error != NULL)
+        state->want_read_error = PyObject_GetAttrString(module, "SSLWantReadError");
+    Py_DECREF(module);
     return state->want_read_error == NULL ? -1 : 0;
 }
 
