@@ -66,7 +66,9 @@ _BY_VERIFY_CODE = {
     64: TlsFailure.CERTIFICATE_WRONG_NAME,  # IP_ADDRESS_MISMATCH
 }
 
-# Parts of reasons, the first that fits counts. The names of alerts begin with SSLV3_ALERT_, TLSV1_ALERT_, ...
+_ALERTS = ("SSLV3_ALERT_", "TLSV1_", "TLSV13_ALERT_")  # some have no "ALERT" in their names
+
+# Parts of reasons; the first that fits counts.
 _BY_REASON = (
     ("CERTIFICATE_EXPIRED", TlsFailure.CERTIFICATE_EXPIRED),
     ("CERTIFICATE_REVOKED", TlsFailure.CERTIFICATE_REVOKED),
@@ -96,7 +98,7 @@ def explain(error: ssl.SSLError) -> tuple[TlsFailure, bool]:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _BY_VERIFY_CODE.get(error.verify_code, TlsFailure.CERTIFICATE_BAD), False
     reason = error.reason or ""
-    by_peer = "_ALERT_" in reason
+    by_peer = reason.startswith(_ALERTS)
     for part, failure in _BY_REASON:
         if part in reason:
             return failure, by_peer

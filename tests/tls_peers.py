@@ -97,17 +97,17 @@ class TlsOverSocket:
     def _step(self, operation: Any) -> bool:
         """Do it, and send what it makes; whether it is finished."""
         with self._order:
-            with self._state:
-                try:
+            try:
+                with self._state:
                     operation()
-                    finished = True
-                except ssl.SSLWantReadError:
-                    finished = False
-                finally:
+                return True
+            except ssl.SSLWantReadError:
+                return False
+            finally:  # an alert, too
+                with self._state:
                     encrypted = self._encrypted.read()
-            if encrypted:
-                self.sock.sendall(encrypted)
-        return finished
+                if encrypted:
+                    self.sock.sendall(encrypted)
 
     def _feed(self) -> None:
         encrypted = self.sock.recv(_CHUNK)

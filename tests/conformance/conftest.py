@@ -11,7 +11,12 @@ import pytest_asyncio
 from .transports import TRANSPORTS, Pair, Transport
 
 
-@pytest.fixture(params=TRANSPORTS, ids=lambda transport: transport.name)
+@pytest.fixture(
+    params=[
+        pytest.param(transport, id=transport.name, marks=[pytest.mark.slow] if transport.slow else [])
+        for transport in TRANSPORTS
+    ]
+)
 def transport(request: pytest.FixtureRequest) -> Transport:
     found: Transport = request.param
     return found

@@ -53,6 +53,8 @@ class Transport:
     options: Any = TcpOptions
     resets = True
     """Whether a peer can tell an abort from a clean end."""
+    slow = False
+    """Whether it is left to the long runs."""
     kernel_reads = True
     """Whether it is the kernel that reads what is written, which cannot crash of it."""
 
@@ -165,10 +167,18 @@ class TlsTransport(Transport):
     resets = True
     kernel_reads = False
 
-    def __init__(self, beneath: Transport, *, version: ssl.TLSVersion | None = None, layers: int = 1) -> None:
+    def __init__(
+        self,
+        beneath: Transport,
+        *,
+        version: ssl.TLSVersion | None = None,
+        layers: int = 1,
+        slow: bool = False,
+    ) -> None:
         suffix = "" if version is None else f"-{version.name}"
         self.name = "-".join(["tls"] * layers + [beneath.name]) + suffix
         self.beneath, self.version, self.layers = beneath, version, layers
+        self.slow = slow
         self.server_side = isinstance(beneath, Accepted)
 
     @contextlib.asynccontextmanager
@@ -205,7 +215,7 @@ TRANSPORTS: list[Transport] = [
     UnixAccepted("unix"),
     UnixDialed(),
     TlsTransport(Accepted("tcp4", socket.AF_INET, "127.0.0.1")),
-    TlsTransport(UnixDialed()),
-    TlsTransport(TcpDialed("tcp4-dialed", socket.AF_INET, "127.0.0.1"), layers=2),
-    TlsTransport(UnixAccepted("unix"), version=ssl.TLSVersion.TLSv1_2),
+    TlsTransport(UnixDialed(), slow=True),
+    TlsTransport(TcpDialed("tcp4-dialed", socket.AF_INET, "127.0.0.1"), layers=2, slow=True),
+    TlsTransport(UnixAccepted("unix"), version=ssl.TLSVersion.TLSv1_2, slow=True),
 ]
