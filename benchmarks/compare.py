@@ -13,7 +13,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the aionet of this tree
 
-from measuring import REFERENCE, WARM_UP, WORKLOADS, TurnError, compile_tools, take_turn, two_cpus
+from measuring import (
+    REFERENCE,
+    TLS_REFERENCE,
+    WARM_UP,
+    WORKLOADS,
+    TurnError,
+    compile_tools,
+    take_turn,
+    two_cpus,
+)
 from results import summarise, table
 from servers import SERVERS
 
@@ -24,7 +33,7 @@ from aionet.bench.facts import cpu_model, kernel, python_build
 def main() -> int:
     options = _parse()
     names = _runnable(options.servers)
-    compile_tools()
+    compile_tools(WORKLOADS[name] for name in options.workloads)
     turns: list[dict[str, Any]] = []
     order = list(_turns(options.workloads, names, options.rounds))
     for number, (round_number, workload, server) in enumerate(order, 1):
@@ -51,15 +60,16 @@ def main() -> int:
 def _turns(workloads: Sequence[str], names: Sequence[str], rounds: int) -> Iterator[tuple[int, str, str]]:
     """A B C A B C …, one workload after the other, so that the turns of a round lie close together."""
     for workload in workloads:
+        fitting = [name for name in names if WORKLOADS[workload].fits(name)]
         for round_number in range(1, rounds + 1):
-            for name in names:
+            for name in dict.fromkeys([WORKLOADS[workload].reference, *fitting]):
                 yield round_number, workload, name
 
 
 def _runnable(names: Sequence[str]) -> list[str]:
-    found = [REFERENCE]
+    found = []
     for name in names:
-        reason = None if name == REFERENCE else SERVERS[name].why_not()
+        reason = SERVERS[name].why_not() if name in SERVERS else None
         if reason:
             print(f"skipped: {name}: {reason}", file=sys.stderr)
         elif name not in found:
@@ -73,7 +83,7 @@ def _to_store(
     """Everything that a table or a plot needs; of the machine only kernel, processor and interpreter."""
     versions: dict[str, str] = {}
     for name in names:
-        if name != REFERENCE:
+        if name in SERVERS:
             versions |= SERVERS[name].versions()
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -85,7 +95,7 @@ def _to_store(
         "warm_up": WARM_UP,
         "closed_loop": True,
         "malloc": "cold" if options.cold_malloc else "settled",
-        "kinds": {name: SERVERS[name].kind for name in names if name != REFERENCE},
+        "kinds": {name: SERVERS[name].kind for name in names if name in SERVERS},
         "summary": summarise(turns),
         "turns": list(turns),
     }
@@ -104,7 +114,7 @@ def _parse() -> argparse.Namespace:
         description="Requests per server CPU second, beside a bare C epoll loop in the same run.",
         epilog="The server is pinned to one core, the generator to another; servers take turns.",
     )
-    known = [REFERENCE, *SERVERS]
+    known = [REFERENCE, TLS_REFERENCE, *SERVERS]
     parser.add_argument("--workloads", type=_names_from(WORKLOADS), default=list(WORKLOADS), metavar="A,B")
     parser.add_argument("--servers", type=_names_from(known), default=known, metavar="A,B")
     parser.add_argument("--rounds", type=whole_number(1, 1000), default=3)

@@ -13,6 +13,7 @@ import datetime
 import json
 import resource
 import socket
+import ssl
 import statistics
 import sys
 from pathlib import Path
@@ -20,8 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the aionet of this tree
 
-from measuring import REFERENCE, TurnError, compile_tools, running_server
-from servers import SERVERS
+from measuring import REFERENCE, TLS_REFERENCE, WORKLOADS, TurnError, compile_tools, running_server
+from servers import SERVERS, TLS_CERTIFICATE
 
 from aionet.bench.arguments import whole_number
 from aionet.bench.facts import cpu_model, kernel, python_build
@@ -36,11 +37,13 @@ def private_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
-def connect(port: int, count: int) -> list[socket.socket]:
+def connect(port: int, count: int, tls: ssl.SSLContext | None) -> list[socket.socket]:
     """Return `count` connections, each of which has had a byte echoed."""
     found = []
     for _ in range(count):
         sock = socket.create_connection(("127.0.0.1", port))
+        if tls is not None:
+            sock = tls.wrap_socket(sock, server_hostname="localhost")
         sock.sendall(b"x")
         found.append(sock)
     for sock in found:
@@ -51,10 +54,11 @@ def connect(port: int, count: int) -> list[socket.socket]:
 
 def bytes_per_connection(name: str, count: int) -> tuple[float, dict[str, Any]]:
     """Return the private bytes of one idle connection, and what the server said of itself."""
+    tls = ssl.create_default_context(cafile=TLS_CERTIFICATE) if name.endswith("-tls") else None
     with running_server(name) as (process, ready):
-        held = connect(ready["port"], WARM_UP)
+        held = connect(ready["port"], WARM_UP, tls)
         before = private_bytes(process.pid)
-        held += connect(ready["port"], count)
+        held += connect(ready["port"], count, tls)
         after = private_bytes(process.pid)
         for sock in held:
             sock.close()
@@ -63,7 +67,7 @@ def bytes_per_connection(name: str, count: int) -> tuple[float, dict[str, Any]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Private bytes of the server process per idle connection.")
-    known = [REFERENCE, *SERVERS]
+    known = [REFERENCE, TLS_REFERENCE, *SERVERS]
     parser.add_argument("--servers", type=lambda text: text.split(","), default=known, metavar="A,B")
     parser.add_argument("--connections", type=whole_number(1, 100_000), default=4000)
     parser.add_argument("--rounds", type=whole_number(1, 100), default=3)
@@ -74,10 +78,10 @@ def main() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = options.connections + WARM_UP + DESCRIPTORS_BESIDE
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(needed, hard)), hard))
-    compile_tools()
+    compile_tools(WORKLOADS.values())
     rows = []
     for name in options.servers:
-        reason = None if name == REFERENCE else SERVERS[name].why_not()
+        reason = SERVERS[name].why_not() if name in SERVERS else None
         if reason:
             print(f"skipped: {name}: {reason}", file=sys.stderr)
             continue

@@ -1,4 +1,8 @@
-"""One turn: a server on one core, the C generator on another, and the figures of that turn."""
+"""One turn: a server on one core, the C generator on another, and the figures of that turn.
+
+A workload with TLS is for the servers whose names end in ``-tls``; it has its own reference and
+generator.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from servers import SERVERS
+from servers import SERVERS, TLS_CERTIFICATE, TLS_KEY
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
-REFERENCE = "c-epoll"
+REFERENCE, TLS_REFERENCE = "c-epoll", "c-epoll-tls"
 WARM_UP = 0.7  # seconds
 
 
@@ -28,6 +32,19 @@ class Workload:
     mode: str
     connections: int
     size: int
+    tls: bool = False
+
+    @property
+    def generator(self) -> str:
+        return "tls_load_generator" if self.tls else "load_generator"
+
+    @property
+    def reference(self) -> str:
+        return TLS_REFERENCE if self.tls else REFERENCE
+
+    def fits(self, server: str) -> bool:
+        """Whether this server speaks what the generator does."""
+        return self.tls == server.endswith("-tls")
 
 
 WORKLOADS = {
@@ -36,6 +53,9 @@ WORKLOADS = {
     "echo-4x64KiB": Workload("echo", 4, 65536),
     "echo-4000x64B": Workload("echo", 4000, 64),
     "accept": Workload("accept", 64, 1),
+    "tls-64x1KiB": Workload("echo", 64, 1024, tls=True),
+    "tls-4x16KiB": Workload("echo", 4, 16384, tls=True),
+    "tls-accept": Workload("accept", 64, 1, tls=True),
 }
 
 
@@ -43,13 +63,40 @@ class TurnError(Exception):
     """A server or the generator failed; the message holds what it wrote."""
 
 
-def compile_tools() -> None:
-    """Compile the two C programs if they are older than their source."""
+PROGRAMS = {
+    "epoll_reference": (),
+    "load_generator": (),
+    "tls_reference": ("-lssl", "-lcrypto"),
+    "tls_load_generator": ("-lssl", "-lcrypto"),
+}
+
+
+def compile_tools(workloads: Iterable[Workload] = ()) -> None:
+    """Compile the C programs that are older than their source, those for TLS if a workload needs them."""
     BUILD.mkdir(exist_ok=True)
-    for name in ("epoll_reference", "load_generator"):
+    tls = any(workload.tls for workload in workloads)
+    for name, libraries in PROGRAMS.items():
         source, program = HERE / f"{name}.c", BUILD / name
+        if libraries and not tls:
+            continue
         if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-            subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
+            command = ["cc", "-O2", "-Wall", "-Wextra", "-o", program, source, *libraries]
+            if subprocess.run(command, check=False).returncode:
+                hint = " (it needs OpenSSL's headers: install libssl-dev)" if libraries else ""
+                raise SystemExit(f"{source.name} could not be compiled{hint}")
+    if tls:
+        make_certificate()
+
+
+def make_certificate() -> None:
+    """Make the certificate that all TLS servers show: P-256, signed by itself."""
+    if TLS_CERTIFICATE.exists() and TLS_KEY.exists():
+        return
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=localhost"
+    )
+    files = ["-keyout", TLS_KEY, "-out", TLS_CERTIFICATE]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
 
 
 def two_cpus() -> tuple[int, int]:
@@ -65,7 +112,7 @@ def take_turn(name: str, workload: Workload, seconds: float, *, cold_malloc: boo
     server_cpu, load_cpu = two_cpus()
     with running_server(name, server_cpu, cold_malloc=cold_malloc) as (process, ready):
         arguments = [
-            BUILD / "load_generator",
+            BUILD / workload.generator,
             workload.mode,
             *(ready["port"], workload.connections, workload.size, seconds, WARM_UP, process.pid),
         ]
@@ -96,14 +143,14 @@ def running_server(
 
     `prefix` is a command to run it under.
     """
-    command = (
-        [str(BUILD / "epoll_reference")]
-        if name == REFERENCE
-        else [sys.executable, str(HERE / "servers.py"), name]
-    )
+    programs = {
+        REFERENCE: [str(BUILD / "epoll_reference")],
+        TLS_REFERENCE: [str(BUILD / "tls_reference"), str(TLS_CERTIFICATE), str(TLS_KEY)],
+    }
+    command = programs.get(name) or [sys.executable, str(HERE / "servers.py"), name]
     paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    if name != REFERENCE:
+    if name not in programs:
         environment |= SERVERS[name].environment | {"COLD_MALLOC": "1" if cold_malloc else ""}
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from results import REFERENCE
-
 _OURS, _AWAIT, _CALLBACK = "#c2410c", "#64748b", "#cbd5e1"
 
 
@@ -20,7 +18,8 @@ def plot(stored: Mapping[str, Any], target: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [row for row in stored["summary"] if row["to_c"] is not None and row["server"] != REFERENCE]
+    compared = (row for row in stored["summary"] if row["to_c"] is not None)
+    rows = [row for row in compared if not row["server"].startswith("c-")]
     workloads = list(dict.fromkeys(row["workload"] for row in rows))
     panels = [
         sorted((row for row in rows if row["workload"] == workload), key=lambda row: row["to_c"])

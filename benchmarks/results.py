@@ -24,7 +24,8 @@ def summarise(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"workload": workload, "server": server, "rounds": len(own)}
         for figure in ("requests_per_cpu_second", "rate", "p50", "p99", "p99_9", "load_busy_share"):
             row[figure] = statistics.median(turn[figure] for turn in own.values())
-        for name, other in (("to_c", REFERENCE), ("to_streams", PLAIN)):
+        for name, base_name in (("to_c", REFERENCE), ("to_streams", PLAIN)):
+            other = f"{base_name}-tls" if workload.startswith("tls-") else base_name
             ratios = [
                 turn["requests_per_cpu_second"] / base["requests_per_cpu_second"]
                 for number, turn in own.items()

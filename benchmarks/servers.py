@@ -17,13 +17,23 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 BACKLOG = 4096
 READ_BYTES = 65536
+BUILD = Path(__file__).resolve().parent / "build"
+TLS_CERTIFICATE, TLS_KEY = BUILD / "tls_certificate.pem", BUILD / "tls_key.pem"
+
+
+def tls_context() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(TLS_CERTIFICATE, TLS_KEY)
+    return context
 
 
 def announce(port: int, **facts: object) -> None:
@@ -41,7 +51,7 @@ def announce(port: int, **facts: object) -> None:
 # -- asyncio and what runs under its interfaces ---------------------------------------------------------
 
 
-async def streams() -> None:
+async def streams(tls: ssl.SSLContext | None = None) -> None:
     """https://docs.python.org/3/library/asyncio-stream.html#tcp-echo-server-using-streams"""
 
     async def handle_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,10 +61,14 @@ async def streams() -> None:
                 await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(handle_echo, "127.0.0.1", 0, backlog=BACKLOG)
+    server = await asyncio.start_server(handle_echo, "127.0.0.1", 0, backlog=BACKLOG, ssl=tls)
     announce(server.sockets[0].getsockname()[1])
     async with server:
         await server.serve_forever()
+
+
+async def streams_with_tls() -> None:
+    await streams(tls_context())
 
 
 class EchoServerProtocol(asyncio.Protocol):
@@ -67,12 +81,16 @@ class EchoServerProtocol(asyncio.Protocol):
         self.transport.write(data)  # type: ignore[attr-defined]
 
 
-async def protocol() -> None:
+async def protocol(tls: ssl.SSLContext | None = None) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(EchoServerProtocol, "127.0.0.1", 0, backlog=BACKLOG)
+    server = await loop.create_server(EchoServerProtocol, "127.0.0.1", 0, backlog=BACKLOG, ssl=tls)
     announce(server.sockets[0].getsockname()[1])
     async with server:
         await server.serve_forever()
+
+
+async def protocol_with_tls() -> None:
+    await protocol(tls_context())
 
 
 # -- await libraries ------------------------------------------------------------------------------------
@@ -107,16 +125,22 @@ async def trio_echo() -> None:
     await trio.serve_listeners(echo_server, listeners)
 
 
-async def aionet_echo() -> None:
+async def aionet_echo(tls: ssl.SSLContext | None = None) -> None:
     import aionet
 
     async def echo(socket: aionet.AsyncTcpSocket) -> None:
+        if tls is not None:
+            await socket.start_tls(tls, server_side=True)
         while data := await socket.read(READ_BYTES):
             await socket.write(data)
 
     server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), backlog=BACKLOG)
     announce(server.address.port, engine=aionet.implementation())
     await aionet.ConnectionSpawner(echo).serve(server)
+
+
+async def aionet_echo_with_tls() -> None:
+    await aionet_echo(tls_context())
 
 
 # -- what runs them -------------------------------------------------------------------------------------
@@ -255,6 +279,9 @@ SERVERS = {
     "aionet-portable-asyncio": Server(
         aionet_echo, on_asyncio, "await", ("aionet",), {"AIONET_ENGINE": "portable"}
     ),
+    "asyncio-streams-tls": Server(streams_with_tls, on_asyncio, "await"),
+    "uvloop-protocol-tls": Server(protocol_with_tls, on_uvloop, "callback", ("uvloop",)),
+    "aionet-tls": Server(aionet_echo_with_tls, on_asyncio, "await", ("aionet",)),
     "aionet-accept-loop-asyncio": Server(aionet_accept_loop, on_asyncio, "await", ("aionet",)),
     "aionet-limits-asyncio": Server(aionet_with_limits, on_asyncio, "await", ("aionet",)),
 }

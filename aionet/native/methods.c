@@ -55,50 +55,60 @@ static int reads_with_ours(Method *method, PyObject *socket)
     return ours;
 }
 
-static PyObject *method_vectorcall(PyObject *self, PyObject *const *arguments, size_t flags, PyObject *names)
+/* Whether the argument is plain, and for reads how much is asked for. */
+static inline int is_plain(int kind, PyObject *argument, Py_ssize_t *max_bytes)
 {
-    Method *method = (Method *)self;
-    Py_ssize_t count = PyVectorcall_NARGS(flags), given = count - 1;
-    int kind = method->kind;
-    Stream *stream;
-    if (names != NULL || given < kinds[kind].arguments || given > kinds[kind].arguments + kinds[kind].optional ||
-        (stream = stream_of(method->state, arguments[0])) == NULL ||
-        (kind == NEXT_CHUNK && !reads_with_ours(method, arguments[0])))
-        goto function;
-
-    PyObject *argument = given ? arguments[1] : NULL;
     if (kind == READ || kind == NEXT_CHUNK) {
-        Py_ssize_t max_bytes = SCRATCH_BYTES; /* the default of `read` */
-        if (argument != NULL) {
-            if (!PyLong_CheckExact(argument))
-                goto function;
-            max_bytes = PyLong_AsSsize_t(argument);
-            if (max_bytes < 1) {
-                PyErr_Clear();
-                goto function;
-            }
-        }
-        return operation_new(method->state, kind, arguments[0], stream, NULL, max_bytes);
+        *max_bytes = SCRATCH_BYTES; /* the default of `read` */
+        if (argument == NULL)
+            return 1;
+        if (!PyLong_CheckExact(argument))
+            return 0;
+        *max_bytes = PyLong_AsSsize_t(argument);
+        if (*max_bytes >= 1)
+            return 1;
+        PyErr_Clear();
+        return 0;
     }
     if (kind == READ_INTO) {
         Py_buffer view;
         if (PyObject_GetBuffer(argument, &view, PyBUF_WRITABLE) < 0) {
             PyErr_Clear();
-            goto function;
+            return 0;
         }
         Py_ssize_t bytes = view.len;
         PyBuffer_Release(&view);
-        if (bytes == 0)
-            goto function;
-    } else if (kind == WRITE_VECTORED && !PyTuple_CheckExact(argument) && !PyList_CheckExact(argument)) {
-        goto function;
+        return bytes != 0;
     }
+    return kind != WRITE_VECTORED || PyTuple_CheckExact(argument) || PyList_CheckExact(argument);
+}
+
+static PyObject *method_vectorcall(PyObject *self, PyObject *const *arguments, size_t flags, PyObject *names)
+{
+    Method *method = (Method *)self;
+    Py_ssize_t given = PyVectorcall_NARGS(flags) - 1, max_bytes = 0;
+    int kind = method->kind;
+    PyObject *argument = given > 0 ? arguments[1] : NULL;
+    if (names != NULL || given < kinds[kind].arguments || given > kinds[kind].arguments + kinds[kind].optional)
+        goto function;
+    Stream *stream = stream_of(method->state, arguments[0]);
+    if ((kind == NEXT_CHUNK && !reads_with_ours(method, arguments[0])) || !is_plain(kind, argument, &max_bytes))
+        goto function;
+    PyObject *operation;
+    if (stream == NULL) {
+        operation = tls_operation_for(method->state, kind, arguments[0], argument, max_bytes);
+        if (operation == NULL && !PyErr_Occurred())
+            goto function;
+        return operation;
+    }
+    if (kind <= NEXT_CHUNK)
+        argument = NULL;
     if (kind != WRITE_VECTORED)
-        return operation_new(method->state, kind, arguments[0], stream, argument, 0);
+        return operation_new(method->state, kind, arguments[0], stream, argument, max_bytes);
     PyObject *buffers = PySequence_Tuple(argument);
     if (buffers == NULL)
         return NULL;
-    PyObject *operation = operation_new(method->state, kind, arguments[0], stream, buffers, 0);
+    operation = operation_new(method->state, kind, arguments[0], stream, buffers, 0);
     Py_DECREF(buffers);
     return operation;
 

@@ -167,7 +167,10 @@ static int add_types(PyObject *module, ModuleState *state)
                    add_type(module, &state->driver_type, &driver_spec, (PyObject *)state->wait_type) ||
                    add_type(module, &state->socket_base_type, &socket_base_spec, NULL) ||
                    add_type(module, &state->method_type, &method_spec, NULL) ||
-                   add_type(module, &state->selector_type, &selector_spec, NULL)
+                   add_type(module, &state->selector_type, &selector_spec, NULL) ||
+                   add_type(module, &state->tls_type, &tls_spec, NULL) ||
+                   add_type(module, &state->tls_operation_type, &tls_operation_spec, NULL) ||
+                   add_type(module, &state->window_type, &window_spec, NULL)
                ? -1
                : 0;
 }
@@ -208,7 +211,12 @@ static int prepare_names(ModuleState *state)
         intern(&state->str_write, "write") || intern(&state->str_blocking, "_asyncio_future_blocking") ||
         intern(&state->str_selector, "_selector") || intern(&state->str_is_closed, "is_closed") ||
         intern(&state->str_linger, "linger") || intern(&state->str_operation, "operation") ||
-        intern(&state->str_ends, "_ends") || intern(&state->str_scheduled, "_scheduled"))
+        intern(&state->str_ends, "_ends") || intern(&state->str_scheduled, "_scheduled") ||
+        intern(&state->str_error, "_error") || intern(&state->str_finish_send, "_finish_send") ||
+        intern(&state->str_pending, "pending") || intern(&state->str_reply, "_reply") ||
+        intern(&state->str_receive_slowly, "_receive_slowly") || intern(&state->str_sslobj, "_sslobj") ||
+        intern(&state->str_receive_into_slowly, "_receive_into_slowly") ||
+        intern(&state->str_send_slowly, "_send_slowly"))
         return -1;
     state->context_keyword = PyTuple_Pack(1, state->str_context);
     return state->context_keyword == NULL ? -1 : 0;
@@ -257,6 +265,9 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->socket_base_type);
     Py_VISIT(state->method_type);
     Py_VISIT(state->selector_type);
+    Py_VISIT(state->tls_type);
+    Py_VISIT(state->tls_operation_type);
+    Py_VISIT(state->window_type);
     Py_VISIT(state->enter_task);
     Py_VISIT(state->leave_task);
     Py_VISIT(state->current_task);
@@ -267,6 +278,9 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->current_tasks);
     Py_VISIT(state->wire_class);
     Py_VISIT(state->socket_class);
+    Py_VISIT(state->tls_class);
+    Py_VISIT(state->want_read_error);
+    Py_VISIT(state->zero_return_error);
     for (int kind = 0; kind < METHODS; kind++)
         Py_VISIT(state->slow[kind]);
     return 0;
@@ -279,12 +293,17 @@ static void free_kept_objects(ModuleState *state)
         state->free_operations = operation->next_ready;
         PyObject_GC_Del(operation);
     }
+    while (state->free_tls_operations != NULL) {
+        Operation *operation = state->free_tls_operations;
+        state->free_tls_operations = operation->next_ready;
+        PyObject_GC_Del(operation);
+    }
     while (state->free_waits != NULL) {
         Wait *wait = state->free_waits;
         state->free_waits = (Wait *)wait->callback;
         PyObject_GC_Del(wait);
     }
-    state->free_operation_count = state->free_wait_count = MOST_FREE; /* keep none from now on */
+    state->free_operation_count = state->free_tls_operation_count = state->free_wait_count = MOST_FREE; /* keep none from now on */
 }
 
 /* The state outlives the module. At the end of the interpreter modules, types and objects are cleared in any order, and

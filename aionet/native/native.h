@@ -9,6 +9,7 @@
  *   stream.c     the hot half of a wire: a descriptor, what is known of its readiness, recv(2) and send(2)
  *   operation.c  what `await stream.receive(...)` awaits: tries, waits, tries again, in the task's own step
  *   driver.c     the parked task: a coroutine that the reactor resumes directly, without a step of its Task
+ *   tls.c        the hot half of a TLS wire over a stream, and its operations
  *   methods.c    what a socket's `read` and `write` are: a short cut to operations around a Python function
  *   selector.c   a selector whose select() waits on the reactor's epoll instance
  *   module.c     the module, its state, and accept(2)
@@ -47,30 +48,33 @@ typedef struct Reactor Reactor;
 typedef struct Stream Stream;
 typedef struct Operation Operation;
 typedef struct Driver Driver;
+typedef struct Tls Tls;
 
 /* The socket's methods that have a short cut, and what only wires have. */
 typedef enum { READ, NEXT_CHUNK, READ_INTO, WRITE, WRITE_VECTORED, METHODS, UNTIL_READABLE = METHODS, READER_TURN } Kind;
 
 typedef struct {
     PyTypeObject *wait_type, *reactor_type, *stream_type, *operation_type, *driver_type;
-    PyTypeObject *socket_base_type, *method_type, *selector_type;
+    PyTypeObject *socket_base_type, *method_type, *selector_type, *tls_type, *tls_operation_type, *window_type;
     /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
     PyObject *enter_task, *leave_task, *current_task, *cancelled_error;
     PyObject *connection_lost_error, *closed_descriptors; /* aionet's: an exception, and who waits for descriptors */
     PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before */
-    PyTypeObject *wire_class, *socket_class; /* subclasses that are in use: they spare a look at bases */
+    PyObject *want_read_error, *zero_return_error; /* of the ssl module, which is imported when it is needed */
+    PyTypeObject *wire_class, *socket_class, *tls_class; /* subclasses that are in use: they spare a look at bases */
     PyObject *slow[METHODS]; /* the Python functions that the methods stand for */
     /* interned */
     PyObject *str_add_reader, *str_blocking, *str_busy_error, *str_call_soon, *str_cancel, *str_close,
-        *str_closed_error, *str_context, *str_ends, *str_get_coro, *str_is_closed, *str_linger, *str_msg, *str_note_end,
-        *str_on_cold_events, *str_on_events, *str_operation, *str_read, *str_scheduled, *str_selector, *str_send_rest,
-        *str_throw, *str_write;
+        *str_closed_error, *str_context, *str_ends, *str_error, *str_finish_send, *str_get_coro, *str_is_closed,
+        *str_linger, *str_msg, *str_note_end, *str_on_cold_events, *str_on_events, *str_operation, *str_pending,
+        *str_read, *str_receive_into_slowly, *str_receive_slowly, *str_reply, *str_scheduled, *str_selector,
+        *str_send_rest, *str_send_slowly, *str_sslobj, *str_throw, *str_write;
     PyObject *context_keyword; /* ("context",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     int budget, unit_bits; /* of fairness: wires/budget.py has the numbers, wires/event_loop.py the theory */
-    Operation *free_operations;
+    Operation *free_operations, *free_tls_operations;
     Wait *free_waits;
-    int free_operation_count, free_wait_count;
+    int free_operation_count, free_tls_operation_count, free_wait_count;
 } ModuleState;
 
 /* -- wait.c -------------------------------------------------------------------------------------------------- */
@@ -119,6 +123,7 @@ struct Reactor {
     int readers;   /* streams that somebody waits for */
     unsigned long reads; /* how often something was read */
     char *scratch;
+    PyObject *window; /* over bytes that are passed on: tls.c */
 };
 
 int reactor_watch(Reactor *reactor, int fd, PyObject *watcher);
@@ -171,6 +176,8 @@ PyObject *stream_receive(Stream *stream, Py_ssize_t max_bytes);                 
 Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes); /* -1 without error: wait */
 PyObject *stream_raise(Stream *stream, PyObject *operation, int number);        /* NULL */
 PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *argument); /* NULL */
+ssize_t stream_send(Stream *stream, const char *bytes, Py_ssize_t length); /* what went; -2: an error is set */
+void raise_error_object(PyObject *error, PyObject *cause); /* steals both; `cause` may be NULL */
 void stream_set_reader(Stream *stream, Operation *operation);
 void stream_clear_reader(Stream *stream, Operation *operation);
 
@@ -196,6 +203,39 @@ struct Operation {
 PyObject *operation_new(ModuleState *state, Kind kind, PyObject *socket, Stream *stream, PyObject *argument,
                         Py_ssize_t max_bytes);
 int operation_wake(Operation *operation);
+
+/* For operations of other wires (tls.c), which begin like one. */
+void operation_let_go(Operation *operation);
+PySendResult operation_finish_with(Operation *operation, PyObject *value, PyObject **result);
+PySendResult operation_yield_turn(Operation *operation, Phase phase, PyObject **result);
+PySendResult operation_go_on_in(Operation *operation, PyObject *coroutine, PyObject **result); /* steals `coroutine` */
+PySendResult operation_go_on(Operation *operation, PyObject *value, PyObject **result);        /* in the same */
+PySendResult operation_go_the_long_way(Operation *operation, PyObject **result);
+PySendResult operation_wait_for_input(Operation *operation, PyObject **result);
+PySendResult operation_refuse(PyObject *error, const char *why, PyObject **result);
+PyObject *operation_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t count);
+PyObject *operation_close(PyObject *self, PyObject *unused);
+int operation_traverse(PyObject *self, visitproc visit, void *arg);
+int operation_clear(PyObject *self);
+extern PyGetSetDef operation_getset[];
+
+static inline void operation_init(Operation *operation, ModuleState *state, Kind kind, PyObject *socket,
+                                  PyObject *argument, Py_ssize_t max_bytes)
+{
+    operation->state = state;
+    operation->socket = Py_XNewRef(socket);
+    operation->stream = NULL;
+    operation->argument = Py_XNewRef(argument);
+    operation->max_bytes = max_bytes;
+    operation->result = operation->delegate = NULL;
+    operation->wait = NULL;
+    operation->driver = NULL;
+    operation->next_ready = NULL;
+    operation->kind = kind;
+    operation->phase = FRESH;
+    operation->queued = 0;
+}
+
 void operation_detach(Operation *operation);
 
 /* -- driver.c ------------------------------------------------------------------------------------------------ */
@@ -219,6 +259,11 @@ PyObject *driver_cancel(Driver *driver, PyObject *message);
 PyObject *driver_drive(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 extern const char driver_drive_doc[];
 
+/* -- tls.c --------------------------------------------------------------------------------------------------- */
+
+/* NULL without an error: there is no short cut. */
+PyObject *tls_operation_for(ModuleState *state, Kind kind, PyObject *socket, PyObject *argument, Py_ssize_t max_bytes);
+
 /* -- methods.c, selector.c, module.c ------------------------------------------------------------------------- */
 
 typedef struct {
@@ -232,7 +277,7 @@ int selector_attach(PyObject *selector, Reactor *reactor); /* the descriptor of 
 void selector_detach(PyObject *selector);
 
 extern PyType_Spec wait_spec, reactor_spec, stream_spec, operation_spec, driver_spec, socket_base_spec, method_spec,
-    selector_spec;
+    selector_spec, tls_spec, tls_operation_spec, window_spec;
 
 extern struct PyModuleDef native_module;
 

@@ -39,18 +39,8 @@ PyObject *operation_new(ModuleState *state, Kind kind, PyObject *socket, Stream 
         if (operation == NULL)
             return NULL;
     }
-    operation->state = state;
-    operation->socket = Py_XNewRef(socket);
+    operation_init(operation, state, kind, socket, argument, max_bytes);
     operation->stream = (Stream *)Py_NewRef(stream);
-    operation->argument = Py_XNewRef(argument);
-    operation->max_bytes = max_bytes;
-    operation->result = operation->delegate = NULL;
-    operation->wait = NULL;
-    operation->driver = NULL;
-    operation->next_ready = NULL;
-    operation->kind = kind;
-    operation->phase = FRESH;
-    operation->queued = 0;
     PyObject_GC_Track(operation);
     return (PyObject *)operation;
 }
@@ -84,14 +74,14 @@ static void finish(Operation *operation)
     Py_CLEAR(operation->delegate);
 }
 
-static PySendResult finish_with(Operation *operation, PyObject *value, PyObject **result)
+PySendResult operation_finish_with(Operation *operation, PyObject *value, PyObject **result)
 {
     finish(operation);
     *result = value;
     return value == NULL ? PYGEN_ERROR : PYGEN_RETURN;
 }
 
-static PySendResult yield_turn(Operation *operation, Phase phase, PyObject **result)
+PySendResult operation_yield_turn(Operation *operation, Phase phase, PyObject **result)
 {
     reactor_refill(operation->stream->reactor);
     operation->phase = phase;
@@ -99,10 +89,10 @@ static PySendResult yield_turn(Operation *operation, Phase phase, PyObject **res
     return PYGEN_NEXT;
 }
 
-static PySendResult go_on_in(Operation *operation, PyObject *coroutine, PyObject **result) /* steals `coroutine` */
+PySendResult operation_go_on_in(Operation *operation, PyObject *coroutine, PyObject **result)
 {
     if (coroutine == NULL)
-        return finish_with(operation, NULL, result);
+        return operation_finish_with(operation, NULL, result);
     operation->delegate = coroutine;
     operation->phase = DELEGATED;
     PySendResult status = PyIter_Send(coroutine, Py_None, result);
@@ -111,19 +101,27 @@ static PySendResult go_on_in(Operation *operation, PyObject *coroutine, PyObject
     return status;
 }
 
+PySendResult operation_go_on(Operation *operation, PyObject *value, PyObject **result)
+{
+    PySendResult status = PyIter_Send(operation->delegate, value, result);
+    if (status != PYGEN_NEXT)
+        finish(operation);
+    return status;
+}
+
 /* -- reading -------------------------------------------------------------------------------------------------- */
 
-static PySendResult wait_for_input(Operation *operation, PyObject **result)
+PySendResult operation_wait_for_input(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
     if (!stream->watched) {
         if (reactor_watch(stream->reactor, stream->fd, (PyObject *)stream) < 0)
-            return finish_with(operation, NULL, result);
+            return operation_finish_with(operation, NULL, result);
         stream->watched = 1;
     }
     Wait *wait = wait_new(operation->state, stream->reactor->loop, operation);
     if (wait == NULL)
-        return finish_with(operation, NULL, result);
+        return operation_finish_with(operation, NULL, result);
     operation->wait = wait;
     operation->phase = WAITING;
     stream_set_reader(stream, operation);
@@ -149,7 +147,7 @@ static PySendResult end_of_iteration(Operation *operation, PyObject *data, PyObj
 {
     Py_DECREF(data);
     PyErr_SetNone(PyExc_StopAsyncIteration);
-    return finish_with(operation, NULL, result);
+    return operation_finish_with(operation, NULL, result);
 }
 
 static PySendResult try_to_read(Operation *operation, PyObject **result)
@@ -158,20 +156,20 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
     for (;;) {
         if (stream->closed) {
             stream_raise_from_method(stream, operation->state->str_closed_error, operation->state->str_read);
-            return finish_with(operation, NULL, result);
+            return operation_finish_with(operation, NULL, result);
         }
         if (operation->kind == READER_TURN) {
             reactor_charge(stream->reactor, 0);
-            return finish_with(operation, Py_NewRef(Py_None), result);
+            return operation_finish_with(operation, Py_NewRef(Py_None), result);
         }
         if (!stream->readable)
-            return wait_for_input(operation, result);
+            return operation_wait_for_input(operation, result);
         PyObject *data =
             operation->kind == READ_INTO ? try_receive_into(operation) : stream_receive(stream, operation->max_bytes);
         if (data != NULL && operation->kind == NEXT_CHUNK && PyBytes_GET_SIZE(data) == 0)
             return end_of_iteration(operation, data, result);
         if (data != NULL || PyErr_Occurred())
-            return finish_with(operation, data, result);
+            return operation_finish_with(operation, data, result);
     }
 }
 
@@ -180,11 +178,11 @@ static PySendResult begin_reading(Operation *operation, PyObject **result)
     Stream *stream = operation->stream;
     if (stream->reader != NULL || stream->closed) {
         stream_raise_from_method(stream, operation->state->str_busy_error, NULL);
-        return finish_with(operation, NULL, result);
+        return operation_finish_with(operation, NULL, result);
     }
     if (stream->reactor->budget <= 0) {
         stream_set_reader(stream, operation);
-        return yield_turn(operation, YIELDED_BEFORE, result);
+        return operation_yield_turn(operation, YIELDED_BEFORE, result);
     }
     return try_to_read(operation, result);
 }
@@ -201,7 +199,7 @@ static PySendResult send_the_rest(Operation *operation, Py_ssize_t sent, PyObjec
                                                count, NULL);
     Py_XDECREF(buffers);
     Py_XDECREF(count);
-    return go_on_in(operation, coroutine, result);
+    return operation_go_on_in(operation, coroutine, result);
 }
 
 static ssize_t send_message(int fd, struct msghdr *message, Py_ssize_t bytes)
@@ -232,6 +230,12 @@ static ssize_t send_parts(Stream *stream, struct iovec *parts, int count, Py_ssi
         return 0;
     stream_raise(stream, stream->reactor->state->str_write, errno);
     return -2;
+}
+
+ssize_t stream_send(Stream *stream, const char *bytes, Py_ssize_t length)
+{
+    struct iovec part = {(char *)bytes, length};
+    return send_parts(stream, &part, 1, length);
 }
 
 static ssize_t send_argument(Operation *operation, Py_ssize_t *bytes)
@@ -266,29 +270,29 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     Py_ssize_t bytes;
     ssize_t sent = send_argument(operation, &bytes);
     if (sent == -2)
-        return finish_with(operation, NULL, result);
+        return operation_finish_with(operation, NULL, result);
     stream->bytes_written += sent;
     if (sent < bytes)
         return send_the_rest(operation, sent, result);
     PyObject *count = PyLong_FromSsize_t(bytes);
     reactor_charge(stream->reactor, bytes);
     if (stream->reactor->budget >= 0 || count == NULL)
-        return finish_with(operation, count, result);
+        return operation_finish_with(operation, count, result);
     operation->result = count;
-    return yield_turn(operation, YIELDED_AFTER, result);
+    return operation_yield_turn(operation, YIELDED_AFTER, result);
 }
 
 /* -- the coroutine -------------------------------------------------------------------------------------------- */
 
 /* The Python function that the method stands for: it knows of buffers and of bad arguments. */
-static PySendResult go_the_long_way(Operation *operation, PyObject **result)
+PySendResult operation_go_the_long_way(Operation *operation, PyObject **result)
 {
     PyObject *function = operation->state->slow[(int)operation->kind], *argument = Py_XNewRef(operation->argument);
     if (operation->kind == READ)
         argument = PyLong_FromSsize_t(operation->max_bytes);
     PyObject *coroutine = PyObject_CallFunctionObjArgs(function, operation->socket, argument, NULL);
     Py_XDECREF(argument);
-    return go_on_in(operation, coroutine, result);
+    return operation_go_on_in(operation, coroutine, result);
 }
 
 static int has_to_go_the_long_way(Operation *operation)
@@ -304,10 +308,10 @@ static int has_to_go_the_long_way(Operation *operation)
 static PySendResult begin(Operation *operation, PyObject **result)
 {
     if (has_to_go_the_long_way(operation))
-        return go_the_long_way(operation, result);
+        return operation_go_the_long_way(operation, result);
     switch (operation->kind) {
     case UNTIL_READABLE:
-        return wait_for_input(operation, result);
+        return operation_wait_for_input(operation, result);
     case WRITE:
     case WRITE_VECTORED:
         return begin_writing(operation, result);
@@ -316,7 +320,7 @@ static PySendResult begin(Operation *operation, PyObject **result)
     }
 }
 
-static PySendResult refuse(PyObject *error, const char *why, PyObject **result)
+PySendResult operation_refuse(PyObject *error, const char *why, PyObject **result)
 {
     PyErr_SetString(error, why);
     *result = NULL;
@@ -329,30 +333,26 @@ static PySendResult operation_am_send(PyObject *self, PyObject *value, PyObject 
     switch ((Phase)operation->phase) {
     case FRESH:
         if (value != Py_None)
-            return refuse(PyExc_TypeError, "can't send non-None value to a just-started coroutine", result);
+            return operation_refuse(PyExc_TypeError, "can't send non-None value to a just-started coroutine", result);
         return begin(operation, result);
     case WAITING:
         if (operation->driver != NULL || (operation->wait != NULL && operation->wait->callback != NULL))
-            return refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
+            return operation_refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
         reactor_refill(operation->stream->reactor); /* everybody else has had a turn */
         /* fall through */
     case YIELDED_BEFORE:
         operation_detach(operation);
         if (operation->kind == UNTIL_READABLE)
-            return finish_with(operation, Py_NewRef(Py_None), result);
+            return operation_finish_with(operation, Py_NewRef(Py_None), result);
         return try_to_read(operation, result);
     case YIELDED_AFTER:
-        return finish_with(operation, Py_NewRef(operation->result), result);
-    case DELEGATED: {
-        PySendResult status = PyIter_Send(operation->delegate, value, result);
-        if (status != PYGEN_NEXT)
-            finish(operation);
-        return status;
-    }
+        return operation_finish_with(operation, Py_NewRef(operation->result), result);
+    case DELEGATED:
+        return operation_go_on(operation, value, result);
     case FINISHED:
         break;
     }
-    return refuse(PyExc_RuntimeError, "cannot reuse already awaited coroutine", result);
+    return operation_refuse(PyExc_RuntimeError, "cannot reuse already awaited coroutine", result);
 }
 
 static PyObject *operation_iternext(PyObject *self)
@@ -369,7 +369,7 @@ static PyObject *operation_send(PyObject *self, PyObject *value)
     return returned_by_method(status, result);
 }
 
-static PyObject *operation_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+PyObject *operation_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
     Operation *operation = (Operation *)self;
     if (operation->phase == DELEGATED) {
@@ -395,7 +395,7 @@ static PyObject *operation_throw(PyObject *self, PyObject *const *arguments, Py_
     return NULL;
 }
 
-static PyObject *operation_close(PyObject *self, PyObject *unused)
+PyObject *operation_close(PyObject *self, PyObject *unused)
 {
     Operation *operation = (Operation *)self;
     PyObject *delegate = operation->phase == DELEGATED ? Py_NewRef(operation->delegate) : NULL;
@@ -420,7 +420,7 @@ static PyObject *operation_get_await(PyObject *self, void *unused)
     return Py_NewRef(delegate ? delegate : Py_None);
 }
 
-static int operation_traverse(PyObject *self, visitproc visit, void *arg)
+int operation_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Operation *operation = (Operation *)self;
     Py_VISIT(Py_TYPE(self));
@@ -434,7 +434,7 @@ static int operation_traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-static int operation_clear(PyObject *self)
+int operation_clear(PyObject *self)
 {
     Operation *operation = (Operation *)self;
     operation_detach(operation);
@@ -458,12 +458,8 @@ static void warn_of_a_forgotten_await(Operation *operation)
         raise_taken(raised);
 }
 
-static void operation_dealloc(PyObject *self)
+void operation_let_go(Operation *operation)
 {
-    Operation *operation = (Operation *)self;
-    PyTypeObject *type = Py_TYPE(self);
-    ModuleState *state = operation->state;
-    PyObject_GC_UnTrack(self);
     if (operation->phase == FRESH)
         warn_of_a_forgotten_await(operation);
     forget_wait(operation);
@@ -472,6 +468,15 @@ static void operation_dealloc(PyObject *self)
     Py_CLEAR(operation->delegate);
     Py_CLEAR(operation->socket);
     Py_CLEAR(operation->stream);
+}
+
+static void operation_dealloc(PyObject *self)
+{
+    Operation *operation = (Operation *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    ModuleState *state = operation->state;
+    PyObject_GC_UnTrack(self);
+    operation_let_go(operation);
     if (state->free_operation_count < MOST_FREE) {
         operation->next_ready = state->free_operations;
         state->free_operations = operation;
@@ -489,7 +494,7 @@ static PyMethodDef operation_methods[] = {
     {NULL},
 };
 
-static PyGetSetDef operation_getset[] = {
+PyGetSetDef operation_getset[] = {
     {"__name__", operation_get_name, NULL, NULL, NULL},
     {"__qualname__", operation_get_name, NULL, NULL, "qualified"},
     {"cr_await", operation_get_await, NULL, NULL, NULL},

@@ -560,6 +560,7 @@ static void reactor_dealloc(PyObject *self)
         close(reactor->epoll);
     PyMem_Free(reactor->slots);
     PyMem_Free(reactor->scratch);
+    Py_CLEAR(reactor->window);
     Py_CLEAR(reactor->loop);
     type->tp_free(self);
     Py_DECREF(type);

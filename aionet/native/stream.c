@@ -34,7 +34,7 @@ static int is_none(PyObject *object)
 
 /* -- errors --------------------------------------------------------------------------------------------------- */
 
-static void raise_error_object(PyObject *error, PyObject *cause) /* steals both; `cause` may be NULL */
+void raise_error_object(PyObject *error, PyObject *cause)
 {
     if (cause != NULL)
         PyException_SetCause(error, cause);

@@ -48,6 +48,23 @@ def test_a_comparison_runs_and_is_stored(tmp_path: Path) -> None:
     assert "| aionet-asyncio (" in done.stdout
 
 
+@pytest.mark.slow
+def test_a_comparison_over_tls_runs_beside_the_tls_reference(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "compare.py"), "--rounds", "1", "--seconds", "0.4"]
+    command += ["--workloads", "tls-4x16KiB,tls-accept", "--servers", "c-epoll,asyncio-streams-tls"]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "json")], capture_output=True, text=True, timeout=55
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "json").read_text())["summary"]
+    assert {(row["workload"], row["server"]) for row in rows} == {
+        (workload, server)
+        for workload in ("tls-4x16KiB", "tls-accept")
+        for server in ("c-epoll-tls", "asyncio-streams-tls")
+    }
+    assert all(row["to_c"] for row in rows)
+
+
 def test_the_generator_notices_a_wrong_byte(tmp_path: Path) -> None:
     generator = tmp_path / "load_generator"
     subprocess.run(["cc", "-O2", "-o", generator, BENCHMARKS / "load_generator.c"], check=True)

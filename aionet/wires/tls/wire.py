@@ -31,14 +31,16 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import AionetError, ConnectionLostError, SocketClosedError, TlsError, TlsTruncatedError
+from ...native import compiled
 from ...tls_failure import TlsFailure, explain, looks_like_tls
 from ..budget import UNIT_BITS
 from ..contract import Buffer
 from ..outgoing import OutgoingBuffers
 from ..wire_over import WireOver
+from .base import TlsBase
 from .info import TlsInfo
 from .writes import PIECE, Seal, SealedQueue
 
@@ -48,39 +50,23 @@ _CHUNK = 64 * 1024
 _ROUNDS = 16  # of input thrown away in a row while closing: a peer that floods must not hold the loop
 
 
-class TlsWire(WireOver):
+class TlsWire(TlsBase, WireOver):
     """TLS over `lower`, which it owns. `shake_hands` comes first; until then writes wait."""
 
     __slots__ = (
         "_accept_truncation",
-        "_ahead",
-        "_bytes_sent",
         "_closing",
-        "_encrypted",
-        "_eof_asked",
         "_eof_sent",
-        "_established",
         "_gone",
-        "_incoming",
         "_keep_session",
         "_loop",
-        "_lower",
-        "_more",
         "_observer",
-        "_outgoing",
-        "_own_loss",
         "_patience",
-        "_reading",
         "_seal",
         "_server_name",
         "_session",
         "_state",
-        "_tls",
-        "_truncated",
-        "bytes_read",
-        "closed",
         "info",
-        "peer_ended",
     )
 
     def __init__(
@@ -205,7 +191,7 @@ class TlsWire(WireOver):
             await self._yield_turn_reading()
         self._state.budget -= 1
 
-    async def receive(self, max_bytes: int) -> bytes:
+    async def _receive_slowly(self, max_bytes: int) -> bytes:
         if self._reading or self.closed:
             raise self._busy_error()
         if self._more:  # else the wire below sees to it that others have their turn
@@ -223,14 +209,21 @@ class TlsWire(WireOver):
             self._reading = True
             try:
                 ciphertext = await self._lower.receive(_CHUNK)
+            except ConnectionLostError as error:
+                error._ends = self  # whose connection it was
+                raise
             finally:
                 self._reading = False
             self._feed(ciphertext)
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        data = await self.receive(min(buffer.nbytes, _CHUNK))
+    async def _receive_into_slowly(self, buffer: memoryview) -> int:
+        data = await self._receive_slowly(min(buffer.nbytes, _CHUNK))
         buffer[: len(data)] = data
         return len(data)
+
+    if TYPE_CHECKING or compiled is None:
+        receive = _receive_slowly
+        receive_into = _receive_into_slowly
 
     def receive_now(self, max_bytes: int) -> bytes:
         while True:
@@ -302,7 +295,7 @@ class TlsWire(WireOver):
 
     # Sending ------------------------------------------------------------------------------------------
 
-    async def send(self, data: Buffer) -> int:
+    async def _send_slowly(self, data: Buffer) -> int:
         kind = type(data)
         if (
             self._seal.busy
@@ -329,6 +322,20 @@ class TlsWire(WireOver):
         state.budget -= 1 + (size >> UNIT_BITS)
         if state.budget < 0:  # afterwards, not before: writes go in the order of their calls
             await state.yield_turn()
+        return size
+
+    if TYPE_CHECKING or compiled is None:
+        send = _send_slowly
+
+    async def _finish_send(self, data: Buffer) -> int:
+        """`data` was encrypted, and counted; go on where its ciphertext found no room below."""
+        size = memoryview(data).nbytes
+        try:
+            self._seal.hand_down()
+        except OSError as error:
+            raise self._error("write", error) from error
+        if self._seal.busy:
+            await self._queue().send(OutgoingBuffers((data,), size), "write")
         return size
 
     def _send_some(self, data: Buffer) -> int:

@@ -1,0 +1,768 @@
+/* Tls: the hot half of a TLS wire over a compiled stream. The other half is wires/tls/wire.py, a subclass of it.
+ *
+ * Theory of operation
+ * -------------------
+ * The standard library's TLS works on memory: ciphertext is written into one `MemoryBIO` and read out of another. What
+ * a message needs of that is recv(2), `MemoryBIO.write` and `_SSLSocket.read` on its way in, `_SSLSocket.write`,
+ * `MemoryBIO.read` and send(2) on its way out. Here they follow one another without a Python frame, in the step of the
+ * task that asked, as with a plain stream; a task of the spawner's stays parked meanwhile.
+ *
+ * This short way is for an established connection whose lower wire is a compiled stream, and for what goes well. All
+ * else is Python's: what turns out not to be simple is left as if nobody had tried, and a coroutine of the other half
+ * goes on. Both halves share the attributes of this type, so that each finds what the other has left.
+ *
+ * *Knowing what is there.* Asking OpenSSL for plaintext that it has not got raises an exception, which is dearer than all
+ * the rest. So it is asked only if something may be there (`more`). `held` says how much ciphertext that is at the
+ * most, and so how much plaintext, and how large an object to make.
+ *
+ * *What stays behind.* A read may have made an answer (to a KeyUpdate) that nobody waits for: TLS wants it before the
+ * next record (RFC 8446, 4.6.3), and so it goes, because all that the outgoing BIO holds is sent in its order.
+ *
+ * *One reader.* Whoever reads waits at the lower stream, which knows it; `reading` is for the times between.
+ */
+#include "native.h"
+
+enum {
+    RECORD_BYTES = 16384,       /* of plaintext, at the most, in one record */
+    MOST_WRITTEN = 65536,       /* that are encrypted at once: `PIECE` of wires/tls/writes.py */
+    UNKNOWN = RECORD_BYTES + 1, /* above a record: a read of so much leaves nothing of it */
+};
+
+struct Tls {
+    PyObject_HEAD
+    ModuleState *state;
+    Stream *stream; /* beneath, once that is the short way's; owned */
+    PyObject *engine; /* of the SSLObject, what it calls itself */
+    PyObject *lower, *object, *incoming, *encrypted, *ahead, *outgoing, *own_loss;
+    long long bytes_read, bytes_sent;
+    Py_ssize_t held;
+    char more, reading, established, truncated, eof_asked, closed, peer_ended;
+};
+
+typedef struct {
+    Operation base;
+    Tls *tls;
+} TlsOperation;
+
+typedef enum { GOT, WANTS_MORE, RARE, FAILED, LOST } Outcome;
+
+static inline Tls *tls_of(Operation *operation)
+{
+    return ((TlsOperation *)operation)->tls;
+}
+
+static inline int is_set(PyObject *object)
+{
+    return object != NULL && object != Py_None;
+}
+
+/* -- Window: bytes of ours, for those who take a buffer --------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    const char *bytes;
+    Py_ssize_t length;
+} Window;
+
+static int window_get_buffer(PyObject *self, Py_buffer *view, int flags)
+{
+    Window *window = (Window *)self;
+    return PyBuffer_FillInfo(view, self, (void *)window->bytes, window->length, 1, flags);
+}
+
+static void window_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot window_slots[] = {
+    {Py_tp_dealloc, window_dealloc},
+    {Py_bf_getbuffer, window_get_buffer},
+    {0, NULL},
+};
+
+PyType_Spec window_spec = {
+    .name = "aionet.native._compiled.Window",
+    .basicsize = sizeof(Window),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = window_slots,
+};
+
+/* `object.method(bytes)` of a method that keeps nothing of its argument. One window to a reactor is enough: nothing else
+ * of this thread runs meanwhile. */
+static PyObject *call_with_bytes(Reactor *reactor, PyObject *object, PyObject *method, const char *bytes,
+                                 Py_ssize_t length)
+{
+    Window *window = (Window *)reactor->window;
+    if (window == NULL) {
+        window = PyObject_New(Window, reactor->state->window_type);
+        if (window == NULL)
+            return NULL;
+        reactor->window = (PyObject *)window;
+    }
+    window->bytes = bytes;
+    window->length = length;
+    return PyObject_CallMethodOneArg(object, method, (PyObject *)window);
+}
+
+/* -- reading ---------------------------------------------------------------------------------------------------- */
+
+static int may_read(Tls *tls)
+{
+    Stream *stream = tls->stream;
+    return stream != NULL && !tls->closed && !tls->peer_ended && !tls->truncated && !is_set(tls->own_loss) &&
+           !stream->closed && !is_set(stream->lost) && (tls->ahead == NULL || PyBytes_GET_SIZE(tls->ahead) == 0);
+}
+
+/* Something was read: what may be left. */
+static int note_left(Tls *tls, Py_ssize_t asked, Py_ssize_t got)
+{
+    if (got == asked) { /* a part of a record, perhaps */
+        tls->held = UNKNOWN;
+        return 0;
+    }
+    PyObject *pending = PyObject_GetAttr(tls->incoming, tls->state->str_pending);
+    tls->held = pending == NULL ? UNKNOWN : PyLong_AsSsize_t(pending);
+    tls->more = tls->held != 0;
+    Py_XDECREF(pending);
+    return pending == NULL || tls->held < 0 ? -1 : 0;
+}
+
+/* Reading raised: there was not enough, or it was the end, or something is wrong. */
+static Outcome note_refusal(Tls *tls)
+{
+    if (PyErr_ExceptionMatches(tls->state->zero_return_error)) { /* so it tells the end where this side has ended, too */
+        PyErr_Clear();
+        return RARE;
+    }
+    if (!PyErr_ExceptionMatches(tls->state->want_read_error))
+        return FAILED;
+    PyErr_Clear();
+    PyObject *pending = PyObject_GetAttr(tls->encrypted, tls->state->str_pending);
+    int answers = pending == NULL ? -1 : PyObject_IsTrue(pending);
+    Py_XDECREF(pending);
+    if (answers < 0)
+        return FAILED;
+    tls->more = answers > 0; /* then the other half is to ask again, and to send them */
+    return answers ? RARE : WANTS_MORE;
+}
+
+static Outcome decrypt(Operation *operation, Tls *tls, PyObject **result)
+{
+    ModuleState *state = tls->state;
+    Py_ssize_t asked = Py_MIN(tls->held, UNKNOWN), got;
+    if (operation->kind != READ_INTO)
+        asked = Py_MIN(asked, operation->max_bytes);
+    PyObject *count = PyLong_FromSsize_t(asked), *data = NULL;
+    if (count != NULL) {
+        PyObject *arguments[] = {tls->engine, count, operation->argument};
+        size_t given = operation->kind == READ_INTO ? 3 : 2;
+        data = PyObject_VectorcallMethod(state->str_read, arguments, given | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        Py_DECREF(count);
+    }
+    if (data == NULL)
+        return note_refusal(tls);
+    got = operation->kind == READ_INTO ? PyLong_AsSsize_t(data) : PyBytes_GET_SIZE(data);
+    if (got <= 0) { /* the end of the stream */
+        Py_DECREF(data);
+        return got < 0 ? FAILED : RARE;
+    }
+    if (operation->kind == READ_INTO) { /* as much as it has room for is a part of a record, perhaps */
+        Py_buffer view;
+        if (PyObject_GetBuffer(operation->argument, &view, PyBUF_SIMPLE) < 0)
+            PyErr_Clear();
+        else {
+            asked = Py_MIN(asked, view.len);
+            PyBuffer_Release(&view);
+        }
+    }
+    tls->bytes_read += got;
+    if (note_left(tls, asked, got) < 0) {
+        Py_DECREF(data);
+        return FAILED;
+    }
+    *result = data;
+    return GOT;
+}
+
+/* Take what the kernel has into the BIO. GOT: there was something. */
+static Outcome take_in(Tls *tls)
+{
+    Stream *stream = tls->stream;
+    char *scratch = reactor_scratch(stream->reactor);
+    if (scratch == NULL)
+        return FAILED;
+    Py_ssize_t received = stream_receive_into(stream, scratch, SCRATCH_BYTES);
+    if (received == -1 && !PyErr_Occurred())
+        return WANTS_MORE;
+    if (received < 0)
+        return LOST;
+    if (received == 0) /* the end without close_notify: the stream tells it again */
+        return RARE;
+    PyObject *written = call_with_bytes(stream->reactor, tls->incoming, tls->state->str_write, scratch, received);
+    if (written == NULL)
+        return FAILED;
+    Py_DECREF(written);
+    tls->held += received;
+    tls->more = 1;
+    return GOT;
+}
+
+/* The Python function that the socket's method stands for, or the wire's own slow way. */
+static PySendResult go_slowly(Operation *operation, PyObject **result)
+{
+    ModuleState *state = operation->state;
+    if (operation->socket != NULL)
+        return operation_go_the_long_way(operation, result);
+    PyObject *name = operation->kind == READ        ? state->str_receive_slowly
+                     : operation->kind == READ_INTO ? state->str_receive_into_slowly
+                                                    : state->str_send_slowly;
+    PyObject *argument = operation->kind == READ ? PyLong_FromSsize_t(operation->max_bytes)
+                                                 : Py_NewRef(operation->argument);
+    PyObject *coroutine = argument == NULL ? NULL : PyObject_CallMethodOneArg((PyObject *)tls_of(operation), name, argument);
+    Py_XDECREF(argument);
+    return operation_go_on_in(operation, coroutine, result);
+}
+
+/* Raise what the other half makes of an error of OpenSSL's. */
+static PySendResult fail(Operation *operation, PyObject *name, PyObject **result)
+{
+    PyObject *wire = (PyObject *)tls_of(operation), *raised, *error;
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OSError)) {
+        raised = take_exception();
+        error = PyObject_CallMethodObjArgs(wire, operation->state->str_error, name, raised, NULL);
+        if (error == NULL)
+            Py_DECREF(raised);
+        else
+            raise_error_object(error, raised);
+    }
+    return operation_finish_with(operation, NULL, result);
+}
+
+static PySendResult fail_reading(Operation *operation, PyObject **result)
+{
+    PyObject *raised = take_exception();
+    PyObject *replied = PyObject_CallMethodNoArgs((PyObject *)tls_of(operation), operation->state->str_reply);
+    tls_of(operation)->more = 0;
+    if (replied == NULL) {
+        Py_XDECREF(raised);
+        return operation_finish_with(operation, NULL, result);
+    }
+    Py_DECREF(replied);
+    raise_taken(raised);
+    return fail(operation, operation->state->str_read, result);
+}
+
+/* Pass on what the stream has raised, as this wire's. */
+static PySendResult lose(Operation *operation, PyObject **result)
+{
+    ModuleState *state = operation->state;
+    if (PyErr_ExceptionMatches(state->connection_lost_error)) {
+        PyObject *error = take_exception();
+        if (PyObject_SetAttr(error, state->str_ends, (PyObject *)tls_of(operation)) < 0)
+            Py_DECREF(error);
+        else
+            raise_taken(error);
+    }
+    return operation_finish_with(operation, NULL, result);
+}
+
+static PySendResult try_to_read(Operation *operation, PyObject **result)
+{
+    Tls *tls = tls_of(operation);
+    for (int taken = 0;;) {
+        if (!may_read(tls))
+            return go_slowly(operation, result);
+        PyObject *data = NULL;
+        Outcome outcome = tls->more ? decrypt(operation, tls, &data) : WANTS_MORE;
+        if (outcome == GOT) {
+            if (!taken) /* what was taken in was charged for */
+                reactor_charge(tls->stream->reactor, 0);
+            return operation_finish_with(operation, data, result);
+        }
+        if (outcome == WANTS_MORE) {
+            if (!tls->stream->readable)
+                return operation_wait_for_input(operation, result);
+            outcome = take_in(tls);
+            taken = 1;
+        }
+        if (outcome == LOST)
+            return lose(operation, result);
+        if (outcome == FAILED)
+            return fail_reading(operation, result);
+        if (outcome == RARE)
+            return go_slowly(operation, result);
+    }
+}
+
+static PySendResult begin_reading(Operation *operation, PyObject **result)
+{
+    Tls *tls = tls_of(operation);
+    if (!may_read(tls))
+        return go_slowly(operation, result);
+    Stream *stream = tls->stream;
+    if (tls->reading || stream->reader != NULL) {
+        PyObject *error = PyObject_CallMethodNoArgs((PyObject *)tls, operation->state->str_busy_error);
+        if (error != NULL)
+            raise_error_object(error, NULL);
+        return operation_finish_with(operation, NULL, result);
+    }
+    if (stream->reactor->budget <= 0) {
+        stream_set_reader(stream, operation);
+        return operation_yield_turn(operation, YIELDED_BEFORE, result);
+    }
+    return try_to_read(operation, result);
+}
+
+/* -- writing ---------------------------------------------------------------------------------------------------- */
+
+static int may_write(Tls *tls)
+{
+    Stream *stream = tls->stream;
+    return stream != NULL && !tls->closed && !tls->eof_asked && !is_set(tls->own_loss) && !stream->closed &&
+           !stream->eof_asked && !is_set(stream->lost) && !stream_has_pending_writes(stream) &&
+           !(is_set(tls->outgoing) && PyObject_IsTrue(tls->outgoing));
+}
+
+/* The records of some bytes stand in the outgoing BIO then; 0, or -1 and an error is set. */
+static int encrypt(Tls *tls, const char *bytes, Py_ssize_t length)
+{
+    while (length > 0) {
+        PyObject *written = call_with_bytes(tls->stream->reactor, tls->engine, tls->state->str_write, bytes,
+                                            Py_MIN(length, RECORD_BYTES));
+        Py_ssize_t count = written == NULL ? -1 : PyLong_AsSsize_t(written);
+        Py_XDECREF(written);
+        if (count <= 0)
+            return -1;
+        bytes += count;
+        length -= count;
+    }
+    return 0;
+}
+
+/* What found no room is put back, and goes on as what the other half has encrypted does. */
+static PySendResult send_the_rest(Operation *operation, const char *rest, Py_ssize_t length, PyObject **result)
+{
+    Tls *tls = tls_of(operation);
+    PyObject *written = call_with_bytes(tls->stream->reactor, tls->encrypted, tls->state->str_write, rest, length);
+    PyObject *coroutine = NULL;
+    if (written != NULL)
+        coroutine = PyObject_CallMethodOneArg((PyObject *)tls, tls->state->str_finish_send, operation->argument);
+    Py_XDECREF(written);
+    return operation_go_on_in(operation, coroutine, result);
+}
+
+static PySendResult send_ciphertext(Operation *operation, PyObject *ciphertext, Py_ssize_t bytes, PyObject **result)
+{
+    Tls *tls = tls_of(operation);
+    Stream *stream = tls->stream;
+    Py_ssize_t length = PyBytes_GET_SIZE(ciphertext);
+    ssize_t sent = stream_send(stream, PyBytes_AS_STRING(ciphertext), length);
+    if (sent < 0) { /* the stream will say so again */
+        PyErr_Clear();
+        sent = 0;
+    }
+    stream->bytes_written += sent;
+    tls->bytes_sent += bytes;
+    if (sent < length)
+        return send_the_rest(operation, PyBytes_AS_STRING(ciphertext) + sent, length - sent, result);
+    PyObject *count = PyLong_FromSsize_t(bytes);
+    reactor_charge(stream->reactor, bytes);
+    if (stream->reactor->budget >= 0 || count == NULL)
+        return operation_finish_with(operation, count, result);
+    operation->result = count;
+    return operation_yield_turn(operation, YIELDED_AFTER, result);
+}
+
+static PySendResult begin_writing(Operation *operation, PyObject **result)
+{
+    Tls *tls = tls_of(operation);
+    if (!may_write(tls))
+        return go_slowly(operation, result);
+    Py_buffer view;
+    if (PyObject_GetBuffer(operation->argument, &view, PyBUF_SIMPLE) < 0)
+        return operation_finish_with(operation, NULL, result);
+    Py_ssize_t bytes = view.len;
+    int simple = bytes > 0 && bytes <= MOST_WRITTEN, failed = simple && encrypt(tls, view.buf, bytes) < 0;
+    PyBuffer_Release(&view);
+    if (!simple)
+        return go_slowly(operation, result);
+    if (failed)
+        return fail(operation, operation->state->str_write, result);
+    PyObject *ciphertext = PyObject_CallMethodNoArgs(tls->encrypted, operation->state->str_read);
+    if (ciphertext == NULL)
+        return operation_finish_with(operation, NULL, result);
+    PySendResult status = send_ciphertext(operation, ciphertext, bytes, result);
+    Py_DECREF(ciphertext);
+    return status;
+}
+
+/* -- the operation ---------------------------------------------------------------------------------------------- */
+
+static PyObject *tls_operation_new(ModuleState *state, Kind kind, PyObject *socket, Tls *tls, PyObject *argument,
+                                   Py_ssize_t max_bytes)
+{
+    TlsOperation *operation = (TlsOperation *)state->free_tls_operations;
+    if (operation != NULL) {
+        state->free_tls_operations = operation->base.next_ready;
+        state->free_tls_operation_count--;
+        PyObject_Init((PyObject *)operation, state->tls_operation_type);
+    } else {
+        operation = PyObject_GC_New(TlsOperation, state->tls_operation_type);
+        if (operation == NULL)
+            return NULL;
+    }
+    operation_init(&operation->base, state, kind, socket, argument, max_bytes);
+    operation->base.stream = (Stream *)Py_XNewRef(tls->stream);
+    operation->tls = (Tls *)Py_NewRef(tls);
+    PyObject_GC_Track(operation);
+    return (PyObject *)operation;
+}
+
+static PySendResult begin(Operation *operation, PyObject **result)
+{
+    SocketBase *socket = (SocketBase *)operation->socket;
+    Tls *tls = tls_of(operation);
+    int reads = operation->kind <= READ_INTO;
+    if (socket != NULL && (socket->wire != (PyObject *)tls ||
+                           (reads && is_set(socket->received) && PyObject_IsTrue(socket->received))))
+        return operation_go_the_long_way(operation, result);
+    if (operation->stream == NULL) /* it was made before the handshake was over */
+        operation->stream = (Stream *)Py_XNewRef(tls->stream);
+    return reads ? begin_reading(operation, result) : begin_writing(operation, result);
+}
+
+static PySendResult tls_operation_am_send(PyObject *self, PyObject *value, PyObject **result)
+{
+    Operation *operation = (Operation *)self;
+    switch ((Phase)operation->phase) {
+    case FRESH:
+        if (value != Py_None)
+            return operation_refuse(PyExc_TypeError, "can't send non-None value to a just-started coroutine", result);
+        return begin(operation, result);
+    case WAITING:
+        if (operation->driver != NULL || (operation->wait != NULL && operation->wait->callback != NULL))
+            return operation_refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
+        reactor_refill(operation->stream->reactor); /* everybody else has had a turn */
+        /* fall through */
+    case YIELDED_BEFORE:
+        operation_detach(operation);
+        return try_to_read(operation, result);
+    case YIELDED_AFTER:
+        return operation_finish_with(operation, Py_NewRef(operation->result), result);
+    case DELEGATED:
+        return operation_go_on(operation, value, result);
+    case FINISHED:
+        break;
+    }
+    return operation_refuse(PyExc_RuntimeError, "cannot reuse already awaited coroutine", result);
+}
+
+static PyObject *tls_operation_iternext(PyObject *self)
+{
+    PyObject *result;
+    PySendResult status = tls_operation_am_send(self, Py_None, &result);
+    return returned_of(status, result);
+}
+
+static PyObject *tls_operation_send(PyObject *self, PyObject *value)
+{
+    PyObject *result;
+    PySendResult status = tls_operation_am_send(self, value, &result);
+    return returned_by_method(status, result);
+}
+
+static int tls_operation_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(tls_of((Operation *)self));
+    return operation_traverse(self, visit, arg);
+}
+
+static void tls_operation_dealloc(PyObject *self)
+{
+    TlsOperation *operation = (TlsOperation *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    ModuleState *state = operation->base.state;
+    PyObject_GC_UnTrack(self);
+    operation_let_go(&operation->base);
+    Py_CLEAR(operation->tls);
+    if (state->free_tls_operation_count < MOST_FREE) {
+        operation->base.next_ready = state->free_tls_operations;
+        state->free_tls_operations = &operation->base;
+        state->free_tls_operation_count++;
+    } else {
+        PyObject_GC_Del(self);
+    }
+    Py_DECREF(type);
+}
+
+static PyMethodDef tls_operation_methods[] = {
+    {"send", tls_operation_send, METH_O, "Run until it waits."},
+    {"throw", (PyCFunction)(void (*)(void))operation_throw, METH_FASTCALL, "Raise an exception where it waits."},
+    {"close", operation_close, METH_NOARGS, "End it where it waits."},
+    {NULL},
+};
+
+static PyType_Slot tls_operation_slots[] = {
+    {Py_tp_doc, "What is awaited when a TLS wire is asked to receive or send."},
+    {Py_tp_dealloc, tls_operation_dealloc},
+    {Py_tp_traverse, tls_operation_traverse},
+    {Py_tp_clear, operation_clear},
+    {Py_tp_methods, tls_operation_methods},
+    {Py_tp_getset, operation_getset},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, tls_operation_iternext},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, tls_operation_am_send},
+    {0, NULL},
+};
+
+PyType_Spec tls_operation_spec = {
+    .name = "aionet.native._compiled.TlsOperation",
+    .basicsize = sizeof(TlsOperation),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = tls_operation_slots,
+};
+
+/* -- the short cut around a socket's methods (methods.c) -------------------------------------------------------- */
+
+/* The TLS wire beneath a socket, or NULL (without an error) if there is none. */
+static Tls *tls_beneath(ModuleState *state, PyObject *socket)
+{
+    if (Py_TYPE(socket) != state->socket_class && !PyObject_TypeCheck(socket, state->socket_base_type))
+        return NULL;
+    PyObject *wire = ((SocketBase *)socket)->wire;
+    if (wire == NULL || (Py_TYPE(wire) != state->tls_class && !PyObject_TypeCheck(wire, state->tls_type)))
+        return NULL;
+    return (Tls *)wire;
+}
+
+PyObject *tls_operation_for(ModuleState *state, Kind kind, PyObject *socket, PyObject *argument, Py_ssize_t max_bytes)
+{
+    Tls *tls = tls_beneath(state, socket);
+    if (tls == NULL || tls->stream == NULL || kind == WRITE_VECTORED)
+        return NULL;
+    return tls_operation_new(state, kind, socket, tls, argument, max_bytes);
+}
+
+/* -- the wire --------------------------------------------------------------------------------------------------- */
+
+static PyObject *tls_receive(PyObject *self, PyObject *argument)
+{
+    Py_ssize_t max_bytes = PyLong_AsSsize_t(argument);
+    if (max_bytes == -1 && PyErr_Occurred())
+        return NULL;
+    return tls_operation_new(((Tls *)self)->state, READ, NULL, (Tls *)self, NULL, max_bytes);
+}
+
+static PyObject *tls_receive_into(PyObject *self, PyObject *buffer)
+{
+    return tls_operation_new(((Tls *)self)->state, READ_INTO, NULL, (Tls *)self, buffer, 0);
+}
+
+static PyObject *tls_send(PyObject *self, PyObject *data)
+{
+    return tls_operation_new(((Tls *)self)->state, WRITE, NULL, (Tls *)self, data, 0);
+}
+
+static PyObject *tls_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
+{
+    PyObject *module = PyType_GetModuleByDef(type, &native_module);
+    Tls *tls = module == NULL ? NULL : (Tls *)type->tp_alloc(type, 0);
+    if (tls != NULL)
+        tls->state = module_state(module);
+    return (PyObject *)tls;
+}
+
+static int need_ssl_module(ModuleState *state)
+{
+    if (state->want_read_error != NULL)
+        return 0;
+    PyObject *module = PyImport_ImportModule("ssl");
+    if (module == NULL)
+        return -1;
+    Py_XSETREF(state->zero_return_error, PyObject_GetAttrString(module, "SSLZeroReturnError"));
+    if (state->zero_return_error != NULL)
+        state->want_read_error = PyObject_GetAttrString(module, "SSLWantReadError");
+    Py_DECREF(module);
+    return state->want_read_error == NULL ? -1 : 0;
+}
+
+/* The handshake is over: find the short way, if there is one. */
+static int open_short_way(Tls *tls)
+{
+    if (tls->lower == NULL || tls->object == NULL || tls->incoming == NULL || tls->encrypted == NULL ||
+        !PyObject_TypeCheck(tls->lower, tls->state->stream_type))
+        return 0;
+    if (need_ssl_module(tls->state) < 0)
+        return -1;
+    PyObject *engine = PyObject_GetAttr(tls->object, tls->state->str_sslobj);
+    if (engine == NULL) { /* what it is called is the standard library's affair */
+        PyErr_Clear();
+        engine = Py_NewRef(tls->object);
+    }
+    Py_XSETREF(tls->engine, engine);
+    Py_XSETREF(tls->stream, (Stream *)Py_NewRef(tls->lower));
+    if (tls->state->tls_class == NULL)
+        tls->state->tls_class = (PyTypeObject *)Py_NewRef(Py_TYPE(tls));
+    return 0;
+}
+
+static int flag_of(PyObject *value)
+{
+    if (value != NULL)
+        return PyObject_IsTrue(value);
+    PyErr_SetString(PyExc_AttributeError, "it cannot be deleted");
+    return -1;
+}
+
+static PyObject *tls_get_established(PyObject *self, void *unused)
+{
+    return PyBool_FromLong(((Tls *)self)->established);
+}
+
+static int tls_set_established(PyObject *self, PyObject *value, void *unused)
+{
+    int flag = flag_of(value);
+    if (flag < 0)
+        return -1;
+    ((Tls *)self)->established = (char)flag;
+    return flag ? open_short_way((Tls *)self) : 0;
+}
+
+static PyObject *tls_get_more(PyObject *self, void *unused)
+{
+    return PyBool_FromLong(((Tls *)self)->more);
+}
+
+static int tls_set_more(PyObject *self, PyObject *value, void *unused)
+{
+    int flag = flag_of(value);
+    if (flag < 0)
+        return -1;
+    ((Tls *)self)->more = (char)flag;
+    ((Tls *)self)->held = UNKNOWN;
+    return 0;
+}
+
+static PyObject *tls_get_reading(PyObject *self, void *unused)
+{
+    Tls *tls = (Tls *)self;
+    return PyBool_FromLong(tls->reading || (tls->stream != NULL && tls->stream->reader != NULL));
+}
+
+static int tls_set_reading(PyObject *self, PyObject *value, void *unused)
+{
+    int flag = flag_of(value);
+    if (flag >= 0)
+        ((Tls *)self)->reading = (char)flag;
+    return flag < 0 ? -1 : 0;
+}
+
+static PyObject *tls_get_ahead(PyObject *self, void *unused)
+{
+    PyObject *ahead = ((Tls *)self)->ahead;
+    return ahead == NULL ? PyBytes_FromStringAndSize(NULL, 0) : Py_NewRef(ahead);
+}
+
+static int tls_set_ahead(PyObject *self, PyObject *value, void *unused)
+{
+    if (value == NULL || !PyBytes_CheckExact(value)) {
+        PyErr_SetString(PyExc_TypeError, "what was decrypted ahead is bytes");
+        return -1;
+    }
+    Py_XSETREF(((Tls *)self)->ahead, Py_NewRef(value));
+    return 0;
+}
+
+static int tls_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Tls *tls = (Tls *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(tls->stream);
+    Py_VISIT(tls->engine);
+    Py_VISIT(tls->lower);
+    Py_VISIT(tls->object);
+    Py_VISIT(tls->incoming);
+    Py_VISIT(tls->encrypted);
+    Py_VISIT(tls->ahead);
+    Py_VISIT(tls->outgoing);
+    Py_VISIT(tls->own_loss);
+    return 0;
+}
+
+static int tls_clear(PyObject *self)
+{
+    Tls *tls = (Tls *)self;
+    Py_CLEAR(tls->stream);
+    Py_CLEAR(tls->engine);
+    Py_CLEAR(tls->lower);
+    Py_CLEAR(tls->object);
+    Py_CLEAR(tls->incoming);
+    Py_CLEAR(tls->encrypted);
+    Py_CLEAR(tls->ahead);
+    Py_CLEAR(tls->outgoing);
+    Py_CLEAR(tls->own_loss);
+    return 0;
+}
+
+static void tls_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    tls_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef tls_methods[] = {
+    {"receive", tls_receive, METH_O, NULL},
+    {"receive_into", tls_receive_into, METH_O, NULL},
+    {"send", tls_send, METH_O, NULL},
+    {NULL},
+};
+
+static PyMemberDef tls_members[] = {
+    {"_lower", T_OBJECT_EX, offsetof(Tls, lower), 0, NULL},
+    {"_tls", T_OBJECT_EX, offsetof(Tls, object), 0, NULL},
+    {"_incoming", T_OBJECT_EX, offsetof(Tls, incoming), 0, NULL},
+    {"_encrypted", T_OBJECT_EX, offsetof(Tls, encrypted), 0, NULL},
+    {"_outgoing", T_OBJECT, offsetof(Tls, outgoing), 0, NULL},
+    {"_own_loss", T_OBJECT, offsetof(Tls, own_loss), 0, NULL},
+    {"_truncated", T_BOOL, offsetof(Tls, truncated), 0, NULL},
+    {"_eof_asked", T_BOOL, offsetof(Tls, eof_asked), 0, NULL},
+    {"_bytes_sent", T_LONGLONG, offsetof(Tls, bytes_sent), 0, NULL},
+    {"bytes_read", T_LONGLONG, offsetof(Tls, bytes_read), 0, NULL},
+    {"closed", T_BOOL, offsetof(Tls, closed), 0, NULL},
+    {"peer_ended", T_BOOL, offsetof(Tls, peer_ended), 0, NULL},
+    {NULL},
+};
+
+static PyGetSetDef tls_getset[] = {
+    {"_ahead", tls_get_ahead, tls_set_ahead, NULL, NULL},
+    {"_established", tls_get_established, tls_set_established, NULL, NULL},
+    {"_more", tls_get_more, tls_set_more, NULL, NULL},
+    {"_reading", tls_get_reading, tls_set_reading, NULL, NULL},
+    {NULL},
+};
+
+static PyType_Slot tls_slots[] = {
+    {Py_tp_doc, "What of a TLS wire is needed for each message, and how to move it over a compiled stream."},
+    {Py_tp_new, tls_new},
+    {Py_tp_dealloc, tls_dealloc},
+    {Py_tp_traverse, tls_traverse},
+    {Py_tp_clear, tls_clear},
+    {Py_tp_methods, tls_methods},
+    {Py_tp_members, tls_members},
+    {Py_tp_getset, tls_getset},
+    {0, NULL},
+};
+
+PyType_Spec tls_spec = {
+    .name = "aionet.native._compiled.Tls",
+    .basicsize = sizeof(Tls),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = tls_slots,
+};
