@@ -163,12 +163,14 @@ def _figure(change: Change, spread: Spread) -> str:
 
 
 def _conditions(record: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    found = []
+    found: list[str] = []
     for part in ("machine", "python", "versions"):
         now, then = record.get(part) or {}, stored.get(part) or {}
         if not isinstance(now, Mapping) or not isinstance(then, Mapping):
             now, then = {"": now}, {"": then}
-        for key in sorted(now.keys() | then.keys()):
-            if key in now and key in then and now[key] != then[key]:
-                found.append(f"not the same {f'{part} {key}'.strip()}: {then[key]} -> {now[key]}")
+        found.extend(
+            f"not the same {f'{part} {key}'.strip()}: {then[key]} -> {now[key]}"
+            for key in sorted(now.keys() & then.keys())
+            if now[key] != then[key]
+        )
     return found

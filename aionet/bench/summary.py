@@ -31,6 +31,7 @@ __all__ = [
     "case_of",
     "cases_of",
     "count_text",
+    "duration_text",
     "figure_name",
     "peers_of",
     "size_text",
@@ -180,6 +181,16 @@ def count_text(count: float) -> str:
         if count >= 0.9995 * unit:
             return f"{_three_digits(count / unit)}{suffix}"
     return _three_digits(count)
+
+
+def duration_text(seconds: float | None) -> str:
+    """``830 ns``, ``54.7 µs``, ``1.21 ms``, ``2.00 s``; ``-`` for None."""
+    if seconds is None:
+        return "-"
+    for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if seconds >= 0.9995 * unit:
+            return f"{_three_digits(seconds / unit)} {name}"
+    return f"{seconds * 1e9:.0f} ns"
 
 
 def _three_digits(number: float) -> str:
