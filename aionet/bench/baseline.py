@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cases import Case, case_of, figure_of
 from .children import BenchError
-from .summary import REFERENCE, Case, Row, Spread, summarise
+from .summary import REFERENCE, Figure, Row, summarise
 
 __all__ = [
     "SCHEMA",
@@ -51,8 +52,10 @@ class Change:
 
     case: Case
     peer: str
-    then: Spread
-    now: Spread
+    then: Figure
+    now: Figure
+    rounds: int
+    """Of the run that had fewer."""
 
     @property
     def share(self) -> float:
@@ -64,12 +67,9 @@ class Change:
         """The change that chance explains, as a share of the earlier median."""
         if not self.then.median:
             return float("inf")
-        widths = [SMALLEST]
-        for spread in (self.then, self.now):
-            if spread.rounds < 3:
-                widths.append(UNKNOWN_SPREAD)
-            widths.append((spread.highest - spread.lowest) / self.then.median)
-        return max(widths)
+        least = SMALLEST if self.rounds >= 3 else UNKNOWN_SPREAD
+        widths = [(figure.highest - figure.lowest) / self.then.median for figure in (self.then, self.now)]
+        return max(least, *widths)
 
     @property
     def moved(self) -> bool:
@@ -123,13 +123,15 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def compare(record: Mapping[str, Any], stored: Mapping[str, Any]) -> Comparison:
     """What ``record`` and an earlier one both measured, and how it changed."""
-    earlier = {(row.case, row.peer): row for row in summarise(stored)}
+    earlier = {(case_of(row), row.peer): row for row in summarise(stored)}
     changes = []
     for row in summarise(record):
-        before = earlier.get((row.case, row.peer))
-        then, now = (None if before is None else _compared(before)), _compared(row)
-        if then is not None and now is not None and row.peer != REFERENCE:
-            changes.append(Change(row.case, row.peer, then, now))
+        before = earlier.get((case_of(row), row.peer))
+        if before is None or row.peer == REFERENCE:
+            continue
+        then, now = _compared(before), _compared(row)
+        if then is not None and now is not None:
+            changes.append(Change(case_of(row), row.peer, then, now, min(before.rounds, row.rounds)))
     return Comparison(tuple(changes), tuple(_conditions(record, stored)))
 
 
@@ -152,14 +154,14 @@ def comparison_text(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _compared(row: Row) -> Spread | None:
-    return row.figure if row.case.workload == "idle" else row.ratio
+def _compared(row: Row) -> Figure | None:
+    return figure_of(row) if row.workload == "idle" else row.to_reference
 
 
-def _figure(change: Change, spread: Spread) -> str:
+def _figure(change: Change, figure: Figure) -> str:
     if change.case.workload == "idle":
-        return f"{spread.median:,.0f} B"
-    return f"{spread.median:.2f} C"
+        return f"{figure.median:,.0f} B"
+    return f"{figure.median:.2f} C"
 
 
 def _conditions(record: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:

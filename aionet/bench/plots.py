@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cases import Case, case_of, cases_of, cost_of, count_text, figure_of, peers_of
 from .children import BenchError
-from .summary import LATENCIES, REFERENCE, Case, Row, Spread, cases_of, count_text, peers_of
+from .summary import REFERENCE, Figure, Row
 
 __all__ = ["Picture", "draw", "inline_svg", "save", "style_of", "why_not"]
 
@@ -109,15 +110,15 @@ def draw(rows: Sequence[Row]) -> list[Picture]:
     pictures: list[Picture] = []
     with _settings():
         for workload in dict.fromkeys(case.workload for case in cases_of(rows)):
-            of_workload = [row for row in rows if row.case.workload == workload and row.figure]
+            of_workload = [row for row in rows if row.workload == workload and figure_of(row)]
             if of_workload and workload != "idle":
                 pictures.append(_rates(workload, of_workload, styles))
         pictures.extend(_scaling(rows, styles))
         for workload in dict.fromkeys(case.workload for case in cases_of(rows)):
-            timed = [row for row in rows if row.case.workload == workload and row.latency]
+            timed = [row for row in rows if row.workload == workload and _points(row)]
             if timed:
                 pictures.append(_latencies(workload, timed, styles))
-        if idle := [row for row in rows if row.case.workload == "idle" and row.figure]:
+        if idle := [row for row in rows if row.workload == "idle" and figure_of(row)]:
             pictures.append(_memory(idle, styles))
         for picture in pictures:  # once: each of its formats would lay it out anew
             picture.figure.draw_without_rendering()
@@ -180,16 +181,16 @@ def _settings() -> Iterator[None]:
 
 
 def _rates(workload: str, rows: Sequence[Row], styles: Mapping[str, Style]) -> Picture:
-    relative = any(row.ratio for row in rows)
-    unit = {"connection": "connections", "message": "messages", "byte": "bytes"}[rows[0].case.unit]
+    relative = any(row.to_reference for row in rows)
+    unit = {"connection": "connections", "message": "messages", "byte": "bytes"}[case_of(rows[0]).unit]
 
-    def spread(row: Row) -> Spread | None:
-        return row.ratio if relative else row.figure
+    def shown(row: Row) -> Figure | None:
+        return row.to_reference if relative else figure_of(row)
 
     figure = _bars(
         [row for row in rows if not (relative and row.peer == REFERENCE)],
         styles,
-        spread=spread,
+        shown=shown,
         text=(lambda value: f"{value:.2f}") if relative else count_text,
         label=f"{unit} per CPU second of the server{', as a share of C' if relative else ''}",
         best_last=True,
@@ -208,7 +209,7 @@ def _memory(rows: Sequence[Row], styles: Mapping[str, Style]) -> Picture:
     figure = _bars(
         rows,
         styles,
-        spread=lambda row: row.figure,
+        shown=figure_of,
         text=lambda value: f"{value:,.0f} B",
         label="private bytes of the server's process per connection",
         best_last=False,
@@ -225,7 +226,7 @@ def _bars(
     rows: Sequence[Row],
     styles: Mapping[str, Style],
     *,
-    spread: Callable[[Row], Spread | None],
+    shown: Callable[[Row], Figure | None],
     text: Callable[[float], str],
     label: str,
     best_last: bool,
@@ -237,21 +238,22 @@ def _bars(
     cases = cases_of(rows)
     columns = min(2, len(cases))
     lines = -(-len(cases) // columns)
-    peers = _ranked(rows, spread)
+    peers = _ranked(rows, shown)
     if not best_last:
         peers.reverse()
     figure = _figure(lines * (_ROW * len(peers) + 0.5) + 0.5)
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True, sharex=True)
-    highest = max((s.highest for row in rows if (s := spread(row))), default=1.0)
+    highest = max((value.highest for row in rows if (value := shown(row))), default=1.0)
     for case, axis in itertools.zip_longest(cases, axes.flat):
         if case is None:  # the panel above is then the lowest of its column
             axis.set_visible(False)
             axes.flat[len(cases) - columns].tick_params(axis="x", labelbottom=True)
             continue
-        own = {row.peer: row for row in rows if row.case == case}
+        own = {row.peer: row for row in rows if case_of(row) == case}
         for place, peer in enumerate(peers):
-            if peer in own and (found := spread(own[peer])) is not None:
-                _draw_bar(axis, place, found, styles[peer], f"{text(found.median)}{_starved(own[peer])}")
+            if peer in own and (found := shown(own[peer])) is not None:
+                label_of_bar = f"{text(found.median)}{_starved(own[peer])}"
+                _draw_bar(axis, place, found, styles[peer].colour, label_of_bar)
         axis.set_title(case.title, loc="left", fontsize=_FONT, fontweight="bold")
         axis.set_yticks(range(len(peers)), peers)
         axis.set_ylim(-0.6, len(peers) - 0.4)
@@ -270,15 +272,13 @@ def _bars(
     return figure
 
 
-def _draw_bar(axis: Any, place: int, spread: Spread, style: Style, text: str) -> None:
-    axis.barh(place, spread.median, height=0.66, color=style.colour)
-    if spread.rounds > 1:
-        axis.plot(
-            [spread.lowest, spread.highest], [place, place], "-|", color=INK, linewidth=1.6, markersize=6
-        )
+def _draw_bar(axis: Any, place: int, value: Figure, colour: str, text: str) -> None:
+    axis.barh(place, value.median, height=0.66, color=colour)
+    if value.lowest < value.highest:
+        axis.plot([value.lowest, value.highest], [place, place], "-|", color=INK, linewidth=1.6, markersize=6)
     axis.annotate(
         text,
-        (max(spread.median, spread.highest), place),
+        (max(value.median, value.highest), place),
         xytext=(5, 0),
         textcoords="offset points",
         va="center",
@@ -287,16 +287,16 @@ def _draw_bar(axis: Any, place: int, spread: Spread, style: Style, text: str) ->
     )
 
 
-def _ranked(rows: Sequence[Row], spread: Callable[[Row], Spread | None]) -> list[str]:
+def _ranked(rows: Sequence[Row], shown: Callable[[Row], Figure | None]) -> list[str]:
     """The peers, lowest first, by their mean place among the best of each case."""
     best: dict[Case, float] = {}
     for row in rows:
-        if (found := spread(row)) is not None:
-            best[row.case] = max(best.get(row.case, 0.0), found.median)
+        if (found := shown(row)) is not None:
+            best[case_of(row)] = max(best.get(case_of(row), 0.0), found.median)
     shares: dict[str, list[float]] = {}
     for row in rows:
-        if (found := spread(row)) is not None:
-            shares.setdefault(row.peer, []).append(found.median / (best[row.case] or 1.0))
+        if (found := shown(row)) is not None:
+            shares.setdefault(row.peer, []).append(found.median / (best[case_of(row)] or 1.0))
     return sorted(shares, key=lambda peer: sum(shares[peer]) / len(shares[peer]))
 
 
@@ -309,15 +309,14 @@ def _starved(row: Row) -> str:
 
 def _latencies(workload: str, rows: Sequence[Row], styles: Mapping[str, Style]) -> Picture:
     cases = cases_of(rows)
-    longest = max(len({row.peer for row in rows if row.case == case}) for case in cases)
+    longest = max(len({row.peer for row in rows if case_of(row) == case}) for case in cases)
     figure = _figure(len(cases) * max(3.2, 0.2 * longest + 0.9))
     axes = figure.subplots(len(cases), 1, squeeze=False)
-    keys = [key for key in LATENCIES if any(key in row.latency for row in rows)]
+    keys = list(dict.fromkeys(key for row in rows for key in row.latency))
     for case, axis in zip(cases, axes.flat, strict=True):
         ends = []
-        for row in (row for row in rows if row.case == case):
-            points = [(place, row.latency[key]) for place, key in enumerate(keys) if row.latency.get(key)]
-            if points:
+        for row in (row for row in rows if case_of(row) == case):
+            if points := [(keys.index(key), seconds) for key, seconds in _points(row)]:
                 _draw_line(axis, points, styles[row.peer])
                 ends.append((points[-1], row.peer))
         _logarithmic(axis, _tick_text)
@@ -337,6 +336,11 @@ def _latencies(workload: str, rows: Sequence[Row], styles: Mapping[str, Style]) 
     return Picture(f"latency-{workload}", workload, f"{workload}: how long a reply takes", caption, figure)
 
 
+def _points(row: Row) -> list[tuple[str, float]]:
+    """Percentiles and seconds; a logarithmic axis has no place for 0."""
+    return [(key, figure.median) for key, figure in row.latency.items() if figure and figure.median > 0]
+
+
 # -- what many connections cost ----------------------------------------------------------------------------
 
 
@@ -344,20 +348,20 @@ def _scaling(rows: Sequence[Row], styles: Mapping[str, Style]) -> Iterator[Pictu
     """For each workload that ran with several numbers of connections, all else equal."""
     groups: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
-        if row.cost is not None and row.case.unit != "byte" and row.case.open_loop_rate is None:
-            groups.setdefault((row.case.workload, row.case.size), []).append(row)
+        if cost_of(row) and row.workload != "bulk" and row.open_loop_rate is None:
+            groups.setdefault((row.workload, row.size), []).append(row)
     for (workload, size), found in groups.items():
-        counts = sorted({row.case.connections for row in found})
+        counts = sorted({row.connections for row in found})
         if len(counts) < 2:
             continue
-        unit = found[0].case.unit
+        unit = case_of(found[0]).unit
         peers = peers_of(found)
         figure = _figure(max(4.2, 0.21 * len(peers) + 1.2))
         axis = figure.subplots()
         ends = []
         for peer in peers:
             points = sorted(
-                (row.case.connections, row.cost.median) for row in found if row.peer == peer and row.cost
+                (row.connections, cost.median) for row in found if row.peer == peer and (cost := cost_of(row))
             )
             _draw_line(axis, points, styles[peer])
             ends.append((points[-1], peer))
@@ -424,16 +428,16 @@ def _finish_lines(
 
 def _logarithmic(axis: Any, text: Callable[[float], str]) -> None:
     """A logarithmic axis upwards with enough ticks to read a value at."""
-    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(lambda value, _: text(value))
-    axis.tick_params(axis="y", which="minor", left=False)
+    axis.yaxis.set_minor_locator(NullLocator())
 
 
 def _apart(wanted: Sequence[float], distance: float) -> list[float]:
-    """Places for labels, ``distance`` apart or more, in the order of those that are wanted and near them.
+    """Places from 0 to 1 for labels: at least ``distance`` apart, near those that are wanted, in their order.
 
     Labels that would overlap form a block around the mean of what they want; a block that then touches the
     one below takes that in.
@@ -449,7 +453,8 @@ def _apart(wanted: Sequence[float], distance: float) -> list[float]:
             last = blocks.pop()
             blocks[-1] += last
     starts = [mean(block) for block in blocks for _ in block]
-    return [start + number * distance for number, start in enumerate(starts)]
+    highest = 1 - (len(starts) - 1) * distance  # the first one's place if they fill all there is
+    return [min(max(start, 0.0), highest) + number * distance for number, start in enumerate(starts)]
 
 
 def _tick_text(seconds: float) -> str:

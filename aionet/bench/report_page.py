@@ -12,25 +12,25 @@ above all of them, because nobody looks for it at the bottom.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from .children import BenchError
-from .plots import Picture, draw, inline_svg, save
-from .summary import (
-    LATENCIES,
-    REFERENCE,
+from .cases import (
     Case,
-    Row,
-    Spread,
+    best_first,
+    case_of,
     cases_of,
     count_text,
     duration_text,
+    figure_of,
+    losses_of,
     size_text,
-    summarise,
 )
+from .children import BenchError
+from .plots import Picture, draw, inline_svg, save
+from .summary import REFERENCE, Figure, Row, summarise
 
 __all__ = ["warnings_of", "write_report"]
 
@@ -70,19 +70,25 @@ def warnings_of(rows: Sequence[Row]) -> list[str]:
     """What a reader has to know before any figure, a sentence each."""
     found = []
     for row in rows:
-        where = f"{row.peer}, {row.case.title}"
+        where = f"{row.peer}, {case_of(row).title}"
         if row.errors:
-            found.append(f"{where}: {row.errors:,} errors; its figures are not to be trusted.")
-        if row.listen_losses:
+            kinds = ", ".join(f"{count:,} x {kind}" for kind, count in row.errors.items())
+            found.append(f"{where}: errors ({kinds}); its figures are not to be trusted.")
+        if losses := losses_of(row):
             found.append(
-                f"{where}: the kernel turned {row.listen_losses:,} connections away because a listener's"
-                " queue was full."
+                f"{where}: the kernel turned {losses:,} connections away because a listener's queue was full."
             )
-    if starved := [row for row in rows if row.starved]:
-        worst = ", ".join(f"{row.peer} ({row.starved:,} of {row.case.connections:,})" for row in starved)
+    worst: dict[str, Row] = {}
+    for row in rows:
+        if row.starved > (worst[row.peer].starved if row.peer in worst else 0):
+            worst[row.peer] = row
+    if worst:
+        names = ", ".join(
+            f"{peer} ({row.starved:,} of {row.connections:,})" for peer, row in sorted(worst.items())
+        )
         found.append(
-            f"Served less than a tenth of the mean, in the worst round: {worst}. A server that leaves some"
-            " connections waiting looks cheaper than one that serves all."
+            f"Connections served less than a tenth of the mean, where it was worst: {names}. A server that"
+            " leaves some connections waiting looks cheaper than one that serves all."
         )
     if any(row.saturated for row in rows):
         found.append(
@@ -125,27 +131,33 @@ def _head(record: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
 
 def _sections(rows: Sequence[Row], pictures: Sequence[Picture]) -> Iterator[str]:
     for workload in dict.fromkeys(case.workload for case in cases_of(rows)):
-        own = [row for row in rows if row.case.workload == workload]
+        own = [row for row in rows if row.workload == workload]
         yield f"<section><h2>{escape(workload)}</h2>"
         if workload in _ABOUT:
             yield f"<p>{escape(_ABOUT[workload])}</p>"
         for picture in pictures:
             if picture.workload == workload:
-                yield f"<h3>{escape(picture.title.rpartition(': ')[2].capitalize())}</h3>"
+                yield f"<h3>{escape(_heading(picture.title))}</h3>"
                 caption = escape(picture.caption)
                 yield f"<figure>{inline_svg(picture)}<figcaption>{caption}</figcaption></figure>"
         yield "<details><summary>The figures</summary>"
         for case in cases_of(own):
-            yield _table(case, [row for row in own if row.case == case])
+            yield _table(case, [row for row in own if case_of(row) == case])
         yield "</details></section>"
+
+
+def _heading(title: str) -> str:
+    """The title of a picture below the heading of its workload, which it begins with."""
+    text = title.rpartition(": ")[2]
+    return text[:1].upper() + text[1:]
 
 
 def _foot(record: Mapping[str, Any]) -> Iterator[str]:
     yield "<section><h2>How it was measured</h2><ul>"
     for sentence in (
         "The figure to trust is requests per CPU second of the server: replies received, divided by the"
-        " user and system time that the server's process used meanwhile. It hardly moves when a neighbour takes"
-        " the machine.",
+        " user and system time that the server's process used meanwhile. It hardly moves when a neighbour"
+        " takes the machine.",
         "A ratio is taken between two turns of the same round. 1.00 is a bare epoll loop in C: what a server"
         " reaches that does nothing but system calls.",
         "Every byte is compared with what was sent.",
@@ -187,6 +199,7 @@ def _facts(value: object) -> str:
 
 
 def _table(case: Case, rows: Sequence[Row]) -> str:
+    rows = best_first(rows)
     columns = _columns(case, rows)
     head = "".join(f"<th>{escape(name)}</th>" for name in ("", *columns))
     lines = []
@@ -203,27 +216,33 @@ def _table(case: Case, rows: Sequence[Row]) -> str:
 def _columns(case: Case, rows: Sequence[Row]) -> dict[str, list[str]]:
     """The columns in which anything is to be said: name -> cells."""
     if case.workload == "idle":
-        return {"bytes per connection": [_spread(row.figure, lambda value: f"{value:,.0f}") for row in rows]}
+        return {
+            "bytes per connection": [
+                _spread(row, figure_of(row), lambda value: f"{value:,.0f}") for row in rows
+            ]
+        }
     unit = "bytes" if case.unit == "byte" else f"{case.unit}s"
     columns = {
-        f"{unit} per CPU second": [_spread(row.figure, count_text) for row in rows],
-        "of C": [_spread(row.ratio, lambda value: f"{value:.2f}") for row in rows],
-        "by the clock": ["-" if row.rate is None else f"{count_text(row.rate)}/s" for row in rows],
+        f"{unit} per CPU second": [_spread(row, figure_of(row), count_text) for row in rows],
+        "of C": [_spread(row, row.to_reference, lambda value: f"{value:.2f}") for row in rows],
+        "of asyncio streams": [_spread(row, row.to_plain, lambda value: f"{value:.2f}") for row in rows],
+        "by the clock": ["-" if row.rate is None else f"{count_text(row.rate.median)}/s" for row in rows],
     }
-    for key in LATENCIES:
-        columns[key] = [duration_text(row.latency.get(key)) for row in rows]
+    for key in dict.fromkeys(key for row in rows for key in row.latency):
+        latencies = (row.latency.get(key) for row in rows)
+        columns[key] = [duration_text(latency.median if latency else None) for latency in latencies]
     columns["starved"] = [f"{row.starved:,}" for row in rows]
-    columns["errors"] = [f"{row.errors:,}" for row in rows]
+    columns["errors"] = [f"{sum(row.errors.values()):,}" for row in rows]
     columns["notes"] = ["load at its limit" if row.saturated else "" for row in rows]
     return {name: cells for name, cells in columns.items() if set(cells) - {"", "-"}}
 
 
-def _spread(spread: Spread | None, text: Any) -> str:
-    if spread is None:
+def _spread(row: Row, figure: Figure | None, text: Callable[[float], str]) -> str:
+    if figure is None:
         return "-"
-    if spread.rounds == 1:
-        return str(text(spread.median))
-    return f"{text(spread.median)} ({text(spread.lowest)} to {text(spread.highest)})"
+    if row.rounds == 1:
+        return text(figure.median)
+    return f"{text(figure.median)} ({text(figure.lowest)} to {text(figure.highest)})"
 
 
 _STYLE = """
