@@ -167,7 +167,8 @@ static int add_types(PyObject *module, ModuleState *state)
                    add_type(module, &state->driver_type, &driver_spec, (PyObject *)state->wait_type) ||
                    add_type(module, &state->socket_base_type, &socket_base_spec, NULL) ||
                    add_type(module, &state->method_type, &method_spec, NULL) ||
-                   add_type(module, &state->selector_type, &selector_spec, NULL)
+                   add_type(module, &state->selector_type, &selector_spec, NULL) ||
+                   add_type(module, &state->load_type, &load_spec, NULL)
                ? -1
                : 0;
 }
@@ -257,6 +258,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->socket_base_type);
     Py_VISIT(state->method_type);
     Py_VISIT(state->selector_type);
+    Py_VISIT(state->load_type);
     Py_VISIT(state->enter_task);
     Py_VISIT(state->leave_task);
     Py_VISIT(state->current_task);
