@@ -3,17 +3,17 @@
     python benchmarks/instructions.py echo aionet              # by function
     python benchmarks/instructions.py accept asyncio-streams --top 40
     python benchmarks/instructions.py --check                  # what aionet takes, against the stored counts
-    python benchmarks/instructions.py --store                  # the counts of this interpreter become the stored ones
+    python benchmarks/instructions.py --store                  # this interpreter's counts become the stored ones
 
 valgrind's callgrind counts the instructions of the server's process (the kernel's are not among them). Each
 server runs twice, for a small and a large number of exchanges; the difference of the two counts is free of
 what a process does once. Unlike seconds, counts do not care what else the machine does: two runs differ by
-well under a percent. That makes them fit to fail on: ``--check`` ends with status 1 if a count is more than 5 %
-above the one in ``results/instructions.json``.
+well under a percent. That makes them fit to fail on: ``--check`` ends with status 1 if a count is more than
+5 % above the one in ``results/instructions.json``.
 
-A count belongs to a build of the interpreter and of the C library, and to the compiler of the engine. For a build
-that has no stored counts ``--check`` says so, and passes. One that has become lower by as much is told, too: it is
-time to store it, or the guard would let it rise again.
+A count belongs to a build of the interpreter and of the C library, and to the compiler of the engine. For a
+build that has no stored counts ``--check`` says so, and passes. One that has become lower by as much is told,
+too: it is time to store it, or the guard would let it rise again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the aionet of this tree
 
 from aionet.bench.children import BenchError
-from aionet.bench.facts import python_build
+from aionet.bench.facts import python_build, usable_cpus
 from aionet.bench.peers import PEERS, Peer
 from aionet.bench.workloads import WORKLOADS
 
@@ -175,10 +176,11 @@ def verdict(stored: float, counted: float) -> str:
 
 def count_all() -> dict[str, dict[str, int]]:
     """By workload and peer."""
-    return {
-        workload: {name: round(per_exchange(PEERS[name], workload)[0]) for name in GUARDED}
-        for workload in COUNTS
-    }
+    pairs = [(workload, name) for workload in COUNTS for name in GUARDED]
+    with ThreadPoolExecutor(max_workers=len(usable_cpus()) or 1) as pool:
+        counts = pool.map(lambda pair: round(per_exchange(PEERS[pair[1]], pair[0])[0]), pairs)
+        by_pair = dict(zip(pairs, counts, strict=True))
+    return {workload: {name: by_pair[workload, name] for name in GUARDED} for workload in COUNTS}
 
 
 def check(stored: Mapping[str, Mapping[str, float]], counted: Mapping[str, Mapping[str, float]]) -> int:
