@@ -3,7 +3,7 @@
     python benchmarks/instructions.py echo aionet              # by function
     python benchmarks/instructions.py accept asyncio-streams --top 40
     python benchmarks/instructions.py --check                  # what aionet takes, against the stored counts
-    python benchmarks/instructions.py --store                  # this interpreter's counts become the stored ones
+    python benchmarks/instructions.py --store                  # this build's counts become the stored ones
 
 valgrind's callgrind counts the instructions of the server's process (the kernel's are not among them). Each
 server runs twice, for a small and a large number of exchanges; the difference of the two counts is free of
@@ -36,18 +36,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # the aionet of this tree
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the aionet of this tree
 
 from aionet.bench.children import BenchError
 from aionet.bench.facts import python_build, usable_cpus
 from aionet.bench.peers import PEERS, Peer
 from aionet.bench.workloads import WORKLOADS
 
+ROOT = Path(__file__).resolve().parent.parent
 STORED = ROOT / "benchmarks" / "results" / "instructions.json"
 GUARDED = ("aionet", "aionet-asyncio", "aionet-portable")
 ALLOWED = 0.05  # of the stored count
-START_UP = 60.0  # seconds; valgrind is some thirty times slower
+START_UP = 300.0  # seconds; valgrind is some thirty times slower, and a busy machine slower still
 
 CONNECTIONS = 64
 MESSAGE = bytes(1024)
@@ -194,9 +194,8 @@ def check(stored: Mapping[str, Mapping[str, float]], counted: Mapping[str, Mappi
                 print(f"{line}; none stored")
                 continue
             found = verdict(before, count)
-            print(
-                f"{line}, stored {before:,.0f}: {count / before - 1:+.1%}{'' if found == 'ok' else f'  {found}'}"
-            )
+            told = "" if found == "ok" else f"  {found}"
+            print(f"{line}, stored {before:,.0f}: {count / before - 1:+.1%}{told}")
             if found == "more":
                 status = 1
             elif found == "less":
