@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def inline_svg(picture: Picture) -> str:
     # The page gives the width: an element with width and height in points would not shrink.
     head, rest = text.split(">", 1)
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{picture.title}">{rest}'
+    return f'{head} role="img" aria-label="{escape(picture.title)}">{rest}'
 
 
 def _svg(picture: Picture, *, transparent: bool) -> str:
@@ -389,7 +390,9 @@ def _scaling(rows: Sequence[Row], styles: Mapping[str, Style]) -> Iterator[Pictu
 def _figure(height: float) -> Any:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure.get_layout_engine().set(hspace=0.05)  # a panel's title is not of the panel above
+    return figure
 
 
 def _draw_line(axis: Any, points: Sequence[tuple[float, float]], style: Style) -> None:
