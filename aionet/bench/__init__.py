@@ -1,9 +1,9 @@
 """`aionet bench`: how fast this machine accepts and echoes, measured with a server and a load process.
 
-Only names are gathered here. The rooms: `histogram`, `payloads`, `workloads` (no I/O), `polling` and `exchanges` (the
-load in plain Python), `generating` (which load), `load_process` and `server_process` (the two programs), `peers` and
-`plan` (who, what, in which turns), `runner` (starts and ends them), `summary` (medians and ratios), `report`,
-`progress` and `command` (what a person sees).
+Only names are gathered here. The rooms: `histogram`, `payloads`, `workloads` (no I/O), `polling` and
+`exchanges` (the load in plain Python), `generating` (which load), `load_process` and `server_process` (the
+two programs), `peers` and `plan` (who, what, in which turns), `runner` (starts and ends them), `summary`
+(medians and ratios), `report`, `progress` and `command` (what a person sees).
 """
 
 from .children import BenchError

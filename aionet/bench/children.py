@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 A child's standard output is a pipe that is read with a deadline; its standard error goes to a file, so that
-it can never block on it, and is quoted when the child fails. Which cpu it is to stay on is settled before it is
-born, so that what counts cpus at its start counts one. It gets a session of its own: Ctrl-C on the
+it can never block on it, and is quoted when the child fails. Which cpu it is to stay on is settled before it
+is born, so that what counts cpus at its start counts one. It gets a session of its own: Ctrl-C on the
 terminal reaches only the parent, which then ends its children in order. Standard input is a pipe that is held
 open and closed to say "end": a child that watches it cannot outlive a parent that was killed.
 """
@@ -146,7 +146,7 @@ class Child:
 
 @contextmanager
 def _on_cpu(cpu: int | None) -> Iterator[bool]:
-    """Have this thread on one cpu meanwhile: a child is born where its parent is. Whether that could be had."""
+    """Have this thread on one cpu meanwhile, where a child is born then; whether that could be had."""
     before = os.sched_getaffinity(0) if sys.platform == "linux" else set()
     try:
         yield pin_to(cpu)

@@ -3,19 +3,20 @@
 Theory of operation
 -------------------
 A `PythonLoad` holds N connections and drives them from one poller, spinning (or sleeping up to a millisecond,
-where it must share the server's only cpu). Without a rate the loop is *closed*: one request is in flight on each
-connection, and the next follows its reply, so a slow server is asked less often, and latencies say nothing of
-what an open stream of arrivals would have met. With a rate it is *open*: requests fall due at even intervals, the
-connection that is free longest takes the one that is due longest, and latency counts from when it was due; what
-has no reply in the end is recorded with the time it has waited so far.
+where it must share the server's only cpu). Without a rate the loop is *closed*: one request is in flight on
+each connection, and the next follows its reply, so a slow server is asked less often, and latencies say
+nothing of what an open stream of arrivals would have met. With a rate it is *open*: requests fall due at even
+intervals, the connection that is free longest takes the one that is due longest, and latency counts from when
+it was due; what has no reply in the end is recorded with the time it has waited so far.
 
 Every byte that comes back is compared at its place, and one byte more than is due is asked for, so that a
 surplus is noticed too. Anything wrong (an errno, a wrong byte, an end before the reply) is counted under its
-name, the connection is reset and opened again a little later: the run goes on, and its report shows the count.
+name, the connection is reset and opened again a little later: the run goes on, and its report shows the
+count.
 
-What a workload does is in its `_Exchange`: whether its connections stay, what they do once they are connected,
-and what must come back. `accept` leaves with a reset (SO_LINGER 0), so that no TIME_WAIT uses up the ports of
-this machine; `connect` cannot, and so connections start from several addresses of 127.0.0.0/8.
+What a workload does is in its `_Exchange`: whether its connections stay, what they do once they are
+connected, and what must come back. `accept` leaves with a reset (SO_LINGER 0), so that no TIME_WAIT uses up
+the ports of this machine; `connect` cannot, and so connections start from several addresses of 127.0.0.0/8.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ class PythonLoad:
         return self._histogram.to_json()
 
     def service(self) -> tuple[int, int, int]:
-        """The fewest and the most requests of a connection, and how many had less than a tenth of the mean."""
+        """The fewest and most requests of a connection, and how many had less than a tenth of the mean."""
         completed = [connection.completed for connection in self._connections]
         tenth = self.requests / len(completed) / 10
         return min(completed), max(completed), sum(count < tenth for count in completed)

@@ -101,10 +101,10 @@ def pin_to(cpu: int | None) -> bool:
 
 
 def process_cpu_seconds(pid: int) -> float | None:
-    """User plus system seconds of a process, with its threads, those that ended too; None if it cannot be told.
+    """User plus system seconds of a process, ended threads included; None if it cannot be told.
 
-    On Linux that is the process's own clock, in nanoseconds (``/proc/PID/stat`` has hundredths of a second, which
-    is too coarse for a short run, and ``schedstat`` forgets threads that ended).
+    On Linux that is the process's own clock, in nanoseconds (``/proc/PID/stat`` has hundredths of a second,
+    which is too coarse for a short run, and ``schedstat`` forgets threads that ended).
     """
     if sys.platform != "linux":
         return None

@@ -1,10 +1,11 @@
-"""What generates load: the compiled engine's `Load` where it was compiled, the same in plain Python elsewhere.
+"""What generates load: the compiled engine's `Load` where it was compiled, the same in plain Python
+elsewhere.
 
 Theory of operation
 -------------------
 A *load* is N connections to one server that do one workload (`workloads`). `load_process` drives it in slices
-of time and reads what it counted; it does not know which of the two it has, but says so in its result, because
-one in Python is slower than most servers and then limits the rate.
+of time and reads what it counted; it does not know which of the two it has, but says so in its result,
+because one in Python is slower than most servers and then limits the rate.
 
 `AIONET_ENGINE` says what *serves*; it has no say here: the load is compiled wherever it can be.
 """
@@ -46,9 +47,11 @@ class Load(Protocol):
     @property
     def overdue(self) -> int:
         """Requests of an open loop that were due and had no reply when the load was finished."""
+
     @property
     def idle(self) -> int:
         """How long there was nothing to do."""
+
     @property
     def served(self) -> int:
         """Connections that have had a reply."""

@@ -8,17 +8,17 @@ often. (On a machine with a single cpu it must not spin, for it would spin on th
 ``--wait``.)
 
 A run has three phases. *Opening*: connections are opened until each has had a reply, so that slow acceptance
-is not taken for starvation. *Warm-up*: requests flow and are forgotten, errors are not. *Measuring*: latencies,
-bytes, the server's cpu time and the kernel's drops count. What it says goes to standard output as lines of JSON:
-``progress`` about four times a second and one final ``result``. It ends by itself after its time, or as soon as
-nobody reads its lines any more.
+is not taken for starvation. *Warm-up*: requests flow and are forgotten, errors are not. *Measuring*:
+latencies, bytes, the server's cpu time and the kernel's drops count. What it says goes to standard output as
+lines of JSON: ``progress`` about four times a second and one final ``result``. It ends by itself after its
+time, or as soon as nobody reads its lines any more.
 
-``busy_share`` is the share of the measured time in which the load had something to do, ``load_cpu_share`` what it
-used of its cpu; with a busy share near 1 it was the load, not the server, that limited the rate, and the result
-is marked as ``saturated``.
+``busy_share`` is the share of the measured time in which the load had something to do, ``load_cpu_share``
+what it used of its cpu; with a busy share near 1 it was the load, not the server, that limited the rate, and
+the result is marked as ``saturated``.
 
-`idle` has no time: it opens connections, lets each have one reply, and reads the server's memory; a first, smaller
-batch goes before, so that what a server sets up once does not count.
+`idle` has no time: it opens connections, lets each have one reply, and reads the server's memory; a first,
+smaller batch goes before, so that what a server sets up once does not count.
 """
 
 from __future__ import annotations
@@ -120,7 +120,10 @@ class _Run:
     def _idle(self) -> dict[str, object]:
         """Memory of connections that had one reply each."""
         pid = self._options.server_pid
-        with closing(self._load(_FIRST_BATCH)) as first, closing(self._load(self._options.connections)) as load:
+        with (
+            closing(self._load(_FIRST_BATCH)) as first,
+            closing(self._load(self._options.connections)) as load,
+        ):
             first.drive(_OPENING_AT_MOST, True)
             before = None if pid is None else private_bytes(pid)
             seconds = self._open(load)
@@ -189,12 +192,16 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--path", help="of a Unix socket")
     parser.add_argument("--connections", type=whole_number(1, 1_000_000), default=64)
     parser.add_argument("--size", type=whole_number(1, 1 << 26), default=1024, help="bytes of a message")
-    parser.add_argument("--rate", type=number(0, 1e9), default=0.0, help="requests per second (default: closed loop)")
+    parser.add_argument(
+        "--rate", type=number(0, 1e9), default=0.0, help="requests per second (default: closed loop)"
+    )
     parser.add_argument("--seconds", type=seconds, default=10.0, help="how long to measure")
     parser.add_argument("--warm-up", type=seconds, default=1.0, help="seconds before measuring")
     parser.add_argument("--server-pid", type=whole_number(1, 1 << 31), help="whose cpu time to read")
     parser.add_argument("--cpu", type=whole_number(0, 4095), help="the cpu to stay on")
-    parser.add_argument("--generator", choices=GENERATORS, help="which load (default: the compiled one if it is there)")
+    parser.add_argument(
+        "--generator", choices=GENERATORS, help="which load (default: the compiled one if it is there)"
+    )
     parser.add_argument("--wait", action="store_true", help="do not spin: sleep up to 1 ms")
     return parser
 

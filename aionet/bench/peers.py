@@ -3,10 +3,10 @@
 Theory of operation
 -------------------
 A peer is a program that binds a free port of 127.0.0.1, prints one line of JSON (``port`` and facts), and
-serves until its standard input ends. It is told what to serve (``echo`` or ``bulk``), and for TLS the files of a
-certificate and its key. aionet's own are `server_process` with another loop or engine; the others lie outside of
-the package, one small file each, because they are written for whatever their libraries document and need those
-libraries. What cannot run here says why: it is skipped and named, never silently missing.
+serves until its standard input ends. It is told what to serve (``echo`` or ``bulk``), and for TLS the files
+of a certificate and its key. aionet's own are `server_process` with another loop or engine; the others lie
+outside of the package, one small file each, because they are written for whatever their libraries document
+and need those libraries. What cannot run here says why: it is skipped and named, never silently missing.
 
 The bare C loop and Go are compiled when they are first needed, into ``benchmarks/peers/build``.
 """
@@ -65,7 +65,7 @@ class Peer:
         if workload.tls and not self.file and not _aionet_has_tls():
             return "this aionet has no TLS servers"
         if self.file and not (CHECKOUT / self.file).exists():
-            return "it is a file of benchmarks/peers/, which a checkout of the project has and an installation has not"
+            return "a checkout of the project is needed: it is a file of benchmarks/peers/"
         if self.file.endswith(".go") and shutil.which("go") is None:
             return "there is no Go compiler; on Debian and Ubuntu: apt-get install golang-go"
         if self.file.endswith(".c") and shutil.which("cc") is None:
@@ -152,7 +152,7 @@ def peers_named(names: Sequence[str]) -> list[Peer]:
 
 
 def compiled_program(source: Path) -> Path:
-    """The program of a C or Go file, compiled if it is older than that. Raises `BenchError` if it cannot be."""
+    """The program of a C or Go file, compiled if it is older than that; `BenchError` if it cannot be."""
     program = source.parent / "build" / source.stem
     if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
         return program

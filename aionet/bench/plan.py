@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -74,9 +73,9 @@ class BenchPlan:
     """A server that is running already, to be measured in place of peers."""
     target_pid: int | None = None
     """Its process, if its cpu time is to be counted."""
-    connections: int | None = None
-    """At a time; by default what suits the workload."""
-    size: int | None = None
+    connections: Sequence[int] = ()
+    """At a time; several are measured one after the other. By default what suits the workload."""
+    sizes: Sequence[int] = ()
     """Bytes of a message, for the workloads that have a choice."""
     rate: float = 0.0
     """Requests per second of an open loop, for the workloads that can have one; 0: the loop is closed."""
@@ -91,17 +90,16 @@ class BenchPlan:
             raise ValueError("a plan has a workload, and peers or a target")
         if self.target is not None and any(workload.tls for workload in self.workloads):
             raise ValueError("TLS is measured with peers; a target is not")
-        positive = (self.seconds, self.rounds, self.connections or 1, self.size or 1)
-        if min(positive) <= 0 or self.rate < 0:
+        if min(self.seconds, self.rounds, *self.connections, *self.sizes) <= 0 or self.rate < 0:
             raise ValueError(
-                "seconds, rounds, connections and size are above 0, and a rate is not below, not"
-                f" {self.seconds}, {self.rounds}, {self.connections}, {self.size} and {self.rate}"
+                "seconds, rounds, connections and sizes are above 0, and a rate is not below, not"
+                f" {self.seconds}, {self.rounds}, {self.connections}, {self.sizes} and {self.rate}"
             )
 
     @property
     def most_connections(self) -> int:
         """How many a server must be able to hold."""
-        return max(self.connections or workload.connections for workload in self.workloads)
+        return max(self.connections or [workload.connections for workload in self.workloads])
 
     @property
     def open_files(self) -> int:
@@ -115,20 +113,26 @@ class BenchPlan:
         return (len(usable_cpus()) or os.cpu_count() or 1) > 1
 
     def turns(self) -> Iterator[Turn]:
-        """A B C A B C ..., one workload after the other, so that the turns of a round lie close together."""
+        """A B C A B C ..., one case after the other, so that the turns of a round lie close together."""
         peers: Sequence[Peer | None] = (None,) if self.target else self.peers
-        for workload in self.workloads:
+        for workload, connections, size in self._cases():
             for number in range(1, self.rounds + 1):
                 for peer in peers:
                     yield Turn(
                         workload=workload,
                         peer=peer,
-                        connections=self.connections or workload.connections,
-                        size=(self.size or workload.size) if workload.sized else workload.size,
+                        connections=connections,
+                        size=size,
                         seconds=self.seconds,
                         rate=self.rate if workload.paced else 0.0,
                         round=number,
                     )
+
+    def _cases(self) -> Iterator[tuple[Workload, int, int]]:
+        for workload in self.workloads:
+            for connections in self.connections or (workload.connections,):
+                for size in (self.sizes or (workload.size,)) if workload.sized else (workload.size,):
+                    yield workload, connections, size
 
     def reasons(self) -> Mapping[tuple[str, str], str]:
         """Why what cannot run here cannot: by workload and peer."""
@@ -148,5 +152,3 @@ def resolved(address: SocketAddress | UnixAddress) -> Target:
     host = address.host or "127.0.0.1"
     found = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
     return Target(str(found[0][4][0]), address.port)
-
-

@@ -6,11 +6,11 @@ The two processes of a turn are on different cpus where there are two; with one,
 spinning and the record says ``spinning: false``. The server's cpu time is read at both ends of the measured
 time by the load process, which alone knows when those are; it is None where the system does not tell it.
 
-`run_bench()` blocks. What cannot run here is in the record with the reason; a turn that failed is, too, and the
-others go on. On every way out, Ctrl-C included, both processes have been ended and waited for.
+`run_bench()` blocks. What cannot run here is in the record with the reason; a turn that failed is, too, and
+the others go on. On every way out, Ctrl-C included, both processes have been ended and waited for.
 
-The figure to trust is ``requests_per_cpu_second``: it hardly moves when a neighbour steals the machine, and it is
-to be compared as a ratio between turns of the same round (`summary`).
+The figure to trust is ``requests_per_cpu_second``: it hardly moves when a neighbour steals the machine, and
+it is to be compared as a ratio between turns of the same round (`summary`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .histogram import LatencyHistogram
 from .peers import CHECKOUT, compiled_program
 from .plan import BenchPlan, Turn
 
-__all__ = ["BenchProgress", "NoObserver", "Observer", "Record", "running_server", "run_bench"]
+__all__ = ["BenchProgress", "NoObserver", "Observer", "Record", "run_bench", "running_server"]
 
 Record = dict[str, Any]
 """What `run_bench` returns, and what is stored as JSON: see `benchmarks/README.md`."""
@@ -72,6 +72,7 @@ class Observer(Protocol):
     def on_progress(self, progress: BenchProgress) -> None: ...
     def on_turn(self, turn: Mapping[str, Any]) -> None:
         """A turn is over; this is what the record holds of it."""
+
     def on_failure(self, turn: Turn, error: BenchError) -> None: ...
 
 
@@ -125,7 +126,7 @@ class _Run:
                 else:
                     results.append(result)
                     if said:
-                        messages[turn.name] = said
+                        messages[turn.name] = said.rpartition("\n")[2]
                     self._observer.on_turn(result)
                 self._overheads.append(time.monotonic() - begun - turn.expected_seconds)
                 self._done += 1
@@ -355,7 +356,6 @@ def _seconds(nanoseconds: float | None) -> float | None:
 
 def _python() -> Record:
 
-
     name = f"{platform.python_implementation()} {platform.python_version()}"
     return {"version": name, "build": build_flags()}
 
@@ -363,10 +363,15 @@ def _python() -> Record:
 def _make_certificate(directory: Path) -> tuple[Path, Path]:
     """The certificate that all TLS servers show, and its key: P-256, signed by itself."""
     certificate, key = directory / "certificate.pem", directory / "key.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost"
+    )
     try:
         done = subprocess.run(
-            [*command.split(), "-keyout", key, "-out", certificate], capture_output=True, text=True, check=False
+            [*command.split(), "-keyout", key, "-out", certificate],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError as error:
         raise BenchError(f"the certificate needs the program openssl: {error}") from error

@@ -9,7 +9,8 @@ whoever started it, however that one died.
 `echo` serves nearly all workloads: `accept` sends one byte, waits for it and resets the connection, which the
 handler meets as a `ConnectionLostError` and the spawner takes as a disconnect. `bulk` sends without end.
 
-glibc's malloc is settled first, as it is for the other servers that aionet is compared with (`settle_malloc`).
+glibc's malloc is settled first, as it is for the other servers that aionet is compared with
+(`settle_malloc`).
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ _HANDLERS = {"echo": echo, "bulk": bulk}
 def settle_malloc() -> None:
     """Bring glibc's malloc to the state that a process reaches once it freed one large block.
 
-    asyncio's transports read into objects of 256 KiB. Until then malloc maps, remaps and unmaps memory for each of
-    them, which halves those servers; whether a process gets out of that state by itself is luck.
+    asyncio's transports read into objects of 256 KiB. Until then malloc maps, remaps and unmaps memory for
+    each of them, which halves those servers; whether a process gets out of that state by itself is luck.
     """
     if not os.environ.get(_COLD_MALLOC):
         bytes(1 << 20)

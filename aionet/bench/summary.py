@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-The machines are shared and noisy, so a figure means something only beside another of the same round: ratios are
-taken within each round, between turns that ran minutes apart at most, and their median is reported with the
-lowest and the highest. What is compared is requests per second of the server's cpu time; for `idle`, which has none,
-it is memory.
+The machines are shared and noisy, so a figure means something only beside another of the same round: ratios
+are taken within each round, between turns that ran minutes apart at most, and their median is reported with
+the lowest and the highest. What is compared is requests per second of the server's cpu time; for `idle`,
+which has none, it is memory.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ class Workload:
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
     for workload in (
-        Workload("accept", "accept", "echo", 64, 1, "a connection for each byte: connect, a byte each way, reset"),
+        Workload(
+            "accept", "accept", "echo", 64, 1, "a connection for each byte: connect, a byte each way, reset"
+        ),
         Workload("echo", "echo", "echo", 64, 1024, "messages on connections that stay", sized=True),
         Workload("bulk", "bulk", "bulk", 4, 65_511, "a stream that the server sends", paced=False),
         Workload("idle", "idle", "echo", 4000, 1, "memory of connections that do nothing", paced=False),
@@ -39,7 +41,9 @@ WORKLOADS: dict[str, Workload] = {
         Workload(
             "tls-echo", "echo", "echo", 64, 1024, "echo over TLS 1.3", sized=True, paced=False, tls=True
         ),
-        Workload("tls-accept", "accept", "echo", 64, 1, "a TLS 1.3 handshake for each byte", paced=False, tls=True),
+        Workload(
+            "tls-accept", "accept", "echo", 64, 1, "a TLS 1.3 handshake for each byte", paced=False, tls=True
+        ),
     )
 }
 

@@ -3,12 +3,12 @@
     python PEER.py echo|bulk [CERTIFICATE KEY]
 
 A peer binds a free port on 127.0.0.1, prints one line of JSON (``port``) and serves until its standard input
-ends. ``echo`` sends back what comes; ``bulk`` sends a stream without end, of which byte n is ``n % 251``. With
-the files of a certificate and its key it serves TLS.
+ends. ``echo`` sends back what comes; ``bulk`` sends a stream without end, of which byte n is ``n % 251``.
+With the files of a certificate and its key it serves TLS.
 
-The same for all: a backlog of 4096; reads of up to 64 KiB where the interface takes a size (protocols take what
-their transport gives: up to 256 KiB); an ``await`` server waits for its write before it reads again; a connection
-that is reset ends its handler quietly. Nothing is tuned for one of them.
+The same for all: a backlog of 4096; reads of up to 64 KiB where the interface takes a size (protocols take
+what their transport gives: up to 256 KiB); an ``await`` server waits for its write before it reads again; a
+connection that is reset ends its handler quietly. Nothing is tuned for one of them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@
  * verified: who the server is was settled by who started it. OpenSSL reads ahead, so what it holds already is asked for
  * before the descriptor is.
  * The warm-up begins when every connection has had its first reply ("until_all_served"; -1 if that took too long).
- * The server's processor time is read from /proc at both ends of the measured time. Prints one line of JSON,
+ * The server's processor time is read at both ends of the measured time. Prints one line of JSON,
  * as aionet/bench/load_process.py does.
  */
 #define _GNU_SOURCE
@@ -19,7 +19,6 @@
 #error "OpenSSL's headers are missing: install libssl-dev (Debian, Ubuntu) or openssl-devel (Fedora)"
 #endif
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -75,28 +74,14 @@ static int64_t now(void)
     return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
 }
 
-/* Seconds that another process has run, user and system together: its threads' nanoseconds (schedstat; the ticks of
- * /proc/PID/stat are a hundredth of a second, which is too coarse for a short run). */
+/* Seconds that another process has run, user and system together, ended threads included. */
 static double cpu_seconds_of(int pid)
 {
-    char path[PATH_MAX];
-    unsigned long long nanoseconds, sum = 0;
-    snprintf(path, sizeof path, "/proc/%d/task", pid);
-    DIR *threads = opendir(path);
-    if (threads == NULL)
+    clockid_t clock;
+    struct timespec t;
+    if ((errno = clock_getcpuclockid(pid, &clock)) != 0 || clock_gettime(clock, &t) != 0)
         die("the server process");
-    for (struct dirent *thread; (thread = readdir(threads)) != NULL;) {
-        if (thread->d_name[0] == '.')
-            continue;
-        snprintf(path, sizeof path, "/proc/%d/task/%s/schedstat", pid, thread->d_name);
-        FILE *file = fopen(path, "r");
-        if (file == NULL || fscanf(file, "%llu", &nanoseconds) != 1)
-            die(path);
-        fclose(file);
-        sum += nanoseconds;
-    }
-    closedir(threads);
-    return sum / 1e9;
+    return t.tv_sec + t.tv_nsec / 1e9;
 }
 
 static double own_cpu_seconds(void)
