@@ -31,14 +31,14 @@ OURS = "aionet"
 NOTES: Mapping[str, Mapping[str, str]] = {
     "aiofastnet": {
         "": "transports in C that call a protocol's method: no task for a connection, no coroutine to enter",
-        "idle": "a protocol and a transport in C; a connection of ours also has a task, its context and its handler's"
-        " frame, which is what `await` is made of",
+        "idle": "a protocol and a transport in C; a connection of ours also has a task, its context and its"
+        " handler's frame, which is what `await` is made of",
         "bulk": "`transport.write` takes the chunk and returns: no coroutine is entered for it",
     },
     "uvloop-protocol": {
         "": "a protocol's method is called from libuv: no task for a connection, no coroutine to enter",
-        "idle": "a protocol and libuv's handle; a connection of ours also has a task, its context and its handler's"
-        " frame, which is what `await` is made of",
+        "idle": "a protocol and libuv's handle; a connection of ours also has a task, its context and its"
+        " handler's frame, which is what `await` is made of",
         "bulk": "`transport.write` takes the chunk and returns: no coroutine is entered for it",
     },
     "uvloop-streams": {

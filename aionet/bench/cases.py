@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 A *case* is what the load did: the workload, how many connections, how many bytes, and the rate if the loop
 was open. What is compared of a case is its *figure*: requests per CPU second of the server, for ``bulk``
-bytes per CPU second, for ``idle`` private bytes per connection. The page, the pictures, the comparison with an
-earlier record and the tables of benchmarks/README.md all ask here, so they cannot disagree.
+bytes per CPU second, for ``idle`` private bytes per connection. The page, the pictures, the comparison with
+an earlier record and the tables of benchmarks/README.md all ask here, so they cannot disagree.
 """
 
 from __future__ import annotations

@@ -138,13 +138,14 @@ def style_of(peers: Sequence[str]) -> dict[str, Style]:
     return styles
 
 
-def save(picture: Picture, directory: Path) -> list[Path]:
-    """Store it as PNG and SVG; where."""
-    paths = [directory / f"{picture.name}.png", directory / f"{picture.name}.svg"]
+def save(picture: Picture, directory: Path, endings: Sequence[str] = ("png", "svg")) -> None:
+    """Store it there, as PNG and SVG."""
     with _settings():
-        picture.figure.savefig(paths[0], dpi=160)
-        paths[1].write_text(_svg(picture, transparent=False), encoding="utf-8")
-    return paths
+        if "png" in endings:
+            picture.figure.savefig(directory / f"{picture.name}.png", dpi=160)
+        if "svg" in endings:
+            path = directory / f"{picture.name}.svg"
+            path.write_text(_svg(picture, transparent=False), encoding="utf-8")
 
 
 def inline_svg(picture: Picture) -> str:
