@@ -7,10 +7,10 @@
     python benchmarks/record.py report DIRECTORY          # one page of everything that is stored
 
 Each run is one `aionet bench` command, and one file of ``results/`` that holds its JSON without the
-histograms. Between the markers of benchmarks/README.md and README.md stands what `tables` makes of these files;
-nothing there is typed, and a test compares. The reference interpreter is Debian's ``python3``, which is
-profile-guided: run it with that, on a machine that does nothing else. `run` with names repeats these runs alone;
-a run that fails leaves what was stored as it was.
+histograms. Between the markers of benchmarks/README.md and README.md stands what `tables` makes of these
+files; nothing there is typed, and a test compares. The reference interpreter is Debian's ``python3``, which is
+profile-guided: run it with that, on a machine that does nothing else. `run` with names repeats these runs
+alone; a run that fails leaves what was stored as it was.
 """
 
 from __future__ import annotations
@@ -133,9 +133,9 @@ RUNS = (
     Run(
         "limits",
         "What limits, counters and close reasons cost",
-        "A bare accept loop with a task for each connection (`aionet-accept-loop`), the same as a spawner, and"
-        " a spawner with all deadlines, caps on connections and pending bytes, counted traffic and a reason for"
-        " every end (`aionet-limits`), all on the stock loop.",
+        "A bare accept loop with a task for each connection (`aionet-accept-loop`), the same as a spawner,"
+        " and a spawner with all deadlines, caps on connections and pending bytes, counted traffic and a reason"
+        " for every end (`aionet-limits`), all on the stock loop.",
         "accept echo --loop asyncio --against aionet-accept-loop,aionet-limits",
     ),
 )
@@ -216,7 +216,8 @@ def store(record: dict[str, Any], path: Path) -> None:
         for turn in record["turns"]
     ]
     lines = [json.dumps(turn) for turn in kept.pop("turns")]
-    head = json.dumps(kept, indent=1).rstrip("\n}")
+    head = json.dumps(kept, indent=1)[: -len("\n}")]
+    path.parent.mkdir(exist_ok=True)
     path.write_text(f'{head},\n "turns": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n", encoding="utf-8")
 
 

@@ -390,10 +390,10 @@ def _scaling(rows: Sequence[Row], styles: Mapping[str, Style]) -> Iterator[Pictu
 
 def _figure(height: float) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.05)  # a panel's title is not of the panel above
-    return figure
+    # The space between panels: a title belongs to the panel below it.
+    return Figure(figsize=(_WIDTH, height), layout=ConstrainedLayoutEngine(hspace=0.05))
 
 
 def _draw_line(axis: Any, points: Sequence[tuple[float, float]], style: Style) -> None:
