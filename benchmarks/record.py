@@ -8,8 +8,8 @@
 
 Each run is one `aionet bench` command, and one file of ``results/`` that holds its JSON without the
 histograms. Between the markers of benchmarks/README.md and README.md stands what `tables` makes of these
-files; nothing there is typed, and a test compares. The reference interpreter is Debian's ``python3``, which is
-profile-guided: run it with that, on a machine that does nothing else. `run` with names repeats these runs
+files; nothing there is typed, and a test compares. The reference interpreter is Debian's ``python3``, which
+is profile-guided: run it with that, on a machine that does nothing else. `run` with names repeats these runs
 alone; a run that fails leaves what was stored as it was.
 """
 
@@ -134,8 +134,8 @@ RUNS = (
         "limits",
         "What limits, counters and close reasons cost",
         "A bare accept loop with a task for each connection (`aionet-accept-loop`), the same as a spawner,"
-        " and a spawner with all deadlines, caps on connections and pending bytes, counted traffic and a reason"
-        " for every end (`aionet-limits`), all on the stock loop.",
+        " and a spawner with all deadlines, caps on connections and pending bytes, counted traffic and a"
+        " reason for every end (`aionet-limits`), all on the stock loop.",
         "accept echo --loop asyncio --against aionet-accept-loop,aionet-limits",
     ),
 )
