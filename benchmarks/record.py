@@ -211,6 +211,8 @@ def run(runs: Sequence[Run], length: float, rounds: int) -> int:
 def store(record: dict[str, Any], path: Path) -> None:
     """Store a record without its histograms, and without what processes wrote, which may name directories."""
     kept = {key: value for key, value in record.items() if key != "messages"}
+    kept["skipped"] = {peer: _first_line(reason) for peer, reason in record["skipped"].items()}
+    kept["failed"] = [turn | {"reason": _first_line(turn["reason"])} for turn in record.get("failed", ())]
     kept["turns"] = [
         {key: _rounded(value) for key, value in turn.items() if key != "histogram"}
         for turn in record["turns"]
@@ -219,6 +221,11 @@ def store(record: dict[str, Any], path: Path) -> None:
     head = json.dumps(kept, indent=1)[: -len("\n}")]
     path.parent.mkdir(exist_ok=True)
     path.write_text(f'{head},\n "turns": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n", encoding="utf-8")
+
+
+def _first_line(text: str) -> str:
+    """What follows it is what a process wrote."""
+    return text.partition("\n")[0]
 
 
 def _rounded(value: Any) -> Any:

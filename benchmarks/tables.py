@@ -115,7 +115,7 @@ def run_section(title: str, about: str, command: str, record: Mapping[str, Any])
     if skipped := record.get("skipped"):
         said = "; ".join(f"{peer} ({reason})" for peer, reason in sorted(skipped.items()))
         parts.append(_filled(f"Not measured: {said}."))
-    failed = {f"{turn['peer']} ({turn['reason'].splitlines()[0]})" for turn in record.get("failed", ())}
+    failed = {f"{turn['peer']} ({turn['reason']})" for turn in record.get("failed", ())}
     if failed:
         parts.append(_filled(f"Failed: {'; '.join(sorted(failed))}."))
     return "\n\n".join(parts)
