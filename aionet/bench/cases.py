@@ -10,7 +10,7 @@ an earlier record and the tables of benchmarks/README.md all ask here, so they c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .summary import REFERENCE, Figure, Row
@@ -27,6 +27,7 @@ __all__ = [
     "losses_of",
     "peers_of",
     "size_text",
+    "versions_text",
 ]
 
 _ORDER = ("accept", "connect", "tls-accept", "echo", "tls-echo", "bulk", "fairness", "idle")
@@ -112,6 +113,14 @@ def best_first(rows: Iterable[Row]) -> list[Row]:
         return figure.median if row.workload == "idle" else -figure.median
 
     return sorted(rows, key=place)
+
+
+def versions_text(versions: Mapping[str, object]) -> str:
+    """``aionet 0.1.0, uvloop 0.23.0``; compilers say their name themselves."""
+    return ", ".join(
+        text if (text := str(version)).startswith(name) else f"{name} {text}"
+        for name, version in sorted(versions.items())
+    )
 
 
 def size_text(size: float) -> str:
