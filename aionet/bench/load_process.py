@@ -42,6 +42,7 @@ LOADS = ("accept", "bulk", "connect", "echo", "idle")
 
 _SLICE = 0.25  # seconds between two words
 _OPENING_AT_MOST = 10.0
+_HOPELESS = 100  # errors more than connections: waiting for all to be served makes no sense
 _SATURATED = 0.97  # busy share from which the load is taken for the limit
 _FIRST_BATCH = 200  # idle connections that do not count
 
@@ -58,7 +59,8 @@ class _Run:
         if self._options.workload == "idle":
             return self._idle()
         with closing(self._load(self._options.connections)) as load:
-            self._open(load)
+            if self._stays() or not self._options.rate:  # else a connection is a request, and not due yet
+                self._open(load)
             self._phase(load, "warm-up", self._options.warm_up)
             return self._measure(load)
 
@@ -80,7 +82,8 @@ class _Run:
         started = time.monotonic()
         while (elapsed := time.monotonic() - started) < _OPENING_AT_MOST:
             load.drive(min(_SLICE, _OPENING_AT_MOST - elapsed), True)
-            if load.served >= self._options.connections or self._options.rate:
+            hopeless = sum(load.errors().values()) > self._options.connections + _HOPELESS
+            if hopeless or load.served >= self._options.connections:
                 break
             self._tell("opening", time.monotonic() - started, _OPENING_AT_MOST, load)
         return time.monotonic() - started

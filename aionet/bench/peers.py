@@ -13,7 +13,6 @@ The bare C loop and Go are compiled when they are first needed, into ``benchmark
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import inspect
 import os
@@ -90,11 +89,13 @@ class Peer:
 
     def versions(self) -> dict[str, str]:
         """The versions of what it runs on."""
+        from importlib.metadata import PackageNotFoundError, version  # takes long, and most do not ask
+
         found = {}
         for module in self.modules:
             try:
-                found[module] = importlib.metadata.version(module)
-            except importlib.metadata.PackageNotFoundError:
+                found[module] = version(module)
+            except PackageNotFoundError:
                 continue
         if self.file.endswith(".go"):
             found["go"] = _first_line("go", "version")

@@ -67,12 +67,12 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     rows = summarise(record)
     machine, python = record["machine"], record["python"]
     said = [
-        f"{python['version']} ({', '.join(python['build'])}), {machine['kernel']}, {machine['cpu']},"
+        f"{python['version']} ({', '.join(python.get('build', ()))}), {machine['kernel']}, {machine['cpu']},"
         f" {machine['cpus']} cpus"
     ]
     if any(row.open_loop_rate is None and row.workload not in ("idle", "bulk") for row in rows):
         said.append("closed loop: one request in flight per connection; latencies hold for this load only")
-    if not record["spinning"]:
+    if not record.get("spinning", True):
         said.append(
             "one cpu: the load sleeps and shares the server's cpu; rates are lower than they could be"
         )
@@ -82,9 +82,11 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     said.extend(f"skipped: {peer}: {reason}" for peer, reason in record["skipped"].items())
     said.extend(
         f"failed: {turn['workload']} {turn['peer']}, round {turn['round']}: {turn['reason']}"
-        for turn in record["failed"]
+        for turn in record.get("failed", ())
     )
-    said.extend(f"{peer} wrote to its standard error: {text}" for peer, text in record["messages"].items())
+    said.extend(
+        f"{peer} wrote to its standard error: {text}" for peer, text in record.get("messages", {}).items()
+    )
     return said
 
 
