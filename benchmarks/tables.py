@@ -22,6 +22,7 @@ from aionet.bench.cases import (
     duration_text,
     figure_of,
     peers_of,
+    versions_text,
 )
 from aionet.bench.summary import REFERENCE, Figure, Row, summarise
 
@@ -99,9 +100,9 @@ def conditions(records: Iterable[Mapping[str, Any]]) -> str:
         )
         dates.append(record["started"][:10])
         versions |= record["versions"]
-    names = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    parts = [f"Measured on {_all(dates)}. {_all(pythons)}. {_all(machines)}. Versions: {names}."]
-    return _filled(" ".join(parts))
+    return _filled(
+        f"Measured on {_all(dates)}. {_all(pythons)}. {_all(machines)}. Versions: {versions_text(versions)}."
+    )
 
 
 def run_section(title: str, about: str, command: str, record: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from .cases import (
     figure_of,
     losses_of,
     size_text,
+    versions_text,
 )
 from .children import BenchError
 from .plots import Picture, draw, inline_svg, save
@@ -140,8 +141,9 @@ def _sections(rows: Sequence[Row], pictures: Sequence[Picture]) -> Iterator[str]
                 yield f"<h3>{escape(_heading(picture.title))}</h3>"
                 caption = escape(picture.caption)
                 yield f"<figure>{inline_svg(picture)}<figcaption>{caption}</figcaption></figure>"
-        yield "<details><summary>The figures</summary>"
-        for case in cases_of(own):
+        cases = cases_of(own)
+        yield f"<details{' open' if len(cases) == 1 else ''}><summary>The figures</summary>"
+        for case in cases:
             yield _table(case, [row for row in own if case_of(row) == case])
         yield "</details></section>"
 
@@ -167,10 +169,7 @@ def _foot(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"<li>{escape(sentence)}</li>"
     yield "</ul>"
     if versions := record.get("versions"):
-        names = ", ".join(
-            f"{escape(name)} {escape(str(version))}" for name, version in sorted(versions.items())
-        )
-        yield f"<p>Versions: {names}.</p>"
+        yield f"<p>Versions: {escape(versions_text(versions))}.</p>"
     yield "</section>"
 
 
@@ -186,10 +185,10 @@ def _facts(value: object) -> str:
     for key, fact in value.items():
         if key == "memory" and isinstance(fact, int):
             parts.append(f"{size_text(fact)} of memory")
-        elif isinstance(fact, bool):
-            parts.append(f"{key}: {'yes' if fact else 'no'}")
-        elif isinstance(fact, str) and key in ("cpu", "kernel", "version", "build", "implementation"):
-            parts.append(fact)
+        elif key == "cpus":
+            parts.append("1 cpu" if fact == 1 else f"{fact} cpus")
+        elif isinstance(fact, Sequence):
+            parts.append(fact if isinstance(fact, str) else ", ".join(map(str, fact)))
         else:
             parts.append(f"{key}: {fact}")
     return escape(", ".join(parts))
