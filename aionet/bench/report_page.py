@@ -75,6 +75,8 @@ def warnings_of(rows: Sequence[Row]) -> list[str]:
         if row.errors:
             kinds = ", ".join(f"{count:,} x {kind}" for kind, count in row.errors.items())
             found.append(f"{where}: errors ({kinds}); its figures are not to be trusted.")
+        if row.overdue:
+            found.append(f"{where}: {row.overdue:,} requests were due and had no reply in the end.")
         if losses := losses_of(row):
             found.append(
                 f"{where}: the kernel turned {losses:,} connections away because a listener's queue was full."
@@ -122,12 +124,19 @@ def _head(record: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
     yield _fact("machine", _facts(record.get("machine")))
     yield _fact("Python", _facts(record.get("python")))
     yield "</dl>"
-    if warnings := warnings_of(rows):
+    if warnings := [*_failures(record), *warnings_of(rows)]:
         items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
         yield f"<section class=warnings><h2>Before you read on</h2><ul>{items}</ul></section>"
     if skipped := record.get("skipped"):
         items = "; ".join(f"{escape(peer)} ({escape(str(reason))})" for peer, reason in skipped.items())
         yield f"<p class=note>Not measured here: {items}.</p>"
+
+
+def _failures(record: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{turn['peer']}, {turn['workload']}, round {turn['round']}: failed: {turn['reason'].partition(chr(10))[0]}"
+        for turn in record.get("failed", ())
+    ]
 
 
 def _sections(rows: Sequence[Row], pictures: Sequence[Picture]) -> Iterator[str]:
