@@ -132,11 +132,10 @@ def _head(record: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
         yield f"<p class=note>Not measured here: {items}.</p>"
 
 
-def _failures(record: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{turn['peer']}, {turn['workload']}, round {turn['round']}: failed: {turn['reason'].partition(chr(10))[0]}"
-        for turn in record.get("failed", ())
-    ]
+def _failures(record: Mapping[str, Any]) -> Iterator[str]:
+    for turn in record.get("failed", ()):
+        reason = turn["reason"].partition("\n")[0]  # what follows is what its process wrote
+        yield f"{turn['peer']}, {turn['workload']}, round {turn['round']} failed: {reason.rstrip(':.')}."
 
 
 def _sections(rows: Sequence[Row], pictures: Sequence[Picture]) -> Iterator[str]:

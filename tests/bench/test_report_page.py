@@ -30,7 +30,8 @@ def some_record() -> dict[str, Any]:
             starved = 1234 if peer == "uvloop-protocol" and connections == 4000 else 0
             turns += three_rounds(peer, share, share, share, **ECHO, connections=connections, starved=starved)
         turns += three_rounds(peer, share, share, share, **IDLE, private_bytes_per_connection=2000 * share)
-    return record(*turns, skipped={"trio": "not installed"})
+    failed = {"workload": "echo", "peer": "curio", "round": 2, "reason": "it ended with status 1:\nTraceback"}
+    return record(*turns, skipped={"trio": "not installed"}, failed=[failed])
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,7 @@ def test_the_page_tells_what_ran_and_what_did_not(report: Path) -> None:
         "8 GiB of memory",
         "trio (not installed)",
         "uvloop-protocol (1,234 of 4,000)",
+        "curio, echo, round 2 failed: it ended with status 1.",
         "<odd & peer>",
     ):
         assert expected in text
