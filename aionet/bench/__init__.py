@@ -1,19 +1,25 @@
 """`aionet bench`: how fast this machine accepts and echoes, measured with a server and a load process.
 
-Only names are gathered here. The rooms: `histogram` and `payloads` (no I/O), `polling` and `exchanges` (the
-load's connections), `load_process` and `server_process` (the two programs), `runner` (starts and ends them),
-`report` and `command` (what a person sees).
+Only names are gathered here. The rooms: `histogram`, `payloads`, `workloads` (no I/O), `polling` and
+`exchanges` (the load in plain Python), `generating` (which load), `load_process` and `server_process` (the
+two programs), `peers` and `plan` (who, what, in which turns), `runner` (starts and ends them), `summary`
+and `cases` (medians and ratios, and what they are called), `baseline` (what moved since an earlier record),
+`plots` and `report_page` (a page and pictures), `report`, `progress` and `command` (what a person sees).
 """
 
 from .children import BenchError
 from .histogram import LatencyHistogram
-from .runner import BenchPlan, BenchProgress, BenchResult, run_bench
+from .plan import BenchPlan
+from .runner import BenchProgress, Record, run_bench
+from .summary import Row, summarise
 
 __all__ = [
     "BenchError",
     "BenchPlan",
     "BenchProgress",
-    "BenchResult",
     "LatencyHistogram",
+    "Record",
+    "Row",
     "run_bench",
+    "summarise",
 ]

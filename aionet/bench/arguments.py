@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-__all__ = ["seconds", "whole_number"]
+__all__ = ["number", "seconds", "whole_number"]
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
@@ -20,6 +20,21 @@ def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
         if not lowest <= number <= highest:
             raise argparse.ArgumentTypeError(f"{number} is not from {lowest:,} to {highest:,}")
         return number
+
+    return convert
+
+
+def number(lowest: float, highest: float) -> Callable[[str], float]:
+    """An argparse type: a finite number above ``lowest`` and at most ``highest``."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not (math.isfinite(value) and lowest < value <= highest):
+            raise argparse.ArgumentTypeError(f"{text} is not above {lowest:,g} and at most {highest:,g}")
+        return value
 
     return convert
 

@@ -3,7 +3,8 @@
 Theory of operation
 -------------------
 A child's standard output is a pipe that is read with a deadline; its standard error goes to a file, so that
-it can never block on it, and is quoted when the child fails. It gets a session of its own: Ctrl-C on the
+it can never block on it, and is quoted when the child fails. Which cpu it is to stay on is settled before it
+is born, so that what counts cpus at its start counts one. It gets a session of its own: Ctrl-C on the
 terminal reaches only the parent, which then ends its children in order. Standard input is a pipe that is held
 open and closed to say "end": a child that watches it cannot outlive a parent that was killed.
 """
@@ -17,11 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["BenchError", "Child"]
+from .facts import pin_to
+
+__all__ = ["BenchError", "Child", "module_command"]
 
 _PATIENCE = 2.0  # seconds between asking to end, telling to, and killing
 _QUOTED = 4000  # characters of a child's standard error
@@ -32,21 +36,29 @@ class BenchError(Exception):
 
 
 class Child:
-    """One process running a module of this package. Leaving the context ends it, whatever happened."""
+    """One process, on one cpu if that is named. Leaving the context ends it, whatever happened."""
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        cpu: int | None = None,
+    ) -> None:
         self.name = name
         self._unread = b""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process runs
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                env=_environment(),
-                start_new_session=True,
-            )
+            with _on_cpu(cpu) as self.pinned:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    env=_environment() | dict(environment or {}),
+                    start_new_session=True,
+                )
         except BaseException:
             self._errors.close()
             raise
@@ -130,6 +142,22 @@ class Child:
             self._process.kill()  # does nothing to a process that was waited for
             self._process.wait()
             self._errors.close()
+
+
+@contextmanager
+def _on_cpu(cpu: int | None) -> Iterator[bool]:
+    """Have this thread on one cpu meanwhile, where a child is born then; whether that could be had."""
+    before = os.sched_getaffinity(0) if sys.platform == "linux" else set()
+    try:
+        yield pin_to(cpu)
+    finally:
+        if sys.platform == "linux":
+            os.sched_setaffinity(0, before)
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """What runs a module of this package with the interpreter that runs here."""
+    return [sys.executable, "-m", module, *arguments]
 
 
 def _environment() -> dict[str, str]:

@@ -1,5 +1,4 @@
-"""The load that `aionet bench` puts on its server: plain Python, raw sockets, one thread, a process of its
-own.
+"""The load that `aionet bench` puts on a server: one thread, a process of its own.
 
 Theory of operation
 -------------------
@@ -8,13 +7,18 @@ timeout, because a generator that sleeps makes the server pay for waking it, and
 often. (On a machine with a single cpu it must not spin, for it would spin on the server's time; see
 ``--wait``.)
 
-A run has three phases. *Opening*: all connections are started. *Warm-up*: requests flow and are forgotten,
-errors are not. *Measuring*: latencies, bytes and the server's cpu time count. What it says goes to standard
-output as lines of JSON: ``progress`` about four times a second and one final ``result``. It ends by itself
-after its time, or as soon as nobody reads its lines any more.
+A run has three phases. *Opening*: connections are opened until each has had a reply, so that slow acceptance
+is not taken for starvation. *Warm-up*: requests flow and are forgotten, errors are not. *Measuring*:
+latencies, bytes, the server's cpu time and the kernel's drops count. What it says goes to standard output as
+lines of JSON: ``progress`` about four times a second and one final ``result``. It ends by itself after its
+time, or as soon as nobody reads its lines any more.
 
-The loop is closed (see `exchanges`), and the result says so. ``busy_share`` is the share of the measured time
-in which the load process had something to do; near 1 it was the load, not the server, that limited the rate.
+``busy_share`` is the share of the measured time in which the load had something to do, ``load_cpu_share``
+what it used of its cpu; with a busy share near 1 it was the load, not the server, that limited the rate, and
+the result is marked as ``saturated``.
+
+`idle` has no time: it opens connections, lets each have one reply, and reads the server's memory; a first,
+smaller batch goes before, so that what a server sets up once does not count.
 """
 
 from __future__ import annotations
@@ -25,121 +29,157 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 
-from .arguments import seconds, whole_number
-from .exchanges import AcceptClient, Client, EchoClient, Tally
-from .facts import pin_to, process_cpu_seconds
-from .polling import Poller, make_poller
+from .arguments import number, seconds, whole_number
+from .facts import listen_losses, pin_to, private_bytes, process_cpu_seconds
+from .generating import GENERATORS, GeneratorName, Load, Target, make_load, named_errors
+from .payloads import STREAM_BYTES
 
-__all__ = ["main"]
+__all__ = ["LOADS", "main"]
 
-_EVENTS_AT_ONCE = 256
-_PROGRESS_EVERY = 250_000_000  # nanoseconds
-_TURN_OF_CHORES = 1_000_000  # how often what is not an event is looked after
-_OPENING_AT_MOST = 10_000_000_000
-_SECOND = 1_000_000_000
+LOADS = ("accept", "bulk", "connect", "echo", "idle")
+
+_SLICE = 0.25  # seconds between two words
+_OPENING_AT_MOST = 10.0
+_HOPELESS = 100  # errors more than connections: waiting for all to be served makes no sense
+_SATURATED = 0.97  # busy share from which the load is taken for the limit
+_FIRST_BATCH = 200  # idle connections that do not count
 
 
-class _LoadRun:
-    """One run: the loop around a client, and its three phases."""
+class _Run:
+    """One run: a load and its phases."""
 
-    def __init__(self, client: Client, poller: Poller, options: argparse.Namespace) -> None:
-        self._client = client
-        self._tally = client.tally
-        self._poller = poller
+    def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._phase = "opening"
-        self._phase_started = time.perf_counter_ns()
-        self._idle = 0
-        self._server_cpu_before: float | None = None
-        self._next_progress = self._phase_started + _PROGRESS_EVERY
+        self._generator: GeneratorName = "python"
 
     def run(self) -> dict[str, object]:
-        """Drive the client through its phases; the final record."""
-        poll, on_event, clock = self._poller.poll, self._client.on_event, time.perf_counter_ns
-        wait = self._options.wait
-        last, next_chores = clock(), 0
-        while True:
-            events = poll(wait, _EVENTS_AT_ONCE)
-            now = clock()
-            if not events:
-                self._idle += now - last
-            last = now
-            if now >= next_chores:
-                next_chores = now + _TURN_OF_CHORES
-                if self._chores(now):
-                    return self._result(now)
-                last = clock()
-            if events:
-                for fd, bits in events:
-                    on_event(fd, bits)
-                last = clock()
+        """Drive the load through its phases; the final record."""
+        if self._options.workload == "idle":
+            return self._idle()
+        with closing(self._load(self._options.connections)) as load:
+            if self._stays() or not self._options.rate:  # else a connection is a request, and not due yet
+                self._open(load)
+            self._phase(load, "warm-up", self._options.warm_up)
+            return self._measure(load)
 
-    def _chores(self, now: int) -> bool:
-        """Open, change phase, tell progress; True when the time is up."""
-        self._client.open_due(now)
-        elapsed = now - self._phase_started
-        if self._phase == "opening":
-            if self._client.opened >= self._options.connections or elapsed >= _OPENING_AT_MOST:
-                self._enter("warm-up", now)
-        elif self._phase == "warm-up":
-            if elapsed >= self._options.warm_up * _SECOND:
-                self._begin_measuring()
-                self._tell_progress(self._phase_started)  # once at least, however short the time is
-        elif elapsed >= self._options.seconds * _SECOND:
-            return True
-        if now >= self._next_progress:
-            self._next_progress = now + _PROGRESS_EVERY
-            self._tell_progress(now)
-        return False
+    def _load(self, connections: int) -> Load:
+        options = self._options
+        load, self._generator = make_load(
+            options.workload,
+            Target(options.path, 0) if options.path else Target(options.host, options.port),
+            connections,
+            options.size,
+            rate=options.rate,
+            wait=options.wait,
+            generator=options.generator,
+        )
+        return load
 
-    def _enter(self, phase: str, now: int) -> None:
-        self._phase, self._phase_started = phase, now
+    def _open(self, load: Load) -> float:
+        """Seconds until every connection had a reply."""
+        started = time.monotonic()
+        while (elapsed := time.monotonic() - started) < _OPENING_AT_MOST:
+            load.drive(min(_SLICE, _OPENING_AT_MOST - elapsed), True)
+            hopeless = sum(load.errors().values()) > self._options.connections + _HOPELESS
+            if hopeless or load.served >= self._options.connections:
+                break
+            self._tell("opening", time.monotonic() - started, _OPENING_AT_MOST, load)
+        return time.monotonic() - started
 
-    def _begin_measuring(self) -> None:
-        self._tally.begin()
-        self._idle = 0
-        self._server_cpu_before = self._server_cpu()
-        self._enter("measuring", time.perf_counter_ns())
+    def _phase(self, load: Load, name: str, seconds: float) -> float:
+        """Put the load on for so long; how long it was."""
+        started = time.monotonic()
+        self._tell(name, 0.0, seconds, load)  # once at least, however short the time is
+        while (elapsed := time.monotonic() - started) < seconds:
+            load.drive(min(_SLICE, seconds - elapsed))
+            self._tell(name, min(seconds, time.monotonic() - started), seconds, load)
+        return elapsed
+
+    def _measure(self, load: Load) -> dict[str, object]:
+        losses, own, cpu = listen_losses(), time.process_time(), self._server_cpu()
+        load.begin()
+        measured = self._phase(load, "measuring", self._options.seconds)
+        cpu_after, own_after, losses_after = self._server_cpu(), time.process_time(), listen_losses()
+        load.finish()
+        least, most, starved = load.service()
+        mean = load.requests / self._options.connections
+        busy = max(0.0, 1 - load.idle / 1e9 / measured)
+        return self._result(load) | {
+            "seconds": measured,
+            "server_cpu_seconds": None if cpu is None or cpu_after is None else cpu_after - cpu,
+            "busy_share": busy,
+            "load_cpu_share": (own_after - own) / measured,
+            "saturated": busy > _SATURATED and not self._options.wait,
+            "overdue": load.overdue,
+            "starved": starved if self._stays() else 0,
+            "least_service": least / mean if mean and self._stays() else None,
+            "most_service": most / mean if mean and self._stays() else None,
+            "listen_overflows": _difference(losses, losses_after, 0),
+            "listen_drops": _difference(losses, losses_after, 1),
+        }
+
+    def _idle(self) -> dict[str, object]:
+        """Memory of connections that had one reply each."""
+        pid = self._options.server_pid
+        with (
+            closing(self._load(_FIRST_BATCH)) as first,
+            closing(self._load(self._options.connections)) as load,
+        ):
+            first.drive(_OPENING_AT_MOST, True)
+            before = None if pid is None else private_bytes(pid)
+            seconds = self._open(load)
+            after = None if pid is None else private_bytes(pid)
+            result = self._result(load)
+            missing = self._options.connections - load.served
+            if missing:
+                result["errors"] = {**named_errors(load.errors()), "no answer": missing}
+            size = None if before is None or after is None else after - before
+            return result | {
+                "seconds": seconds,
+                "private_bytes_per_connection": None if size is None else size / self._options.connections,
+            }
+
+    def _result(self, load: Load) -> dict[str, object]:
+        return {
+            "event": "result",
+            "workload": self._options.workload,
+            "generator": self._generator,
+            "connections": self._options.connections,
+            "size": self._options.size,
+            "requests": load.requests,
+            "bytes_compared": load.bytes_compared,
+            "errors": named_errors(load.errors()),
+            "closed_loop": not self._options.rate,
+            "histogram": load.histogram(),
+        }
+
+    def _stays(self) -> bool:
+        return self._options.workload not in ("accept", "connect")
 
     def _server_cpu(self) -> float | None:
         pid = self._options.server_pid
         return None if pid is None else process_cpu_seconds(pid)
 
-    def _tell_progress(self, now: int) -> None:
-        _tell(
+    def _tell(self, phase: str, elapsed: float, seconds: float, load: Load) -> None:
+        _say(
             {
                 "event": "progress",
-                "phase": self._phase,
-                "elapsed": (now - self._phase_started) / _SECOND,
-                "seconds": self._options.seconds if self._phase == "measuring" else self._options.warm_up,
-                "requests": self._tally.histogram.count,
-                "errors": self._tally.errors.total(),
+                "phase": phase,
+                "elapsed": elapsed,
+                "seconds": seconds,
+                "requests": load.requests,
+                "errors": sum(load.errors().values()),
             }
         )
 
-    def _result(self, now: int) -> dict[str, object]:
-        cpu_before, cpu_after = self._server_cpu_before, self._server_cpu()
-        measured = now - self._phase_started
-        requests = self._tally.histogram.count
-        self._client.finish(asked_before=self._phase_started)
-        return {
-            "event": "result",
-            "workload": self._options.workload,
-            "connections": self._options.connections,
-            "size": self._options.size,
-            "seconds": measured / _SECOND,
-            "requests": requests,
-            "bytes_compared": self._tally.bytes_compared,
-            "errors": dict(sorted(self._tally.errors.items())),
-            "server_cpu_seconds": None if cpu_before is None or cpu_after is None else cpu_after - cpu_before,
-            "busy_share": max(0.0, 1 - self._idle / measured),
-            "closed_loop": True,
-            "histogram": self._tally.histogram.to_json(),
-        }
+
+def _difference(before: tuple[int, int] | None, after: tuple[int, int] | None, which: int) -> int | None:
+    return None if before is None or after is None else after[which] - before[which]
 
 
-def _tell(record: dict[str, object]) -> None:
+def _say(record: dict[str, object]) -> None:
     print(json.dumps(record), flush=True)
 
 
@@ -148,37 +188,40 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m aionet.bench.load_process",
         description="Put load on a server and print what was measured as lines of JSON.",
     )
-    parser.add_argument("--workload", choices=["accept", "echo"], required=True)
+    parser.add_argument("--workload", choices=LOADS, required=True)
     parser.add_argument("--host", default="127.0.0.1", help="a numeric address (default: %(default)s)")
-    parser.add_argument("--port", type=whole_number(1, 65535), required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--port", type=whole_number(1, 65535))
+    where.add_argument("--path", help="of a Unix socket")
     parser.add_argument("--connections", type=whole_number(1, 1_000_000), default=64)
     parser.add_argument("--size", type=whole_number(1, 1 << 26), default=1024, help="bytes of a message")
+    parser.add_argument(
+        "--rate", type=number(0, 1e9), default=0.0, help="requests per second (default: closed loop)"
+    )
     parser.add_argument("--seconds", type=seconds, default=10.0, help="how long to measure")
     parser.add_argument("--warm-up", type=seconds, default=1.0, help="seconds before measuring")
     parser.add_argument("--server-pid", type=whole_number(1, 1 << 31), help="whose cpu time to read")
     parser.add_argument("--cpu", type=whole_number(0, 4095), help="the cpu to stay on")
     parser.add_argument(
-        "--wait", action="store_const", const=0.001, default=0.0, help="do not spin: sleep up to 1 ms"
+        "--generator", choices=GENERATORS, help="which load (default: the compiled one if it is there)"
     )
+    parser.add_argument("--wait", action="store_true", help="do not spin: sleep up to 1 ms")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the load and print its records."""
     options = _parser().parse_args(arguments)
-    if options.workload == "accept":
+    if options.workload in ("accept", "connect"):
         options.size = 1
+    elif options.workload == "bulk":
+        options.size = STREAM_BYTES
     pin_to(options.cpu)
     gc.disable()  # nothing here makes cycles, and a collection would be measured as latency
-    poller = make_poller()
-    make_client = EchoClient if options.workload == "echo" else AcceptClient
-    client = make_client((options.host, options.port), options.connections, options.size, poller, Tally())
     try:
-        _tell(_LoadRun(client, poller, options).run())
+        _say(_Run(options).run())
     except (BrokenPipeError, KeyboardInterrupt):
         return 1  # nobody wants the answer any more
-    finally:
-        poller.close()
     return 0
 
 

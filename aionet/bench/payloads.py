@@ -7,6 +7,9 @@ moves with the sequence number. A reply that belongs to another message, another
 of the same message therefore differs from what is expected, which a constant filling would hide. Making one
 costs a `memcpy`, comparing it a `memcmp`.
 
+A bulk stream, which the server makes and the load compares, must be the same in every language: its byte n is
+``n % STREAM_PERIOD``, and what is sent at a time is a whole number of periods.
+
 Messages shorter than the stamp are its first, fastest-moving bytes: one byte repeats only every 256 messages.
 """
 
@@ -15,7 +18,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-__all__ = ["message_maker"]
+__all__ = ["STREAM_BYTES", "STREAM_PERIOD", "message_maker", "stream_chunk"]
+
+STREAM_PERIOD = 251
+STREAM_BYTES = STREAM_PERIOD * 261
+"""65,511 bytes: what a bulk server sends at a time."""
 
 _STAMP_BYTES = 8
 _PERIOD = 8191  # prime, so that the cut visits every place of the pattern
@@ -39,3 +46,8 @@ def message_maker(size: int) -> Callable[[], bytes]:
         return stamp + pattern[cut : cut + length]
 
     return next_message
+
+
+def stream_chunk() -> bytes:
+    """What a bulk server sends, again and again."""
+    return bytes(range(STREAM_PERIOD)) * (STREAM_BYTES // STREAM_PERIOD)

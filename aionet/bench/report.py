@@ -1,179 +1,216 @@
-"""What a person sees: progress while it runs, a table at the end.
+"""What a person sees at the end: tables and what must be said beside them.
 
-The table has one column per workload, so that it fits a narrow terminal. With `rich` installed and a terminal
-on the other side it is drawn by rich, otherwise it is plain aligned text; both show the same cells. Progress
-goes to standard error, and only if that is a terminal.
+One peer alone gets a column for each case, so that the table fits a narrow terminal; several get a table for
+each case, the best first, with their share of the bare C loop. With `rich` installed and a terminal on the
+other side tables are drawn by rich, otherwise they are plain aligned text; both show the same cells.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
-from .runner import BenchProgress, BenchResult
+from .cases import Case, best_first, case_of, cases_of, count_text, duration_text, figure_of, losses_of
+from .progress import has_rich
+from .summary import Figure, Row, summarise
 
-__all__ = ["ProgressDisplay", "notes", "plain_table", "print_report"]
+__all__ = ["Table", "notes", "plain_table", "print_report", "tables_of"]
 
-_LOAD_LIMITED = 0.9  # a busy share above which the load process is named as the limit
-
-
-class ProgressDisplay:
-    """A context manager whose `show()` is the runner's ``on_progress``; silent where nobody watches."""
-
-    def __init__(self, stream: IO[str] | None = None) -> None:
-        self._stream = sys.stderr if stream is None else stream
-        self._visible = self._stream.isatty()
-        self._rich: Any = None
-        self._tasks: dict[str, Any] = {}
-        self._written = 0
-
-    def __enter__(self) -> ProgressDisplay:
-        if self._visible and _has_rich():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}")]
-            self._rich = Progress(
-                *columns, TimeRemainingColumn(), console=Console(file=self._stream), transient=True
-            )
-            self._rich.start()
-        return self
-
-    def show(self, progress: BenchProgress) -> None:
-        """Draw where the measurement is."""
-        if not self._visible:
-            return
-        if self._rich is None:
-            share = min(1.0, progress.elapsed / progress.seconds)
-            self._rewrite(f"{progress.workload:>6}  {share:4.0%}  {_what_happens(progress)}")
-            return
-        if progress.workload not in self._tasks:
-            self._tasks[progress.workload] = self._rich.add_task(progress.workload, what="")
-        self._rich.update(
-            self._tasks[progress.workload],
-            total=progress.seconds,
-            completed=min(progress.elapsed, progress.seconds),
-            what=_what_happens(progress),
-        )
-
-    def _rewrite(self, line: str) -> None:
-        self._stream.write("\r" + line.ljust(self._written))
-        self._stream.flush()
-        self._written = len(line)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._rich is not None:
-            self._rich.stop()
-        elif self._written:
-            self._rewrite("")
-            self._stream.write("\r")
+_SHOWN = ("p50", "p99", "p99.9")
 
 
-def print_report(results: Sequence[BenchResult], stream: IO[str] | None = None) -> None:
-    """The table and its notes, on standard output unless ``stream`` is given."""
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells: the first row is the heading, the first column are names."""
+
+    title: str
+    cells: Sequence[Sequence[str]]
+
+
+def print_report(record: Mapping[str, Any], stream: IO[str] | None = None) -> None:
+    """The tables and their notes, on standard output unless ``stream`` is given."""
     stream = sys.stdout if stream is None else stream
-    if stream.isatty() and _has_rich():
-        _print_rich(results, stream)
-    else:
-        print(plain_table(results), file=stream)
-    for note in notes(results):
+    rich = stream.isatty() and has_rich()
+    for table in tables_of(record):
+        if rich:
+            _print_rich(table, stream)
+        else:
+            print(plain_table(table), end="\n\n", file=stream)
+    for note in notes(record):
         print(note, file=stream)
 
 
-def plain_table(results: Sequence[BenchResult]) -> str:
+def tables_of(record: Mapping[str, Any]) -> list[Table]:
+    """The tables of a record."""
+    rows = summarise(record)
+    if len({row.peer for row in rows}) == 1:
+        return [_upright(rows)]
+    return [_beside(case, [row for row in rows if case_of(row) == case]) for case in cases_of(rows)]
+
+
+def plain_table(table: Table) -> str:
     """The table as aligned text."""
-    rows = [("", *(result.workload for result in results)), *_rows(results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(results) + 1)]
+    columns = range(len(table.cells[0]))
+    widths = [max(len(row[column]) for row in table.cells) for column in columns]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in table.cells
     ]
-    lines.insert(1, "-" * (sum(widths) + 2 * len(results)))
-    return "\n".join(lines)
+    lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join([table.title, *lines] if table.title else lines)
 
 
-def notes(results: Sequence[BenchResult]) -> list[str]:
+def notes(record: Mapping[str, Any]) -> list[str]:
     """What the figures need said beside them."""
-    first = results[0]
-    said = [f"{first.python}, {first.kernel}, {first.cpu}"]
-    if all(result.closed_loop for result in results):
+    rows = summarise(record)
+    machine, python = record["machine"], record["python"]
+    said = [
+        f"{python['version']} ({', '.join(python.get('build', ()))}), {machine['kernel']}, {machine['cpu']},"
+        f" {machine['cpus']} cpus"
+    ]
+    if any(row.open_loop_rate is None and row.workload not in ("idle", "bulk") for row in rows):
         said.append("closed loop: one request in flight per connection; latencies hold for this load only")
-    if not first.spinning:
+    if not record.get("spinning", True):
         said.append(
-            "one cpu: the load process sleeps and shares the server's cpu; rates are lower than they could be"
+            "one cpu: the load sleeps and shares the server's cpu; rates are lower than they could be"
         )
-    limited = [result.workload for result in results if result.load_busy_share > _LOAD_LIMITED]
-    if limited:
-        said.append(
-            f"{' and '.join(limited)}: the load process was busy nearly all the time and may have limited"
-            " the rate; requests per CPU second still hold"
-        )
-    for result in results:
-        said.extend(f"{result.workload}: {count:,} x {kind}" for kind, count in result.errors.items())
-        if result.server_messages:
-            said.append(f"{result.workload}: the server wrote:\n{result.server_messages}")
+    if any(turn.get("generator") == "python" for turn in record["turns"]):
+        said.append("the load ran in plain Python, since no engine was compiled: it may limit the rates")
+    said.extend(_row_notes(rows))
+    said.extend(f"skipped: {peer}: {reason}" for peer, reason in record["skipped"].items())
+    said.extend(
+        f"failed: {turn['workload']} {turn['peer']}, round {turn['round']}: {turn['reason']}"
+        for turn in record.get("failed", ())
+    )
+    said.extend(
+        f"{peer} wrote to its standard error: {text}" for peer, text in record.get("messages", {}).items()
+    )
     return said
 
 
-def _rows(results: Sequence[BenchResult]) -> list[tuple[str, ...]]:
+def _row_notes(rows: Sequence[Row]) -> list[str]:
+    said = []
+    saturated = [f"{row.workload} {row.peer}" for row in rows if row.saturated]
+    if saturated:
+        said.append(
+            f"load saturated: {', '.join(saturated)}: the load, not the server, limited the rate;"
+            " requests per CPU second still hold"
+        )
+    for row in rows:
+        name = f"{row.workload} {row.peer}"
+        said.extend(f"{name}: {count:,} x {kind}" for kind, count in row.errors.items())
+        if row.overdue:
+            said.append(f"{name}: {row.overdue:,} requests were due and had no reply in the end")
+        if row.starved:
+            said.append(f"{name}: {row.starved:,} connections had less than a tenth of the mean service")
+        if losses_of(row):
+            said.append(
+                f"{name}: the kernel could not queue {losses_of(row):,} connections"
+                f" (ListenOverflows {row.listen_overflows or 0:,}, ListenDrops {row.listen_drops or 0:,})"
+            )
+    return said
+
+
+# -- one peer: a column for each case -----------------------------------------------------------------------
+
+
+def _upright(rows: Sequence[Row]) -> Table:
+    labels = ["", *(label for label, _ in _cells_of(rows[0]))]
+    columns = [[row.workload, *(cell for _, cell in _cells_of(row))] for row in rows]
+    cells = [[label, *(column[place] for column in columns)] for place, label in enumerate(labels)]
+    dashes = {"-", ""}
+    return Table("", [row for row in cells if set(row[1:]) - dashes])
+
+
+def _cells_of(row: Row) -> list[tuple[str, str]]:
     return [
-        ("engine, loop", *(f"{result.engine}, {result.loop}" for result in results)),
-        ("connections x bytes", *(f"{result.connections:,} x {result.size:,}" for result in results)),
-        ("requests per second", *(f"{result.rate:,.0f}" for result in results)),
-        ("latency p50", *(_duration(result.p50) for result in results)),
-        ("latency p99", *(_duration(result.p99) for result in results)),
-        ("latency p99.9", *(_duration(result.p99_9) for result in results)),
-        ("errors", *(f"{sum(result.errors.values()):,}" for result in results)),
-        ("bytes compared", *(f"{result.bytes_compared:,}" for result in results)),
-        ("measured seconds", *(f"{result.seconds:.2f}" for result in results)),
-        ("server CPU seconds", *(_number(result.server_cpu_seconds, ".2f") for result in results)),
-        ("requests per CPU second", *(_number(result.requests_per_cpu_second, ",.0f") for result in results)),
-        ("load process busy", *(f"{result.load_busy_share:.0%}" for result in results)),
+        ("peer", row.peer),
+        ("engine, loop", ", ".join(filter(None, (row.engine, row.loop)))),
+        ("connections x bytes", f"{row.connections:,} x {row.size:,}"),
+        ("asked for, per second", _number(row.open_loop_rate, ",.0f")),
+        ("requests per CPU second", _figure(row.per_cpu_second)),
+        ("bytes per CPU second", _figure(row.bytes_per_cpu_second)),
+        ("private bytes of a connection", _figure(row.private_bytes)),
+        ("requests per second", _figure(row.rate)),
+        *((f"latency {name}", duration_text(_median(row.latency.get(name)))) for name in _SHOWN),
+        ("errors", f"{sum(row.errors.values()):,}"),
+        ("load busy", _number(_median(row.busy), ".0%")),
     ]
 
 
-def _print_rich(results: Sequence[BenchResult], stream: IO[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("")
-    for result in results:
-        table.add_column(result.workload, justify="right")
-    for label, *cells in _rows(results):
-        bad = label == "errors" and any(result.errors for result in results)
-        table.add_row(label, *cells, style="bold red" if bad else None)
-    Console(file=stream).print(table)
-
-
-def _what_happens(progress: BenchProgress) -> str:
-    if progress.phase != "measuring":
-        return progress.phase
-    rate = progress.requests / progress.elapsed if progress.elapsed > 0 else 0
-    errors = f", {progress.errors:,} errors" if progress.errors else ""
-    return f"{rate:,.0f} requests/s{errors}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
+def _figure(figure: Figure | None) -> str:
+    if figure is None:
         return "-"
-    if seconds < 0.001:
-        return f"{seconds * 1e6:.0f} us"
-    if seconds < 1:
-        return f"{seconds * 1e3:.2f} ms"
-    return f"{seconds:.2f} s"
+    if figure.lowest == figure.highest:
+        return f"{figure.median:,.0f}"
+    return f"{figure.median:,.0f} ({figure.lowest:,.0f}-{figure.highest:,.0f})"
+
+
+# -- several peers: a table for each case -------------------------------------------------------------------
+
+
+def _beside(case: Case, rows: Sequence[Row]) -> Table:
+    if case.workload == "idle":
+        heading = ["peer", "private bytes of a connection", "lowest", "highest", "errors"]
+        return Table(case.title, [heading, *(_idle_line(row) for row in best_first(rows))])
+    bulk = case.workload == "bulk"
+    heading = ["peer", f"{'bytes' if bulk else 'requests'}/CPU s", "share of c", "spread", "requests/s"]
+    if not bulk:
+        heading += _SHOWN
+    heading += ["load busy", "errors"]
+    return Table(case.title, [heading, *(_line(row, bulk=bulk) for row in best_first(rows))])
+
+
+def _line(row: Row, *, bulk: bool) -> list[str]:
+    figure, ratio = figure_of(row), row.to_reference
+    mark = "!" if row.saturated else ""
+    return [
+        _peer(row),
+        count_text(figure.median) if figure else "-",
+        _number(_median(ratio), ".2f"),
+        f"{ratio.lowest:.2f}-{ratio.highest:.2f}" if ratio else "-",
+        count_text(row.rate.median) if row.rate else "-",
+        *([] if bulk else [duration_text(_median(row.latency.get(name))) for name in _SHOWN]),
+        _number(_median(row.busy), ".0%") + mark,
+        f"{sum(row.errors.values()):,}",
+    ]
+
+
+def _idle_line(row: Row) -> list[str]:
+    figure = row.private_bytes
+    numbers = (
+        ["-"] * 3
+        if figure is None
+        else [f"{figure.median:,.0f}", f"{figure.lowest:,.0f}", f"{figure.highest:,.0f}"]
+    )
+    return [_peer(row), *numbers, f"{sum(row.errors.values()):,}"]
+
+
+def _peer(row: Row) -> str:
+    return f"{row.peer} ({row.engine})" if row.engine else row.peer
+
+
+def _median(figure: Figure | None) -> float | None:
+    return None if figure is None else figure.median
 
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _has_rich() -> bool:
-    return importlib.util.find_spec("rich") is not None
+def _print_rich(table: Table, stream: IO[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    heading, *rows = table.cells
+    drawn = RichTable(title=table.title or None, title_justify="left")
+    drawn.add_column(heading[0])
+    for name in heading[1:]:
+        drawn.add_column(name, justify="right")
+    for row in rows:
+        bad = (row[0] == "errors" and set(row[1:]) != {"0"}) or (heading[-1] == "errors" and row[-1] != "0")
+        ours = row[0].startswith("aionet")
+        drawn.add_row(*row, style="bold red" if bad else "bold" if ours else None)
+    Console(file=stream).print(drawn)

@@ -1,210 +1,381 @@
-"""One measurement: a server process, a load process, and what came of them.
+"""A run: turn after turn, a server process and a load process each, and the record of all of it.
 
 Theory of operation
 -------------------
-The two processes are pinned to different cpus where there are two; with one, the load sleeps instead of
-spinning and the result says ``spinning: false``. The server's cpu time is read at both ends of the measured
-time by the load process, which alone knows when those are; it is None where there is no ``/proc``.
+The two processes of a turn are on different cpus where there are two; with one, the load sleeps instead of
+spinning and the record says ``spinning: false``. The server's cpu time is read at both ends of the measured
+time by the load process, which alone knows when those are; it is None where the system does not tell it.
 
-`run_bench()` blocks. It returns a result or raises `BenchError`, and on every way out, Ctrl-C included, both
-processes have been ended and waited for.
+`run_bench()` blocks. What cannot run here is in the record with the reason; a turn that failed is, too, and
+the others go on. On every way out, Ctrl-C included, both processes have been ended and waited for.
 
-The figure to trust is `BenchResult.requests_per_cpu_second`: it hardly moves when a neighbour steals the
-machine.
+The figure to trust is ``requests_per_cpu_second``: it hardly moves when a neighbour steals the machine, and
+it is to be compared as a ratio between turns of the same round (`summary`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
+import platform
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
 
-from ..running import LOOPS, LoopName
-from .children import BenchError, Child
-from .facts import cpu_model, kernel, python_build, usable_cpus
+from ..version import __version__
+from .children import BenchError, Child, module_command
+from .facts import build_flags, cpu_name, kernel, listen_losses, memory_bytes, usable_cpus
 from .histogram import LatencyHistogram
+from .peers import CHECKOUT, compiled_program
+from .plan import BenchPlan, Turn
 
-__all__ = ["BenchPlan", "BenchProgress", "BenchResult", "Workload", "run_bench"]
+__all__ = ["SCHEMA", "BenchProgress", "NoObserver", "Observer", "Record", "run_bench", "running_server"]
 
-Workload = Literal["accept", "echo"]
+Record = dict[str, Any]
+"""What `run_bench` returns, and what is stored as JSON: see `benchmarks/README.md`."""
+
+SCHEMA = 1
+"""The form of a record."""
 
 _START_UP = 15.0  # seconds that a process may take to say its first word
-_SLACK = 20.0  # seconds beyond warm-up and measuring, opening all connections included
+_SLACK = 40.0  # seconds beyond warm-up and measuring, opening all connections included
 _LOOK_EVERY = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchPlan:
-    """What to measure. Raises `ValueError` for numbers that cannot be."""
-
-    workload: Workload
-    connections: int = 64
-    size: int = 1024
-    """Bytes of a message; `accept` always sends one."""
-    seconds: float = 10.0
-    loop: LoopName = "aionet"
-
-    def __post_init__(self) -> None:
-        if self.workload not in ("accept", "echo"):
-            raise ValueError(f"the workload is accept or echo, not {self.workload!r}")
-        if self.loop not in LOOPS:
-            raise ValueError(f"the loop is one of {', '.join(LOOPS)}, not {self.loop!r}")
-        if self.connections < 1 or self.size < 1 or self.seconds <= 0:
-            raise ValueError(
-                "connections, size and seconds are above 0, not"
-                f" {self.connections}, {self.size} and {self.seconds}"
-            )
-
-    @property
-    def warm_up(self) -> float:
-        """Seconds of load that are not counted."""
-        return min(1.0, self.seconds / 4)
+_OVERHEAD = 0.6  # seconds that starting and ending take, until it is known better
+_PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9, "p99.99": 99.99}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchProgress:
-    """Where a measurement is, about four times a second."""
+    """Where a run is, about four times a second."""
 
-    workload: Workload
+    turn: Turn
+    number: int
+    """Of the turn, from 1 on."""
+    turns: int
     phase: str
-    """``opening``, ``warm-up`` or ``measuring``."""
+    """``starting``, ``opening``, ``warm-up`` or ``measuring``."""
     elapsed: float
     seconds: float
     """How long this phase takes."""
     requests: int
     errors: int
+    remaining: float
+    """Seconds until the whole run is over, as far as can be told."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchResult:
-    """What was measured. Times are in seconds; a percentile is None if no request was completed."""
+class Observer(Protocol):
+    """Who watches a run."""
 
-    workload: Workload
-    engine: str
-    loop: LoopName
-    python: str
-    kernel: str
-    cpu: str
-    connections: int
-    size: int
-    seconds: float
-    requests: int
-    rate: float
-    p50: float | None
-    p99: float | None
-    p99_9: float | None
-    errors: Mapping[str, int]
-    """How many of each kind: an errno's name, ``mismatch``, ``early end`` or ``no answer``."""
-    bytes_compared: int
-    server_cpu_seconds: float | None
-    requests_per_cpu_second: float | None
-    load_busy_share: float
-    """Near 1, the load process and not the server limited the rate."""
-    closed_loop: bool
-    """True: a request waits for the reply before it, so latencies hold for this load only."""
-    pinned: bool
-    spinning: bool
-    server_messages: str
-    """The end of what the server wrote to its standard error."""
+    def on_progress(self, progress: BenchProgress) -> None: ...
+    def on_turn(self, turn: Mapping[str, Any]) -> None:
+        """A turn is over; this is what the record holds of it."""
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain dictionaries, strings and numbers."""
-        return dataclasses.asdict(self) | {"errors": dict(self.errors)}
+    def on_failure(self, turn: Turn, error: BenchError) -> None: ...
 
 
-def run_bench(
-    plan: BenchPlan, *, on_progress: Callable[[BenchProgress], object] | None = None
-) -> BenchResult:
-    """Measure. Blocks for about ``plan.warm_up + plan.seconds + 1`` seconds.
+class NoObserver:
+    """Nobody watches."""
 
-    Raises `BenchError` if a process failed (with what it wrote to its standard error) or took too long.
+    def on_progress(self, progress: BenchProgress) -> None: ...
+    def on_turn(self, turn: Mapping[str, Any]) -> None: ...
+    def on_failure(self, turn: Turn, error: BenchError) -> None: ...
+
+
+def run_bench(plan: BenchPlan, *, command: Sequence[str] = (), observer: Observer | None = None) -> Record:
+    """Measure, and return the record.
+
+    Args:
+        command: what repeats this run, to be stored.
+
+    Raises `BenchError` if no turn came to an end, with what the last process wrote to its standard error.
     """
-    if plan.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
-        raise BenchError("uvloop is not installed; try: pip install 'aionet-toolkit[uvloop]'")
-    cpus = usable_cpus()
-    apart = len(cpus) > 1
-    with ExitStack() as children:
-        server = children.enter_context(
-            Child(
-                "server",
-                "aionet.bench.server_process",
-                ["--workload", plan.workload, "--loop", plan.loop, *_cpu(cpus[0] if apart else None)],
+    return _Run(plan, observer or NoObserver()).run(command)
+
+
+class _Run:
+    """The turns of a plan, one after the other."""
+
+    def __init__(self, plan: BenchPlan, observer: Observer) -> None:
+        self._plan = plan
+        self._observer = observer
+        self._reasons = dict(plan.reasons())
+        self._certificate: tuple[Path, ...] = ()
+        self._turns: list[Turn] = []
+        self._done = 0
+        self._overheads: list[float] = []
+
+    def run(self, command: Sequence[str]) -> Record:
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        results: list[Record] = []
+        failures: list[Record] = []
+        messages: dict[str, str] = {}
+        error = BenchError("nothing of what was asked for can run here")
+        with self._prepared():
+            self._turns = [turn for turn in self._plan.turns() if self._reason(turn) is None]
+            for turn in self._turns:
+                begun = time.monotonic()
+                try:
+                    result, said = self._take(turn)
+                except BenchError as failure:
+                    error = failure
+                    failures.append(_place(turn) | {"reason": str(failure)})
+                    self._observer.on_failure(turn, failure)
+                else:
+                    results.append(result)
+                    if said:
+                        messages[turn.name] = said.rpartition("\n")[2]
+                    self._observer.on_turn(result)
+                self._overheads.append(time.monotonic() - begun - turn.expected_seconds)
+                self._done += 1
+        skipped = self._skipped()
+        if not results:
+            raise error if failures else BenchError("; ".join([str(error), *map(": ".join, skipped.items())]))
+        return {
+            "schema": SCHEMA,
+            "command": list(command),
+            "started": started,
+            "machine": {
+                "cpu": cpu_name(),
+                "cpus": len(usable_cpus()),
+                "kernel": kernel(),
+                "memory": memory_bytes(),
+            },
+            "python": _python(),
+            "versions": self._versions(),
+            "kinds": {turn.name: turn.peer.kind for turn in self._turns if turn.peer},
+            "rounds": self._plan.rounds,
+            "seconds": self._plan.seconds,
+            "pinned": self._plan.pinning.server is not None,
+            "spinning": self._plan.spinning,
+            "malloc": "cold" if self._plan.cold_malloc else "settled",
+            "skipped": skipped,
+            "failed": failures,
+            "messages": messages,
+            "turns": results,
+        }
+
+    @contextmanager
+    def _prepared(self) -> Iterator[None]:
+        """Compile what must be, and make a certificate if there is TLS; what that fails for is skipped."""
+        with tempfile.TemporaryDirectory(prefix="aionet-bench-") as directory:
+            for workload in self._plan.workloads:
+                peers = [
+                    peer
+                    for peer in (() if self._plan.target else self._plan.peers)
+                    if (workload.name, peer.name) not in self._reasons
+                ]
+                try:
+                    if workload.tls and peers:
+                        compiled_program(CHECKOUT / "tls_load_generator.c")
+                        self._certificate = self._certificate or _make_certificate(Path(directory))
+                except BenchError as error:
+                    self._reasons |= {(workload.name, peer.name): str(error) for peer in peers}
+                    continue
+                for peer in peers:
+                    try:
+                        peer.command(workload)
+                    except BenchError as error:
+                        self._reasons[workload.name, peer.name] = str(error)
+            yield
+
+    def _reason(self, turn: Turn) -> str | None:
+        return self._reasons.get((turn.workload.name, turn.name))
+
+    def _skipped(self) -> dict[str, str]:
+        """By peer; a reason that is not one for all workloads names those that it is for."""
+        ran = {turn.name for turn in self._turns}
+        found: dict[str, str] = {}
+        for (workload, peer), reason in self._reasons.items():
+            said = f"{workload}: {reason}" if peer in ran else reason
+            if said not in found.get(peer, ""):
+                found[peer] = f"{found[peer]}; {said}" if peer in found else said
+        return found
+
+    def _versions(self) -> dict[str, str]:
+        versions = {"aionet": __version__}
+        for turn in self._turns:
+            if turn.peer:
+                versions |= turn.peer.versions()
+        return versions
+
+    # -- one turn -------------------------------------------------------------------------------------------
+
+    def _take(self, turn: Turn) -> tuple[Record, str]:
+        """Server and load, and what came of them; also what the server wrote to its standard error."""
+        self._tell(turn, "starting", 0.0, 0.0, 0, 0)
+        losses = listen_losses()
+        with ExitStack() as children:
+            server: Child | None = None
+            ready: Mapping[str, Any] = {}
+            if turn.peer:
+                server, ready = children.enter_context(
+                    running_server(turn, self._plan, certificate=self._certificate)
+                )
+            load = children.enter_context(
+                Child("load", self._load_command(turn, server, ready), cpu=self._plan.pinning.load)
+            )
+            record = self._follow(turn, server, load)
+            load.end()
+            if server is not None and server.end() != 0:
+                raise server.failure()
+            said = "" if server is None else server.messages()
+        losses_after = listen_losses()
+        if losses and losses_after:
+            for place, name in enumerate(("listen_overflows", "listen_drops")):
+                record.setdefault(name, losses_after[place] - losses[place])
+        return _turn_record(turn, ready, record), said
+
+    def _load_command(self, turn: Turn, server: Child | None, ready: Mapping[str, Any]) -> list[str]:
+        pid = self._plan.target_pid if server is None else server.pid
+        if turn.workload.tls:
+            numbers = (ready["port"], turn.connections, turn.size, turn.seconds, turn.warm_up, pid)
+            program = compiled_program(CHECKOUT / "tls_load_generator.c")
+            return [str(program), turn.workload.load, *map(str, numbers)]
+        target = self._plan.target
+        if target is None:
+            where = ["--port", str(ready["port"])]
+        elif target.port:
+            where = ["--host", target.host, "--port", str(target.port)]
+        else:
+            where = ["--path", target.host]
+        return module_command(
+            "aionet.bench.load_process",
+            *("--workload", turn.workload.load, *where),
+            *("--connections", str(turn.connections), "--size", str(turn.size)),
+            *("--seconds", repr(turn.seconds), "--warm-up", repr(turn.warm_up)),
+            *(["--rate", repr(turn.rate)] if turn.rate else []),
+            *([] if pid is None else ["--server-pid", str(pid)]),
+            *([] if self._plan.spinning else ["--wait"]),
+        )
+
+    def _follow(self, turn: Turn, server: Child | None, load: Child) -> Record:
+        """Read what the load process says until its result; both processes are watched meanwhile."""
+        begun = time.monotonic()
+        deadline = begun + turn.expected_seconds + _SLACK
+        while (now := time.monotonic()) < deadline:
+            record = load.next_record(_LOOK_EVERY)
+            if record is not None and record["event"] == "result":
+                return dict(record)
+            if server is not None and server.ended():
+                raise server.failure()
+            if record is not None:
+                told: dict[str, Any] = {name: value for name, value in record.items() if name != "event"}
+                self._tell(turn, **told)
+            elif turn.workload.tls:  # its generator says nothing before the end
+                self._tell(turn, "measuring", now - begun, turn.expected_seconds, 0, 0)
+        raise BenchError(f"the load process took more than {_SLACK:g} seconds too long")
+
+    def _tell(
+        self, turn: Turn, phase: str, elapsed: float, seconds: float, requests: int, errors: int
+    ) -> None:
+        overhead = sum(self._overheads) / len(self._overheads) if self._overheads else _OVERHEAD
+        to_come = sum(later.expected_seconds + overhead for later in self._turns[self._done :])
+        spent = {"starting": 0.0, "opening": 0.0, "warm-up": elapsed}.get(phase, turn.warm_up + elapsed)
+        self._observer.on_progress(
+            BenchProgress(
+                turn=turn,
+                number=self._done + 1,
+                turns=len(self._turns),
+                phase=phase,
+                elapsed=elapsed,
+                seconds=seconds,
+                requests=requests,
+                errors=errors,
+                remaining=max(0.0, to_come - spent),
             )
         )
-        ready = server.next_record(_START_UP)
+
+
+@contextmanager
+def running_server(
+    turn: Turn,
+    plan: BenchPlan,
+    *,
+    certificate: Sequence[Path] = (),
+    prefix: Sequence[str] = (),
+    start_up: float = _START_UP,
+) -> Iterator[tuple[Child, Mapping[str, Any]]]:
+    """Start the server of a turn and end it in the end; with it comes what it said when it was ready.
+
+    `prefix` is a command to run it under. Raises `BenchError` if it did not start.
+    """
+    assert turn.peer is not None
+    environment = dict(turn.peer.environment)
+    if plan.cold_malloc:
+        environment["AIONET_BENCH_COLD_MALLOC"] = "1"
+    command = [*prefix, *turn.peer.command(turn.workload, certificate if turn.workload.tls else ())]
+    with Child("server", command, environment=environment, cpu=plan.pinning.server) as server:
+        ready = server.next_record(start_up)
         if ready is None:
-            raise BenchError(f"the server process did not start within {_START_UP:g} seconds")
-        load_arguments = [
-            *("--workload", plan.workload, "--port", str(ready["port"]), "--server-pid", str(server.pid)),
-            *("--connections", str(plan.connections), "--size", str(plan.size)),
-            *("--seconds", repr(plan.seconds), "--warm-up", repr(plan.warm_up)),
-            *(_cpu(cpus[-1]) if apart else ["--wait"]),
-        ]
-        load = children.enter_context(Child("load", "aionet.bench.load_process", load_arguments))
-        record = _follow(plan, server, load, on_progress)
-        load.end()
-        if server.end() != 0:
-            raise server.failure()
-        return _result(plan, ready, record, spinning=apart, messages=server.messages())
+            raise BenchError(f"the server process did not start within {start_up:g} seconds")
+        yield server, ready
 
 
-def _cpu(number: int | None) -> list[str]:
-    return [] if number is None else ["--cpu", str(number)]
-
-
-def _follow(
-    plan: BenchPlan, server: Child, load: Child, on_progress: Callable[[BenchProgress], object] | None
-) -> Mapping[str, Any]:
-    """Read what the load process says until its result; both processes are watched meanwhile."""
-    deadline = time.monotonic() + plan.warm_up + plan.seconds + _SLACK
-    while time.monotonic() < deadline:
-        record: Mapping[str, Any] | None = load.next_record(_LOOK_EVERY)
-        if record is not None and record["event"] == "result":
-            return record
-        if server.ended():
-            raise server.failure()
-        if record is not None and on_progress is not None:
-            told = {name: value for name, value in record.items() if name != "event"}
-            on_progress(BenchProgress(workload=plan.workload, **told))
-    raise BenchError(f"the load process took more than {_SLACK:g} seconds too long")
-
-
-def _result(
-    plan: BenchPlan, ready: Mapping[str, Any], record: Mapping[str, Any], *, spinning: bool, messages: str
-) -> BenchResult:
+def _turn_record(turn: Turn, ready: Mapping[str, Any], record: Mapping[str, Any]) -> Record:
     latencies = LatencyHistogram.from_json(record["histogram"])
-
-    def percentile(percent: float) -> float | None:
-        value = latencies.percentile(percent)
-        return None if value is None else value / 1e9
-
-    cpu_seconds = record["server_cpu_seconds"]
-    return BenchResult(
-        workload=plan.workload,
-        engine=ready["engine"],
-        loop=plan.loop,
-        python=python_build(),
-        kernel=kernel(),
-        cpu=cpu_model(),
-        connections=plan.connections,
-        size=record["size"],
-        seconds=record["seconds"],
-        requests=record["requests"],
-        rate=record["requests"] / record["seconds"],
-        p50=percentile(50),
-        p99=percentile(99),
-        p99_9=percentile(99.9),
-        errors=record["errors"],
-        bytes_compared=record["bytes_compared"],
-        server_cpu_seconds=cpu_seconds,
-        requests_per_cpu_second=record["requests"] / cpu_seconds if cpu_seconds else None,
-        load_busy_share=record["busy_share"],
-        closed_loop=record["closed_loop"],
-        pinned=ready["pinned"],
-        spinning=spinning,
-        server_messages=messages,
+    cpu_seconds = record.get("server_cpu_seconds")
+    per_cpu_second = (1 / cpu_seconds) if cpu_seconds else None
+    measured = dict(record)
+    for name in ("event", "workload", "histogram", "closed_loop", "size", "connections", "busy_share"):
+        measured.pop(name, None)
+    result = (
+        _place(turn)
+        | {
+            "engine": ready.get("engine"),
+            "loop": ready.get("loop"),
+            "connections": turn.connections,
+            "size": turn.size,
+            "rate": record["requests"] / record["seconds"] if record["seconds"] else None,
+            "open_loop_rate": turn.rate or None,
+            "requests_per_cpu_second": per_cpu_second and record["requests"] * per_cpu_second,
+            "latency": {
+                **{name: _seconds(latencies.percentile(percent)) for name, percent in _PERCENTILES.items()},
+                "max": _seconds(latencies.maximum),
+            },
+            "load_busy_share": record.get("busy_share"),
+        }
+        | measured
+        | {"histogram": record["histogram"]}
     )
+    if turn.workload.load == "bulk":
+        result["bytes_per_cpu_second"] = per_cpu_second and record["bytes_compared"] * per_cpu_second
+        result["bytes_per_second"] = record["bytes_compared"] / record["seconds"]
+    return result
+
+
+def _place(turn: Turn) -> Record:
+    return {"workload": turn.workload.name, "peer": turn.name, "round": turn.round}
+
+
+def _seconds(nanoseconds: float | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e9
+
+
+def _python() -> Record:
+
+    name = f"{platform.python_implementation()} {platform.python_version()}"
+    return {"version": name, "build": build_flags()}
+
+
+def _make_certificate(directory: Path) -> tuple[Path, Path]:
+    """The certificate that all TLS servers show, and its key: P-256, signed by itself."""
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost"
+    )
+    try:
+        done = subprocess.run(
+            [*command.split(), "-keyout", key, "-out", certificate],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        raise BenchError(f"the certificate needs the program openssl: {error}") from error
+    if done.returncode:
+        raise BenchError(f"openssl made no certificate: {done.stderr.strip()}")
+    return certificate, key

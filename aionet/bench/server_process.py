@@ -1,14 +1,16 @@
-"""The server that `aionet bench` measures: a `ConnectionSpawner` with an echo handler, in a process of its
-own.
+"""The server that `aionet bench` measures: a `ConnectionSpawner` with one handler, in a process of its own.
 
 Theory of operation
 -------------------
-Run as ``python -m aionet.bench.server_process``. It binds 127.0.0.1 with port 0, pins itself to one cpu where
-the system can, prints one line of JSON (``port``, ``pid``, ``engine``, ``loop``, ``pinned``) and serves until
-its standard input ends, so that it cannot outlive whoever started it, however that one died.
+Run as ``python -m aionet.bench.server_process``. It binds 127.0.0.1 with port 0, prints one line of JSON
+(``port``, ``pid``, ``engine``, ``loop``) and serves until its standard input ends, so that it cannot outlive
+whoever started it, however that one died.
 
-Both workloads have the same handler: `accept` sends one byte, waits for it and resets the connection, which
-the handler meets as a `ConnectionLostError` and the spawner takes as a disconnect.
+`echo` serves nearly all workloads: `accept` sends one byte, waits for it and resets the connection, which the
+handler meets as a `ConnectionLostError` and the spawner takes as a disconnect. `bulk` sends without end.
+
+glibc's malloc is settled first, as it is for the other servers that aionet is compared with
+(`settle_malloc`).
 """
 
 from __future__ import annotations
@@ -17,21 +19,22 @@ import argparse
 import asyncio
 import json
 import os
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from aionet import AsyncTcpConnectionServer, AsyncTcpSocket, ConnectionSpawner, implementation
 from aionet.running import LOOPS, loop_factory
 
-from .arguments import whole_number
-from .facts import pin_to
+from .payloads import stream_chunk
 
-__all__ = ["echo", "main"]
-
+__all__ = ["bulk", "echo", "main", "settle_malloc"]
 
 _BACKLOG = 4096
 _READ_BYTES = 65536
+_COLD_MALLOC = "AIONET_BENCH_COLD_MALLOC"
 
 
 async def echo(socket: AsyncTcpSocket) -> None:
@@ -40,11 +43,31 @@ async def echo(socket: AsyncTcpSocket) -> None:
         await socket.write(data)
 
 
-async def _serve(options: argparse.Namespace, *, pinned: bool) -> None:
+async def bulk(socket: AsyncTcpSocket) -> None:
+    """Send without end, until the other side leaves."""
+    chunk = stream_chunk()
+    while True:
+        await socket.write(chunk)
+
+
+_HANDLERS = {"echo": echo, "bulk": bulk}
+
+
+def settle_malloc() -> None:
+    """Bring glibc's malloc to the state that a process reaches once it freed one large block.
+
+    asyncio's transports read into objects of 256 KiB. Until then malloc maps, remaps and unmaps memory for
+    each of them, which halves those servers; whether a process gets out of that state by itself is luck.
+    """
+    if not os.environ.get(_COLD_MALLOC):
+        bytes(1 << 20)
+
+
+async def _serve(options: argparse.Namespace) -> None:
     stopped = asyncio.Event()
     _when_standard_input_ends(asyncio.get_running_loop(), stopped.set)
-    async with AsyncTcpConnectionServer(("127.0.0.1", 0), backlog=_BACKLOG) as server:
-        spawner = ConnectionSpawner(echo)
+    async with AsyncTcpConnectionServer(("127.0.0.1", 0), backlog=_BACKLOG, **_tls(options)) as server:
+        spawner = ConnectionSpawner(_HANDLERS[options.serve])
         serving = asyncio.create_task(spawner.serve(server))
         stopping = asyncio.create_task(stopped.wait())
         ready = {
@@ -52,8 +75,6 @@ async def _serve(options: argparse.Namespace, *, pinned: bool) -> None:
             "pid": os.getpid(),
             "engine": implementation(),
             "loop": options.loop,
-            "workload": options.workload,
-            "pinned": pinned,
         }
         print(json.dumps(ready), flush=True)
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -61,6 +82,14 @@ async def _serve(options: argparse.Namespace, *, pinned: bool) -> None:
             serving.result()  # raises why it ended
         serving.cancel()
         await asyncio.wait({serving})
+
+
+def _tls(options: argparse.Namespace) -> dict[str, Any]:
+    if options.certificate is None:
+        return {}
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(options.certificate, options.key)
+    return {"tls": context}
 
 
 def _when_standard_input_ends(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
@@ -83,13 +112,14 @@ def _when_standard_input_ends(loop: asyncio.AbstractEventLoop, call: Callable[[]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until standard input ends."""
     parser = argparse.ArgumentParser(prog="python -m aionet.bench.server_process")
-    parser.add_argument("--workload", choices=["accept", "echo"], required=True)
+    parser.add_argument("--serve", choices=_HANDLERS, default="echo")
     parser.add_argument("--loop", choices=LOOPS, default="aionet")
-    parser.add_argument("--cpu", type=whole_number(0, 4095), help="the cpu to stay on")
+    parser.add_argument("--certificate", metavar="PEM", help="serve TLS with this certificate")
+    parser.add_argument("--key", metavar="PEM", help="of the certificate")
     options = parser.parse_args(arguments)
-    pinned = pin_to(options.cpu)
+    settle_malloc()
     with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
-        runner.run(_serve(options, pinned=pinned))
+        runner.run(_serve(options))
     return 0
 
 

@@ -170,7 +170,8 @@ static int add_types(PyObject *module, ModuleState *state)
                    add_type(module, &state->selector_type, &selector_spec, NULL) ||
                    add_type(module, &state->tls_type, &tls_spec, NULL) ||
                    add_type(module, &state->tls_operation_type, &tls_operation_spec, NULL) ||
-                   add_type(module, &state->window_type, &window_spec, NULL)
+                   add_type(module, &state->window_type, &window_spec, NULL) ||
+                   add_type(module, &state->load_type, &load_spec, NULL)
                ? -1
                : 0;
 }
@@ -268,6 +269,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->tls_type);
     Py_VISIT(state->tls_operation_type);
     Py_VISIT(state->window_type);
+    Py_VISIT(state->load_type);
     Py_VISIT(state->enter_task);
     Py_VISIT(state->leave_task);
     Py_VISIT(state->current_task);

@@ -12,6 +12,7 @@
  *   tls.c        the hot half of a TLS wire over a stream, and its operations
  *   methods.c    what a socket's `read` and `write` are: a short cut to operations around a Python function
  *   selector.c   a selector whose select() waits on the reactor's epoll instance
+ *   load.c       the load generator of `aionet bench`; load.h has its own theory
  *   module.c     the module, its state, and accept(2)
  *
  * Three rules keep it safe. (1) Nothing is taken from the kernel but in the step of the task that asked for it:
@@ -55,7 +56,7 @@ typedef enum { READ, NEXT_CHUNK, READ_INTO, WRITE, WRITE_VECTORED, METHODS, UNTI
 
 typedef struct {
     PyTypeObject *wait_type, *reactor_type, *stream_type, *operation_type, *driver_type;
-    PyTypeObject *socket_base_type, *method_type, *selector_type, *tls_type, *tls_operation_type, *window_type;
+    PyTypeObject *socket_base_type, *method_type, *selector_type, *tls_type, *tls_operation_type, *window_type, *load_type;
     /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
     PyObject *enter_task, *leave_task, *current_task, *cancelled_error;
     PyObject *connection_lost_error, *closed_descriptors; /* aionet's: an exception, and who waits for descriptors */
@@ -277,7 +278,7 @@ int selector_attach(PyObject *selector, Reactor *reactor); /* the descriptor of 
 void selector_detach(PyObject *selector);
 
 extern PyType_Spec wait_spec, reactor_spec, stream_spec, operation_spec, driver_spec, socket_base_spec, method_spec,
-    selector_spec, tls_spec, tls_operation_spec, window_spec;
+    selector_spec, tls_spec, tls_operation_spec, window_spec, load_spec;
 
 extern struct PyModuleDef native_module;
 

@@ -3,84 +3,198 @@
 import dataclasses
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import pytest
 
 from aionet import implementation
-from aionet.bench import BenchError, BenchPlan, BenchProgress, BenchResult, run_bench
-from aionet.bench.children import Child
-from aionet.bench.runner import Workload
+from aionet.bench import BenchError, BenchPlan, BenchProgress, LatencyHistogram, run_bench, summarise
+from aionet.bench.children import Child, module_command
+from aionet.bench.generating import Target
+from aionet.bench.peers import PEERS, peers_named
+from aionet.bench.plan import Pinning
+from aionet.bench.runner import NoObserver
+from aionet.bench.workloads import WORKLOADS
 
-WORKLOADS: list[Workload] = ["accept", "echo"]
+EVERY_TURN = {
+    *("workload", "peer", "engine", "loop", "connections", "size", "round", "seconds", "requests", "rate"),
+    *("requests_per_cpu_second", "latency", "histogram", "open_loop_rate", "errors", "bytes_compared"),
+}
+BUSY_TURN = {
+    *("server_cpu_seconds", "starved", "load_busy_share", "saturated", "listen_overflows", "listen_drops"),
+}
+MUST_RUN = ["accept", "echo", "bulk", "idle", "connect", "fairness"]
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_short_run(workload: Workload, loop: str) -> None:
-    if loop == "uvloop":
+class Seen(NoObserver):
+    """What a run told."""
+
+    def __init__(self) -> None:
+        self.progress: list[BenchProgress] = []
+
+    def on_progress(self, progress: BenchProgress) -> None:
+        self.progress.append(progress)
+
+
+def plan(*workloads: str, peers: str = "aionet", **other: Any) -> BenchPlan:
+    facts: dict[str, Any] = {"connections": (4,), "seconds": 0.2, "pinning": Pinning.apart()}
+    return BenchPlan(
+        workloads=[WORKLOADS[name] for name in workloads],
+        peers=peers_named(peers.split(",")),
+        **facts | other,
+    )
+
+
+@pytest.mark.parametrize("loop", ["aionet", "aionet-asyncio", "aionet-uvloop"])
+def test_short_runs(loop: str) -> None:
+    if loop == "aionet-uvloop":
         pytest.importorskip("uvloop")
-    seen: list[BenchProgress] = []
-    plan = BenchPlan(workload=workload, connections=4, size=100, seconds=0.3, loop=loop)  # type: ignore[arg-type]
-    result = run_bench(plan, on_progress=seen.append)
-    assert result.errors == {}
-    assert result.requests > 0
-    assert result.bytes_compared >= result.requests
-    assert result.engine == implementation()
-    assert result.loop == loop
-    assert result.server_messages == ""
-    assert result.p50 is not None
-    assert result.p99 is not None
-    assert result.p99_9 is not None
-    assert result.p50 <= result.p99 <= result.p99_9
-    assert {progress.workload for progress in seen} == {workload}
-    as_json = json.loads(json.dumps(result.as_json()))
-    assert as_json.keys() == {field.name for field in dataclasses.fields(BenchResult)}
-    assert as_json["closed_loop"] is True
+    workloads = MUST_RUN if loop == "aionet" else ["echo"]
+    seen = Seen()
+    record = run_bench(plan(*workloads, peers=loop), observer=seen, command=["aionet", "bench"])
+    assert json.loads(json.dumps(record)) == record
+    assert record["schema"] == 1
+    assert record["skipped"] == {}
+    assert record["failed"] == []
+    assert record["messages"] == {}
+    assert record["machine"].keys() == {"cpu", "cpus", "kernel", "memory"}
+    assert record["python"].keys() == {"version", "build"}
+    assert [turn["workload"] for turn in record["turns"]] == workloads
+    for turn in record["turns"]:
+        assert turn.keys() >= EVERY_TURN
+        assert turn["engine"] == implementation()
+        assert turn["errors"] == {}
+        assert turn["requests"] > 0
+        histogram = LatencyHistogram.from_json(turn["histogram"])
+        if turn["workload"] == "bulk":
+            begun_before = turn["connections"]  # chunks of which the warm-up took a part
+            assert turn["bytes_compared"] >= (turn["requests"] - begun_before) * turn["size"]
+            assert turn["bytes_per_second"] > 0
+        else:
+            assert histogram.count == turn["requests"]
+            assert turn["latency"]["p50"] <= turn["latency"]["p99.9"] <= turn["latency"]["max"]
+        if turn["workload"] == "idle":
+            assert "private_bytes_per_connection" in turn
+        else:
+            assert turn.keys() >= BUSY_TURN
+    assert {progress.turn.workload.name for progress in seen.progress} == set(workloads)
+    assert {progress.turns for progress in seen.progress} == {len(workloads)}
+    remaining = [progress.remaining for progress in seen.progress]
+    assert min(remaining) >= 0
+
+
+def test_peers_take_turns_and_ratios_are_of_the_same_round() -> None:
+    if reason := PEERS["asyncio-streams"].why_not(WORKLOADS["echo"]):
+        pytest.skip(reason)
+    record = run_bench(plan("echo", peers="asyncio-streams,c", rounds=2, seconds=0.05))
+    peers = [name for name in ("c", "asyncio-streams") if name not in record["skipped"]]
+    assert [(turn["round"], turn["peer"]) for turn in record["turns"]] == [
+        (number, peer) for number in (1, 2) for peer in peers
+    ]
+    for row in summarise(record):
+        assert row.rounds == 2
+        assert row.errors == {}
+        if row.peer == "asyncio-streams" and row.to_plain:
+            assert (row.to_plain.lowest, row.to_plain.highest) == (1, 1)
+
+
+def test_one_case_comes_after_the_other_and_rounds_within_it() -> None:
+    asked = plan("accept", "echo", peers="c,aionet", rounds=2, connections=(1, 3), sizes=(5, 6))
+    turns = [
+        (turn.workload.name, turn.connections, turn.size, turn.round, turn.name) for turn in asked.turns()
+    ]
+    cases = [("accept", connections, 1) for connections in (1, 3)]
+    cases += [("echo", connections, size) for connections in (1, 3) for size in (5, 6)]
+    assert turns == [(*case, number, peer) for case in cases for number in (1, 2) for peer in ("c", "aionet")]
+
+
+def test_an_open_loop_is_in_the_record() -> None:
+    asked = plan("echo", rate=500.0)
+    (turn,) = run_bench(asked)["turns"]
+    warm_up = next(asked.turns()).warm_up
+    assert turn["open_loop_rate"] == 500.0
+    assert turn["requests"] <= 500 * (turn["seconds"] + warm_up + 5)  # some may be late from the warm-up
 
 
 def test_even_the_shortest_run_tells_of_itself() -> None:
-    seen: list[BenchProgress] = []
-    run_bench(BenchPlan(workload="echo", connections=1, size=1, seconds=0.001), on_progress=seen.append)
-    assert seen[0].phase == "measuring"
+    seen = Seen()
+    run_bench(plan("echo", connections=(1,), sizes=(1,), seconds=0.001), observer=seen)
+    assert "measuring" in {progress.phase for progress in seen.progress}
+
+
+def test_a_target_is_measured_where_it_is() -> None:
+    with Child("server", module_command("aionet.bench.server_process")) as server:
+        ready = server.next_record(20)
+        assert ready is not None
+        target = Target("127.0.0.1", int(str(ready["port"])))
+        record = run_bench(plan("accept", target=target, target_pid=server.pid))
+    (turn,) = record["turns"]
+    assert turn["peer"] == "target"
+    assert turn["errors"] == {}
+    assert turn["requests"] > 0
+    assert turn["server_cpu_seconds"] is None or turn["server_cpu_seconds"] > 0
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"connections": 0}, {"size": 0}, {"seconds": 0}, {"workload": "dance"}, {"loop": "trio"}]
+    "wrong",
+    [{"connections": (0,)}, {"sizes": (0,)}, {"seconds": 0}, {"rounds": 0}, {"rate": -1.0}, {"peers": ()}],
 )
-def test_a_plan_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+def test_a_plan_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
-        BenchPlan(**{"workload": "echo", **wrong})  # type: ignore[arg-type]
+        dataclasses.replace(plan("echo"), **wrong)
+
+
+def test_who_cannot_run_is_skipped_and_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setattr("aionet.bench.peers.CHECKOUT", tmp_path)
+    record = run_bench(plan("echo", peers="aionet,trio,c", seconds=0.05))
+    assert {turn["peer"] for turn in record["turns"]} == {"aionet"}
+    assert "a checkout of the project is needed" in record["skipped"]["trio"]
+    with pytest.raises(BenchError, match=r"c: a checkout"):
+        run_bench(plan("echo", peers="c"))
 
 
 def test_a_server_that_dies_meanwhile_is_reported() -> None:
     killed: list[int] = []
 
-    def kill_the_server(progress: BenchProgress) -> None:
-        if not killed:
-            killed.extend(children_of_this_process("server_process"))
-            os.kill(killed[0], signal.SIGKILL)
+    class Killer(NoObserver):
+        def on_progress(self, progress: BenchProgress) -> None:
+            if not killed and progress.phase != "starting":
+                killed.extend(children_of_this_process("server_process"))
+                os.kill(killed[0], signal.SIGKILL)
 
     with pytest.raises(BenchError, match=r"the server process was killed by signal 9"):
-        run_bench(BenchPlan(workload="echo", connections=2, seconds=20), on_progress=kill_the_server)
+        run_bench(plan("echo", seconds=20), observer=Killer())
     assert children_of_this_process("aionet.bench") == []
+
+
+def test_a_turn_that_fails_does_not_end_the_run() -> None:
+    broken = dataclasses.replace(PEERS["aionet-asyncio"], arguments=("--loop", "steam"))
+    record = run_bench(dataclasses.replace(plan("echo", seconds=0.05), peers=(broken, PEERS["aionet"])))
+    (failure,) = record["failed"]
+    assert failure["peer"] == "aionet-asyncio"
+    assert "steam" in failure["reason"]
+    assert [turn["peer"] for turn in record["turns"]] == ["aionet"]
 
 
 def test_a_server_that_cannot_start_is_reported_with_what_it_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIONET_ENGINE", "steam")
     with pytest.raises(BenchError, match=r"(?s)the server process ended with status 1:.*steam"):
-        run_bench(BenchPlan(workload="echo", connections=2, seconds=1))
+        run_bench(plan("echo"))
 
 
 def test_both_processes_are_gone_after_an_interrupt() -> None:
-    def interrupt(progress: BenchProgress) -> None:
-        raise KeyboardInterrupt
+    class Interrupt(NoObserver):
+        def on_progress(self, progress: BenchProgress) -> None:
+            if progress.phase != "starting":
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_bench(BenchPlan(workload="accept", connections=2, seconds=20), on_progress=interrupt)
+        run_bench(plan("accept", seconds=20), observer=Interrupt())
     assert children_of_this_process("aionet.bench") == []
 
 
@@ -91,8 +205,8 @@ def test_the_server_ends_when_its_parent_is_killed() -> None:
             "-c",
             textwrap.dedent("""
                 import time
-                from aionet.bench.children import Child
-                child = Child("server", "aionet.bench.server_process", ["--workload", "echo"])
+                from aionet.bench.children import Child, module_command
+                child = Child("server", module_command("aionet.bench.server_process"))
                 print(child.next_record(20)["pid"], flush=True)
                 time.sleep(60)
             """),
@@ -105,17 +219,26 @@ def test_the_server_ends_when_its_parent_is_killed() -> None:
         watched = os.pidfd_open(server) if hasattr(os, "pidfd_open") else None
         parent.kill()
     if watched is not None:
-        import select
-
         assert select.select([watched], [], [], 20)[0], "the server outlived its parent"
         os.close(watched)
 
 
 def test_a_child_that_ignores_being_asked_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aionet.bench.children._PATIENCE", 0.1)
-    with Child("timing", "timeit", ["-n", "1", "import time, signal; time.sleep(60)"]) as child:
+    command = module_command("timeit", "-n", "1", "import time, signal; time.sleep(60)")
+    with Child("timing", command) as child:
         assert child.next_record(0) is None
         assert child.end() == -signal.SIGTERM
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins nothing")
+def test_a_child_is_born_where_it_is_to_stay() -> None:
+    before = os.sched_getaffinity(0)
+    cpu = max(before)
+    program = "import os, json; print(json.dumps({'cpus': sorted(os.sched_getaffinity(0))}))"
+    with Child("pinned", [sys.executable, "-c", program], cpu=cpu) as child:
+        assert child.next_record(20) == {"cpus": [cpu]}
+    assert os.sched_getaffinity(0) == before
 
 
 def children_of_this_process(named: str) -> list[int]:

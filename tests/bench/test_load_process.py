@@ -1,53 +1,18 @@
-"""The load process against servers that are not ours: what it counts as an error; how it takes bad input."""
+"""The load process: its lines, its bad input, its end. What a load does is in test_loads."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 import pytest
+from echoing import flip_the_last_byte, send_all, threaded_server
 
-from aionet.bench.payloads import message_maker
+from aionet.bench.payloads import STREAM_BYTES, STREAM_PERIOD, message_maker, stream_chunk
 from aionet.bench.polling import READABLE, WRITABLE, SelectorPoller, make_poller
-
-
-@contextmanager
-def threaded_server(reply: Callable[[socket.socket, bytes], None]) -> Iterator[int]:
-    """A server of plain threads that hands every piece it receives to ``reply``; its port."""
-    threads: list[threading.Thread] = []
-
-    def serve_one(connection: socket.socket) -> None:
-        with connection:
-            try:
-                while data := connection.recv(65536):
-                    reply(connection, data)
-            except OSError:
-                pass
-
-    def accept_all() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threads.append(threading.Thread(target=serve_one, args=(connection,)))
-            threads[-1].start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        acceptor = threading.Thread(target=accept_all)
-        acceptor.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            acceptor.join()
-            for thread in threads:
-                thread.join()
 
 
 def load(*arguments: str) -> dict[str, Any]:
@@ -60,26 +25,6 @@ def load(*arguments: str) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert record["event"] == "result"
     return record
-
-
-def send_all(connection: socket.socket, data: bytes) -> None:
-    connection.sendall(data)
-
-
-def flip_the_last_byte(connection: socket.socket, data: bytes) -> None:
-    connection.sendall(data[:-1] + bytes([data[-1] ^ 1]))
-
-
-def send_too_much(connection: socket.socket, data: bytes) -> None:
-    connection.sendall(data + b"!")
-
-
-def leave(connection: socket.socket, data: bytes) -> None:
-    connection.shutdown(socket.SHUT_RDWR)
-
-
-def say_nothing(connection: socket.socket, data: bytes) -> None:
-    pass
 
 
 @pytest.mark.parametrize("workload", ["echo", "accept"])
@@ -100,34 +45,40 @@ def test_messages_larger_than_the_socket_buffers_are_sent_and_compared_whole() -
     assert record["requests"] > 0
 
 
-@pytest.mark.parametrize("workload", ["echo", "accept"])
-@pytest.mark.parametrize("wrong", [flip_the_last_byte, send_too_much])
-def test_a_wrong_byte_is_a_mismatch(workload: str, wrong: Callable[[socket.socket, bytes], None]) -> None:
-    with threaded_server(wrong) as port:
-        record = load("--workload", workload, "--port", str(port), "--size", "1000")
+def test_an_open_loop_says_so_and_what_it_could_not_ask() -> None:
+    with threaded_server(send_all) as port:
+        record = load("--workload", "echo", "--port", str(port), "--rate", "1e6")
+    assert record["closed_loop"] is False
+    assert record["overdue"] > 0
+    assert record["errors"] == {}
+
+
+def test_a_wrong_byte_is_in_the_record() -> None:
+    with threaded_server(flip_the_last_byte) as port:
+        record = load("--workload", "echo", "--port", str(port))
     assert record["errors"].keys() == {"mismatch"}
-    assert record["errors"]["mismatch"] > 0
     assert record["requests"] == 0
 
 
-def test_an_end_before_the_reply_is_counted_and_survived() -> None:
-    with threaded_server(leave) as port:
-        record = load("--workload", "echo", "--port", str(port))
-    assert record["errors"]["early end"] > 1  # it came back after the first
+@pytest.mark.parametrize("generator", ["native", "python"])
+def test_which_load_it_was_is_told(generator: str) -> None:
+    if generator == "native":
+        pytest.importorskip("aionet.native._compiled", exc_type=ImportError)
+    with threaded_server(send_all) as port:
+        record = load("--workload", "idle", "--port", str(port), "--generator", generator)
+    assert record["generator"] == generator
+    assert record["requests"] == 3
 
 
-def test_a_refused_connection_is_counted_under_its_errno() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    record = load("--workload", "accept", "--port", str(port))
-    assert record["errors"].keys() == {"ECONNREFUSED"}
-    assert record["requests"] == 0
-
-
-def test_a_request_that_is_never_answered_is_an_error() -> None:
-    with threaded_server(say_nothing) as port:
-        record = load("--workload", "echo", "--port", str(port))
-    assert record["errors"] == {"no answer": 3}
+def test_the_processor_time_and_memory_of_a_process_are_read() -> None:
+    with threaded_server(send_all) as port:
+        busy = load("--workload", "echo", "--port", str(port), "--server-pid", str(os.getpid()))
+        idle = load("--workload", "idle", "--port", str(port), "--server-pid", str(os.getpid()))
+    if sys.platform == "linux":
+        assert 0 < busy["server_cpu_seconds"] < 30
+        assert busy["listen_overflows"] >= 0
+        assert busy["listen_drops"] >= 0
+        assert isinstance(idle["private_bytes_per_connection"], float)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +91,8 @@ def test_a_request_that_is_never_answered_is_an_error() -> None:
         (["--seconds", "nan"], "nan is not above 0"),
         (["--seconds", "soon"], "'soon' is not a number of seconds"),
         (["--workload", "dance"], "'dance'"),
+        (["--rate", "0"], "0 is not above 0 and at most 1e+09"),
+        (["--path", "/a"], "not allowed with"),
     ],
 )
 def test_bad_input_is_named(arguments: list[str], message: str) -> None:
@@ -155,6 +108,12 @@ def test_no_two_messages_are_alike() -> None:
         messages = [next_message() for _ in range(2000)]
         assert len(set(messages)) == 2000
         assert {len(message) for message in messages} == {size}
+
+
+def test_a_stream_goes_on_where_its_chunk_ended() -> None:
+    twice = stream_chunk() * 2
+    assert len(stream_chunk()) == STREAM_BYTES
+    assert twice == bytes(number % STREAM_PERIOD for number in range(2 * STREAM_BYTES))
 
 
 def test_both_pollers_tell_the_same() -> None:

@@ -1,7 +1,7 @@
 /* The limit for TLS: an echo server on epoll and OpenSSL with nothing else in it. Its requests per CPU second are the
  * 1.00 that every other TLS server is compared with.
  *
- *     tls_reference CERTIFICATE KEY     PEM files; prints {"port": N} and serves until its standard input ends
+ *     tls_reference echo CERTIFICATE KEY     PEM files; prints {"port": N} and serves until its standard input ends
  *     cc -O2 -o tls_reference tls_reference.c -lssl -lcrypto
  *
  * One thread, level-triggered. OpenSSL works on the descriptor itself and reads ahead, so a record costs one recv and
@@ -181,12 +181,12 @@ static void on_event(int fd)
 int main(int argument_count, char **arguments)
 {
     struct epoll_event events[EVENTS];
-    if (argument_count != 3) {
-        fprintf(stderr, "usage: tls_reference CERTIFICATE KEY\n");
+    if (argument_count != 4 || strcmp(arguments[1], "echo")) {
+        fprintf(stderr, "usage: tls_reference echo CERTIFICATE KEY\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
-    make_context(arguments[1], arguments[2]);
+    make_context(arguments[2], arguments[3]);
     poller = epoll_create1(EPOLL_CLOEXEC);
     int listener = listen_anywhere();
     watch(EPOLL_CTL_ADD, listener, EPOLLIN);

@@ -1,4 +1,4 @@
-/* The load for TLS: as load_generator.c, with TLS 1.3 on every connection and no sessions resumed.
+/* The load for TLS: as aionet/native/load.h, with TLS 1.3 on every connection and no sessions resumed.
  *
  *     tls_load_generator echo|accept PORT CONNECTIONS SIZE SECONDS WARM_UP SERVER_PID
  *     cc -O2 -o tls_load_generator tls_load_generator.c -lssl -lcrypto
@@ -11,16 +11,17 @@
  * verified: who the server is was settled by who started it. OpenSSL reads ahead, so what it holds already is asked for
  * before the descriptor is.
  * The warm-up begins when every connection has had its first reply ("until_all_served"; -1 if that took too long).
- * The server's processor time is read from /proc at both ends of the measured time. Prints one line of JSON.
+ * The server's processor time is read at both ends of the measured time. Prints one line of JSON,
+ * as aionet/bench/load_process.py does.
  */
 #define _GNU_SOURCE
 #if !__has_include(<openssl/ssl.h>)
 #error "OpenSSL's headers are missing: install libssl-dev (Debian, Ubuntu) or openssl-devel (Fedora)"
 #endif
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
@@ -38,6 +39,7 @@
 
 enum { EVENTS = 256, MOST_FILES = 1 << 17, PERIOD = 8191, LINEAR_BITS = 7, BUCKETS = 8192, MOST_ERRORS = 1000 };
 
+#define SATURATED 0.97 /* busy share from which the load is taken for the limit */
 #define SLOWEST_START INT64_C(10000000000) /* nanoseconds */
 
 struct connection {
@@ -56,7 +58,7 @@ static int poller, accepting, size;
 static uint32_t sequence;
 static long completed, bytes_compared, errors, first_replies;
 static long histogram[BUCKETS];
-static int64_t idle;
+static int64_t idle, shortest, longest, total_latency;
 
 static void die(const char *what)
 {
@@ -72,28 +74,14 @@ static int64_t now(void)
     return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
 }
 
-/* Seconds that another process has run, user and system together: its threads' nanoseconds (schedstat; the ticks of
- * /proc/PID/stat are a hundredth of a second, which is too coarse for a short run). */
+/* Seconds that another process has run, user and system together, ended threads included. */
 static double cpu_seconds_of(int pid)
 {
-    char path[PATH_MAX];
-    unsigned long long nanoseconds, sum = 0;
-    snprintf(path, sizeof path, "/proc/%d/task", pid);
-    DIR *threads = opendir(path);
-    if (threads == NULL)
+    clockid_t clock;
+    struct timespec t;
+    if ((errno = clock_getcpuclockid(pid, &clock)) != 0 || clock_gettime(clock, &t) != 0)
         die("the server process");
-    for (struct dirent *thread; (thread = readdir(threads)) != NULL;) {
-        if (thread->d_name[0] == '.')
-            continue;
-        snprintf(path, sizeof path, "/proc/%d/task/%s/schedstat", pid, thread->d_name);
-        FILE *file = fopen(path, "r");
-        if (file == NULL || fscanf(file, "%llu", &nanoseconds) != 1)
-            die(path);
-        fclose(file);
-        sum += nanoseconds;
-    }
-    closedir(threads);
-    return sum / 1e9;
+    return t.tv_sec + t.tv_nsec / 1e9;
 }
 
 static double own_cpu_seconds(void)
@@ -108,23 +96,24 @@ static double own_cpu_seconds(void)
 static void record(int64_t nanoseconds)
 {
     int shift = nanoseconds < 1 ? 0 : 64 - __builtin_clzll(nanoseconds) - (LINEAR_BITS + 1);
+    shortest = nanoseconds < shortest || completed == 0 ? nanoseconds : shortest;
+    longest = nanoseconds > longest ? nanoseconds : longest;
+    total_latency += nanoseconds;
     histogram[shift <= 0 ? nanoseconds : ((int64_t)shift << LINEAR_BITS) + (nanoseconds >> shift)]++;
 }
 
-static double percentile_seconds(double percent)
+static void print_histogram(void)
 {
-    long seen = 0, rank = (long)(percent * completed / 100 + 0.999999);
-    for (int bucket = 0; bucket < BUCKETS; bucket++) {
-        seen += histogram[bucket];
-        if (seen >= rank && seen > 0) {
-            int shift = (bucket >> LINEAR_BITS) - 1;
-            if (shift <= 0)
-                return bucket / 1e9;
-            int64_t lowest = (bucket - ((int64_t)shift << LINEAR_BITS)) << shift;
-            return (lowest + ((INT64_C(1) << shift) - 1) / 2.0) / 1e9;
+    const char *comma = "";
+    printf("\"histogram\": {\"linear_bits\": %d, \"total\": %" PRId64 ", \"minimum\": %" PRId64
+           ", \"maximum\": %" PRId64 ", \"counts\": {",
+           LINEAR_BITS, total_latency, shortest, longest);
+    for (int bucket = 0; bucket < BUCKETS; bucket++)
+        if (histogram[bucket] > 0) {
+            printf("%s\"%d\": %ld", comma, bucket, histogram[bucket]);
+            comma = ", ";
         }
-    }
-    return 0;
+    printf("}}");
 }
 
 /* -- connections ---------------------------------------------------------------------------------------------- */
@@ -316,6 +305,7 @@ static void drive_until(int64_t end, long enough)
 static void begin_measuring(void)
 {
     completed = bytes_compared = idle = 0;
+    shortest = longest = total_latency = 0;
     memset(histogram, 0, sizeof histogram);
     for (int fd = 0; fd < MOST_FILES; fd++)
         connections[fd].completed = 0;
@@ -370,11 +360,14 @@ int main(int argument_count, char **arguments)
     double measured = (now() - start) / 1e9;
     cpu = cpu_seconds_of(pid) - cpu;
     own = own_cpu_seconds() - own;
-    printf("{\"completed\": %ld, \"seconds\": %.6f, \"server_cpu_seconds\": %.6f, \"p50\": %.9f, \"p99\": %.9f, "
-           "\"p99_9\": %.9f, \"bytes_compared\": %ld, \"errors\": %ld, \"starved\": %d, \"load_cpu_share\": %.4f, "
-           "\"load_busy_share\": %.4f, \"until_all_served\": %.3f}\n",
-           completed, measured, cpu, percentile_seconds(50), percentile_seconds(99), percentile_seconds(99.9),
-           bytes_compared, errors, count_starved(count), own / measured, 1 - idle / 1e9 / measured,
-           until_all_served);
+    double busy = 1 - idle / 1e9 / measured;
+    printf("{\"event\": \"result\", \"generator\": \"openssl\", \"requests\": %ld, \"seconds\": %.6f, "
+           "\"server_cpu_seconds\": %.6f, \"bytes_compared\": %ld, \"starved\": %d, \"load_cpu_share\": %.4f, "
+           "\"busy_share\": %.4f, \"saturated\": %s, \"until_all_served\": %.3f, ",
+           completed, measured, cpu, bytes_compared, count_starved(count), own / measured, busy,
+           busy > SATURATED ? "true" : "false", until_all_served);
+    printf(errors > 0 ? "\"errors\": {\"failed\": %ld}, " : "\"errors\": {}, ", errors);
+    print_histogram();
+    printf("}\n");
     return 0;
 }
