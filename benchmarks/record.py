@@ -70,8 +70,10 @@ RUNS = (
     Run(
         "accept",
         "Accept",
-        "Connect, a byte each way, reset: the cost of a connection, with few and with many at a time.",
-        "accept --against all --connections 64,512,4000,{most}",
+        "Connect, a byte each way, reset: the cost of a connection, with few and with many at a time. 4,000 is as"
+        " many as the queue of a listening socket holds (`somaxconn` is 4,096); more would measure how long the"
+        " kernel waits until it tries again.",
+        "accept --against all --connections 64,512,4000",
     ),
     Run(
         "connect",
