@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 
 from .exchanges import PythonLoad
 
-__all__ = ["GENERATORS", "GeneratorName", "Load", "Target", "make_load", "named_errors"]
+__all__ = ["GENERATORS", "SOURCES", "GeneratorName", "Load", "Target", "make_load", "named_errors"]
 
 GeneratorName = Literal["native", "python"]
 GENERATORS: tuple[GeneratorName, ...] = ("native", "python")

@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .. import AsyncTcpConnectionServer
+from ..tcp_connection_server import AsyncTcpConnectionServer
 from .children import BenchError
 from .workloads import Workload
 
-__all__ = ["CHECKOUT", "PEERS", "REFERENCE", "Peer", "compiled_program", "peers_named"]
+__all__ = ["CHECKOUT", "PEERS", "REFERENCE", "Kind", "Peer", "compiled_program", "peers_named"]
 
 REFERENCE = "c"
 """What ratios are taken to: an epoll loop in C with nothing else in it."""

@@ -17,6 +17,7 @@ __all__ = ["BenchPlan", "Pinning", "Turn", "resolved"]
 
 _ANY_FILES_BESIDE = 64  # what an interpreter has open besides its connections
 _FIRST_BATCH = 200  # of idle connections
+_ANSWERS_WITHIN = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ class BenchPlan:
     @property
     def spinning(self) -> bool:
         """Whether the load has a cpu to spin on."""
-        return (len(usable_cpus()) or os.cpu_count() or 1) > 1
+        shared = self.pinning.load is not None and self.pinning.load == self.pinning.server
+        return not shared and (len(usable_cpus()) or os.cpu_count() or 1) > 1
 
     def turns(self) -> Iterator[Turn]:
         """A B C A B C ..., one case after the other, so that the turns of a round lie close together."""
@@ -146,9 +148,11 @@ class BenchPlan:
 
 
 def resolved(address: SocketAddress | UnixAddress) -> Target:
-    """The first numeric address of a name. Raises `OSError` if the name has none."""
+    """The first numeric address of a name that takes a connection. Raises `OSError` if none does."""
     if isinstance(address, UnixAddress):
         return Target(str(address).removeprefix("unix:"), 0)
-    host = address.host or "127.0.0.1"
-    found = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
-    return Target(str(found[0][4][0]), address.port)
+    try:
+        with socket.create_connection((address.host or "127.0.0.1", address.port), _ANSWERS_WITHIN) as tried:
+            return Target(str(tried.getpeername()[0]), address.port)
+    except OSError as error:
+        raise OSError(f"--target {address}: {error.strerror or error}") from error

@@ -33,12 +33,13 @@ from .histogram import LatencyHistogram
 from .peers import CHECKOUT, compiled_program
 from .plan import BenchPlan, Turn
 
-__all__ = ["BenchProgress", "NoObserver", "Observer", "Record", "run_bench", "running_server"]
+__all__ = ["SCHEMA", "BenchProgress", "NoObserver", "Observer", "Record", "run_bench", "running_server"]
 
 Record = dict[str, Any]
 """What `run_bench` returns, and what is stored as JSON: see `benchmarks/README.md`."""
 
 SCHEMA = 1
+"""The form of a record."""
 
 _START_UP = 15.0  # seconds that a process may take to say its first word
 _SLACK = 40.0  # seconds beyond warm-up and measuring, opening all connections included

@@ -7,6 +7,7 @@ import os
 import pty
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from records import record, turn
 
 from aionet.bench import BenchError, BenchPlan, BenchProgress, command, progress, report
 from aionet.bench.facts import usable_cpus
+from aionet.bench.generating import Target
 from aionet.bench.peers import PEERS
 from aionet.bench.plan import Pinning
 
@@ -84,23 +86,13 @@ def test_every_argument_arrives(plans: list[BenchPlan]) -> None:
 
 
 def test_a_rate_and_a_target_arrive(plans: list[BenchPlan]) -> None:
-    arguments = [
-        "accept",
-        "--rate",
-        "2e3",
-        "--target",
-        "localhost:3000",
-        "--target-pid",
-        "7",
-        "--pin",
-        "none",
-    ]
-    assert command.run(parse(*arguments)) == 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # localhost may be ::1, too, which is not meant
+        port = listener.getsockname()[1]
+        arguments = ["accept", "--rate", "2e3", "--target", f"localhost:{port}", "--target-pid", "7"]
+        assert command.run(parse(*arguments, "--pin", "none")) == 0
     (plan,) = plans
     assert plan.rate == 2000
-    assert plan.target is not None
-    assert plan.target.port == 3000
-    assert plan.target.host in ("127.0.0.1", "::1")
+    assert plan.target == Target("127.0.0.1", port)
     assert plan.target_pid == 7
     assert plan.pinning == Pinning()
     assert {turn.name for turn in plan.turns()} == {"target"}
@@ -220,6 +212,24 @@ def test_what_does_not_go_together_is_told_before_anything_runs(
     assert command.run(parse(*arguments)) == 2
     assert message in capsys.readouterr().err
     assert plans == []
+
+
+def test_a_target_that_takes_no_connection_is_told(
+    plans: list[BenchPlan], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert command.run(parse("echo", "--target", f"127.0.0.1:{port}")) == 2
+    assert f"--target 127.0.0.1:{port}: " in capsys.readouterr().err
+    assert plans == []
+
+
+def test_server_and_load_on_one_cpu_do_not_spin() -> None:
+    if len(usable_cpus()) < 2:
+        pytest.skip("there are no two cpus to choose from")
+    one = usable_cpus()[0]
+    assert not command.plan_from(parse("echo", "--pin", f"{one},{one}")).spinning
+    assert command.plan_from(parse("echo")).spinning
 
 
 def test_too_few_files_are_told(
