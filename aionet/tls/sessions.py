@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 A session that is resumed spares both sides the certificates and what they cost. It vouches for the peer as
 the first handshake did; so what that was checked for is part of the key: the name, whether it was compared,
-and whether the certificate was verified. A session is of one context and no other can use it; the cache goes
-with the context.
+and whether the certificate was verified. Port or path are, too: another service of the same host knows
+nothing of the session. A session is of one context and no other can use it; the cache goes with the context.
 
 In TLS 1.3 a ticket is for one use (RFC 8446, C.4), or an onlooker could tell that two connections are of one
 client. So a session is taken out when it is used; the new connection brings new ones. They come after the
@@ -19,6 +19,8 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from weakref import WeakKeyDictionary
 
+from ..addresses import SocketAddress, UnixAddress
+
 __all__ = ["MOST_SESSIONS", "keep_session", "session_key", "take_session"]
 
 MOST_SESSIONS = 64
@@ -27,9 +29,14 @@ MOST_SESSIONS = 64
 _caches: WeakKeyDictionary[ssl.SSLContext, OrderedDict[Hashable, ssl.SSLSession]] = WeakKeyDictionary()
 
 
-def session_key(context: ssl.SSLContext, server_hostname: str | None, peer: object) -> Hashable:
+def session_key(
+    context: ssl.SSLContext, server_hostname: str | None, peer: SocketAddress | UnixAddress | None
+) -> Hashable:
     """Return what has to be equal for a session to be resumed."""
-    return server_hostname, str(peer), context.verify_mode, context.check_hostname
+    place: object = peer
+    if server_hostname is not None and isinstance(peer, SocketAddress):
+        place = peer.port  # a name may have several addresses
+    return server_hostname, place, context.verify_mode, context.check_hostname
 
 
 def take_session(context: ssl.SSLContext, key: Hashable) -> ssl.SSLSession | None:

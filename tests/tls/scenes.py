@@ -29,11 +29,16 @@ def connected(
 
 @contextlib.asynccontextmanager
 async def dialed_to(
-    server: ssl.SSLContext, client: ssl.SSLContext | bool, *, options: TcpOptions | None = None, **how: Any
+    server: ssl.SSLContext,
+    client: ssl.SSLContext | bool,
+    *,
+    options: TcpOptions | None = None,
+    listener: RawListener | None = None,
+    **how: Any,
 ) -> AsyncIterator[Pair]:
-    """Connect our socket to a peer that serves with `server`."""
+    """Connect our socket to a peer that serves with `server`, at `listener` if that is given."""
     ours = AsyncTcpSocket(options=options)
-    async with shaking_peer(server) as (address, peers):
+    async with shaking_peer(server, listener) as (address, peers):
         try:
             await ours.connect_to(address, tls=client, **{"server_hostname": HOST, **how})
             yield Pair(ours, await peers)
@@ -42,14 +47,15 @@ async def dialed_to(
 
 
 @contextlib.asynccontextmanager
-async def shaking_peer(server: ssl.SSLContext) -> AsyncIterator[tuple[Any, asyncio.Future[RawPeer]]]:
+async def shaking_peer(
+    server: ssl.SSLContext, listener: RawListener | None = None
+) -> AsyncIterator[tuple[Any, asyncio.Future[RawPeer]]]:
     """Serve one connection with `server`: yields where, and the peer once its handshake is done."""
-    with RawListener() as listener:
-        shaking = asyncio.ensure_future(_shake(listener, server))
+    with contextlib.nullcontext(listener) if listener else RawListener() as listening:
+        shaking = asyncio.ensure_future(_shake(listening, server))
         try:
-            yield listener.address, shaking
+            yield listening.address, shaking
         finally:
-            listener.close()
             await asyncio.wait([shaking])
             if shaking.exception() is None:
                 shaking.result().stop()

@@ -73,6 +73,7 @@ class TlsWire(WireOver):
         "_reading",
         "_seal",
         "_server_name",
+        "_session",
         "_state",
         "_tls",
         "_truncated",
@@ -112,6 +113,7 @@ class TlsWire(WireOver):
         self._server_name = server_hostname
         self._patience = patience
         self._accept_truncation = accept_truncation
+        self._session = session
         self._keep_session = keep_session
         self._ahead = b""
         self._more = False
@@ -406,10 +408,17 @@ class TlsWire(WireOver):
         self._seal.forget()
         if self._outgoing is not None:
             self._outgoing.fail(lambda: self._closed_error("write"))
-        if self._established and self._keep_session is not None and not isinstance(self._own_loss, TlsError):
-            session = self._tls.session
-            if session is not None:
-                self._keep_session(session)
+        if self._established and self._own_loss is None:
+            self._pass_on_session()
+
+    def _pass_on_session(self) -> None:
+        """Keep what the next connection may resume; in TLS 1.3 that is not what this one began with."""
+        if self._keep_session is None or self.info is None:
+            return
+        session = self._tls.session
+        for_one_use = self.info.version == "TLSv1.3"
+        if session is not None and not (for_one_use and (session == self._session or not session.has_ticket)):
+            self._keep_session(session)
 
     @property
     def _hopeless(self) -> bool:
