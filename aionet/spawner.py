@@ -419,7 +419,7 @@ class ConnectionSpawner(Generic[SocketT]):
         await self._handler(connection.socket)
 
     async def _shake_hands(self, connection: Connection[SocketT], tls: TlsForServer) -> None:
-        connection._tls_failure = TlsFailure.TIMEOUT  # is what it will be if a deadline ends it
+        connection._tls_failure = TlsFailure.TIMEOUT  # which it is if a deadline ends it
         try:
             await shake_hands(connection.socket, tls)
         except (TlsError, SocketClosedError) as error:

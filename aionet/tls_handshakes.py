@@ -52,7 +52,7 @@ async def shake_hands(socket: AsyncStreamSocket[Any], tls: TlsForServer) -> None
     context = context_of(tls)
     if isinstance(tls, ServerTls) and tls.alpn:
         await _refuse_other_protocols(socket, tls.alpn)
-    received = socket._received
+    received, socket._received = socket._received, None
     initial = received.take(len(received)) if received else b""
     if initial and not looks_like_tls(initial):
         failure = TlsFailure.PLAINTEXT
@@ -66,7 +66,10 @@ async def shake_hands(socket: AsyncStreamSocket[Any], tls: TlsForServer) -> None
 async def _refuse_other_protocols(socket: AsyncStreamSocket[Any], known: tuple[str, ...]) -> None:
     offered = protocols_offered(await _first_record(socket))
     if offered and not set(offered) & set(known):
-        await socket._wire.send(NO_APPLICATION_PROTOCOL)
+        try:
+            await socket._wire.send(NO_APPLICATION_PROTOCOL)
+        except ConnectionLostError:  # it does not want to know
+            pass
         shown = ", ".join(map(repr, offered[:_SHOWN])) + (", ..." if offered[_SHOWN:] else "")
         raise TlsError(
             f"{TlsFailure.NO_COMMON_PROTOCOL}: the client offers {shown}",

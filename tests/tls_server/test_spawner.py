@@ -415,6 +415,29 @@ async def test_too_many_of_a_peer_are_turned_away_before_the_handshake(service: 
     assert service.spawner.stats.tls_failures == {}
 
 
+async def test_the_limits_of_those_who_are_served(service: Service) -> None:
+    """An idle one ends in good order; who has left is known though nobody reads."""
+    await service.begin(limits=ConnectionLimits(idle_timeout=SHORT))
+    client = await service.shaken()
+    assert await service.spoken_to(client)
+    assert await asyncio.to_thread(client.recv, 1) == b""  # after a close_notify
+    assert (await service.reason()).cause is CloseCause.IDLE
+
+
+async def test_a_peer_that_leaves_is_noticed(service: Service) -> None:
+    gone = asyncio.Event()
+
+    async def watch(sock: Any) -> None:
+        await sock.peer_gone.wait()
+        gone.set()
+
+    service.echo = watch  # type: ignore[method-assign]
+    await service.begin(limits=ConnectionLimits(on_peer_gone="event"))
+    (await service.shaken()).close()
+    async with asyncio.timeout(PATIENCE):
+        await gone.wait()
+
+
 @pytest.mark.parametrize(("value", "error"), [(0, ValueError), ("3", TypeError), (True, TypeError)])
 async def test_bad_limits(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="max_handshakes must be"):
