@@ -363,9 +363,10 @@ static PySendResult send_ciphertext(Operation *operation, PyObject *ciphertext, 
     if (sent < 0) { /* the stream will say so again */
         PyErr_Clear();
         sent = 0;
+    } else {
+        stream->bytes_written += sent;
+        tls->bytes_sent += bytes;
     }
-    stream->bytes_written += sent;
-    tls->bytes_sent += bytes;
     if (sent < length)
         return send_the_rest(operation, PyBytes_AS_STRING(ciphertext) + sent, length - sent, result);
     PyObject *count = PyLong_FromSsize_t(bytes);

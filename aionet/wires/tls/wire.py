@@ -334,7 +334,7 @@ class TlsWire(TlsBase, WireOver):
             self._seal.hand_down()
         except OSError as error:
             raise self._error("write", error) from error
-        if self._seal.busy:
+        if self._seal.rests:
             await self._queue().send(OutgoingBuffers((data,), size), "write")
         return size
 
