@@ -13,6 +13,9 @@ down by `begin_send`, which nobody's cancellation takes back. Plaintext counts a
 `PIECE` bytes waits in encrypted form, however long the write. A write is finished when its last record is
 down.
 
+*Renegotiation*, which TLS 1.3 no longer has, holds writes until the peer's answer was read. Who reads it does
+not know of them, so they look again after a moment.
+
 *Turns.* What reading makes this side send (answers to key updates, alerts) goes at once; it is small, and
 comes between two records of a write.
 """
@@ -36,11 +39,14 @@ __all__ = ["PIECE", "Seal", "SealedQueue"]
 PIECE = 64 * 1024
 """Bytes that are encrypted in one go: four records of the largest size."""
 
+_PAUSE = 0.005
+"""Seconds between looks at whether a renegotiation is over."""
+
 
 class Seal:
     """Encrypts, and hands down. It takes the place of a socket in an `OutgoingQueue`."""
 
-    __slots__ = ("_encrypted", "_end", "_lower", "_on_room", "_shaken", "_tls", "busy", "rests")
+    __slots__ = ("_encrypted", "_end", "_lower", "_on_room", "_pause", "_shaken", "_tls", "busy", "rests")
 
     def __init__(
         self,
@@ -62,6 +68,7 @@ class Seal:
         self.rests: set[asyncio.Future[None]] = set()
         """What is done when what was encrypted has been handed down, as far as it was not yet."""
         self._shaken = False
+        self._pause: asyncio.TimerHandle | None = None
         self.busy = True
         """Whether something encrypted waits for room below, or the handshake is not over."""
 
@@ -80,7 +87,11 @@ class Seal:
         """Encrypt the beginning of `data`, up to `PIECE` bytes, and hand it down; return how many bytes."""
         if self.busy:
             raise BlockingIOError
-        count = self._tls.write(data if len(data) <= PIECE else memoryview(data)[:PIECE])
+        try:
+            count = self._tls.write(data if len(data) <= PIECE else memoryview(data)[:PIECE])
+        except ssl.SSLWantReadError:
+            self._wait_for_the_peer()
+            raise BlockingIOError from None
         self.hand_down()
         return count
 
@@ -114,9 +125,17 @@ class Seal:
 
     def forget(self) -> None:
         """The wire below is closed: what it says of writes is known from there."""
+        if self._pause is not None:
+            self._pause.cancel()
         for rest in self.rests:
             if rest.done() and not rest.cancelled():
                 rest.exception()  # which counts as having been told of it
+
+    def _wait_for_the_peer(self) -> None:
+        self.busy = True
+        self._pause = self._lower._loop.call_later(_PAUSE, self._look_for_room)
+        if self._encrypted.pending:
+            self.hand_down()
 
     def _on_handed_down(self, rest: asyncio.Future[None]) -> None:
         self.rests.discard(rest)
@@ -125,6 +144,7 @@ class Seal:
         self._look_for_room()
 
     def _look_for_room(self) -> None:
+        self._pause = None
         self.busy = bool(self.rests) or not self._shaken
         if not self.busy:
             self._on_room()
