@@ -408,6 +408,10 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     PyBuffer_Release(&view);
     if (!simple)
         return go_slowly(operation, result);
+    if (failed && PyErr_ExceptionMatches(operation->state->want_read_error)) {
+        PyErr_Clear(); /* a renegotiation: nothing was encrypted */
+        return go_slowly(operation, result);
+    }
     if (failed)
         return fail(operation, operation->state->str_write, result);
     PyObject *ciphertext = PyObject_Vectorcall(operation->state->bio_read, &tls->encrypted, 1, NULL);
