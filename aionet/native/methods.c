@@ -83,32 +83,39 @@ static inline int is_plain(int kind, PyObject *argument, Py_ssize_t *max_bytes)
     return kind != WRITE_VECTORED || PyTuple_CheckExact(argument) || PyList_CheckExact(argument);
 }
 
+/* Beneath the socket is no stream: TLS, perhaps; else the function knows. */
+static PyObject *call_over_another_wire(Method *method, PyObject *const *arguments, size_t flags)
+{
+    PyObject *socket = arguments[0], *argument = PyVectorcall_NARGS(flags) > 1 ? arguments[1] : NULL, *operation = NULL;
+    Py_ssize_t max_bytes = 0;
+    if ((method->kind != NEXT_CHUNK || reads_with_ours(method, socket)) && is_plain(method->kind, argument, &max_bytes))
+        operation = tls_operation_for(method->state, method->kind, socket, argument, max_bytes);
+    if (operation != NULL || PyErr_Occurred())
+        return operation;
+    return PyObject_Vectorcall(method->function, arguments, flags, NULL);
+}
+
 static PyObject *method_vectorcall(PyObject *self, PyObject *const *arguments, size_t flags, PyObject *names)
 {
     Method *method = (Method *)self;
-    Py_ssize_t given = PyVectorcall_NARGS(flags) - 1, max_bytes = 0;
+    Py_ssize_t count = PyVectorcall_NARGS(flags), given = count - 1, max_bytes = 0;
     int kind = method->kind;
-    PyObject *argument = given > 0 ? arguments[1] : NULL;
     if (names != NULL || given < kinds[kind].arguments || given > kinds[kind].arguments + kinds[kind].optional)
         goto function;
     Stream *stream = stream_of(method->state, arguments[0]);
+    if (stream == NULL)
+        return call_over_another_wire(method, arguments, flags);
+    PyObject *argument = given ? arguments[1] : NULL;
     if ((kind == NEXT_CHUNK && !reads_with_ours(method, arguments[0])) || !is_plain(kind, argument, &max_bytes))
         goto function;
-    PyObject *operation;
-    if (stream == NULL) {
-        operation = tls_operation_for(method->state, kind, arguments[0], argument, max_bytes);
-        if (operation == NULL && !PyErr_Occurred())
-            goto function;
-        return operation;
-    }
     if (kind <= NEXT_CHUNK)
-        argument = NULL;
+        return operation_new(method->state, kind, arguments[0], stream, NULL, max_bytes);
     if (kind != WRITE_VECTORED)
-        return operation_new(method->state, kind, arguments[0], stream, argument, max_bytes);
+        return operation_new(method->state, kind, arguments[0], stream, argument, 0);
     PyObject *buffers = PySequence_Tuple(argument);
     if (buffers == NULL)
         return NULL;
-    operation = operation_new(method->state, kind, arguments[0], stream, buffers, 0);
+    PyObject *operation = operation_new(method->state, kind, arguments[0], stream, buffers, 0);
     Py_DECREF(buffers);
     return operation;
 

@@ -283,6 +283,12 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->tls_class);
     Py_VISIT(state->want_read_error);
     Py_VISIT(state->zero_return_error);
+    Py_VISIT(state->engine_read);
+    Py_VISIT(state->engine_write);
+    Py_VISIT(state->bio_read);
+    Py_VISIT(state->bio_write);
+    Py_VISIT(state->engine_type);
+    Py_VISIT(state->bio_type);
     for (int kind = 0; kind < METHODS; kind++)
         Py_VISIT(state->slow[kind]);
     return 0;

@@ -61,7 +61,9 @@ typedef struct {
     PyObject *enter_task, *leave_task, *current_task, *cancelled_error;
     PyObject *connection_lost_error, *closed_descriptors; /* aionet's: an exception, and who waits for descriptors */
     PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before */
-    PyObject *want_read_error, *zero_return_error; /* of the ssl module, which is imported when it is needed */
+    /* the ssl module's, which is imported when it is needed: exceptions, types, and methods of these */
+    PyObject *want_read_error, *zero_return_error, *engine_read, *engine_write, *bio_read, *bio_write;
+    PyTypeObject *engine_type, *bio_type;
     PyTypeObject *wire_class, *socket_class, *tls_class; /* subclasses that are in use: they spare a look at bases */
     PyObject *slow[METHODS]; /* the Python functions that the methods stand for */
     /* interned */

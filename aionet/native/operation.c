@@ -74,14 +74,14 @@ static void finish(Operation *operation)
     Py_CLEAR(operation->delegate);
 }
 
-PySendResult operation_finish_with(Operation *operation, PyObject *value, PyObject **result)
+static PySendResult finish_with(Operation *operation, PyObject *value, PyObject **result)
 {
     finish(operation);
     *result = value;
     return value == NULL ? PYGEN_ERROR : PYGEN_RETURN;
 }
 
-PySendResult operation_yield_turn(Operation *operation, Phase phase, PyObject **result)
+static PySendResult yield_turn(Operation *operation, Phase phase, PyObject **result)
 {
     reactor_refill(operation->stream->reactor);
     operation->phase = phase;
@@ -89,10 +89,10 @@ PySendResult operation_yield_turn(Operation *operation, Phase phase, PyObject **
     return PYGEN_NEXT;
 }
 
-PySendResult operation_go_on_in(Operation *operation, PyObject *coroutine, PyObject **result)
+static PySendResult go_on_in(Operation *operation, PyObject *coroutine, PyObject **result)
 {
     if (coroutine == NULL)
-        return operation_finish_with(operation, NULL, result);
+        return finish_with(operation, NULL, result);
     operation->delegate = coroutine;
     operation->phase = DELEGATED;
     PySendResult status = PyIter_Send(coroutine, Py_None, result);
@@ -101,7 +101,7 @@ PySendResult operation_go_on_in(Operation *operation, PyObject *coroutine, PyObj
     return status;
 }
 
-PySendResult operation_go_on(Operation *operation, PyObject *value, PyObject **result)
+static PySendResult go_on(Operation *operation, PyObject *value, PyObject **result)
 {
     PySendResult status = PyIter_Send(operation->delegate, value, result);
     if (status != PYGEN_NEXT)
@@ -111,17 +111,17 @@ PySendResult operation_go_on(Operation *operation, PyObject *value, PyObject **r
 
 /* -- reading -------------------------------------------------------------------------------------------------- */
 
-PySendResult operation_wait_for_input(Operation *operation, PyObject **result)
+static PySendResult wait_for_input(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
     if (!stream->watched) {
         if (reactor_watch(stream->reactor, stream->fd, (PyObject *)stream) < 0)
-            return operation_finish_with(operation, NULL, result);
+            return finish_with(operation, NULL, result);
         stream->watched = 1;
     }
     Wait *wait = wait_new(operation->state, stream->reactor->loop, operation);
     if (wait == NULL)
-        return operation_finish_with(operation, NULL, result);
+        return finish_with(operation, NULL, result);
     operation->wait = wait;
     operation->phase = WAITING;
     stream_set_reader(stream, operation);
@@ -147,7 +147,7 @@ static PySendResult end_of_iteration(Operation *operation, PyObject *data, PyObj
 {
     Py_DECREF(data);
     PyErr_SetNone(PyExc_StopAsyncIteration);
-    return operation_finish_with(operation, NULL, result);
+    return finish_with(operation, NULL, result);
 }
 
 static PySendResult try_to_read(Operation *operation, PyObject **result)
@@ -156,20 +156,20 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
     for (;;) {
         if (stream->closed) {
             stream_raise_from_method(stream, operation->state->str_closed_error, operation->state->str_read);
-            return operation_finish_with(operation, NULL, result);
+            return finish_with(operation, NULL, result);
         }
         if (operation->kind == READER_TURN) {
             reactor_charge(stream->reactor, 0);
-            return operation_finish_with(operation, Py_NewRef(Py_None), result);
+            return finish_with(operation, Py_NewRef(Py_None), result);
         }
         if (!stream->readable)
-            return operation_wait_for_input(operation, result);
+            return wait_for_input(operation, result);
         PyObject *data =
             operation->kind == READ_INTO ? try_receive_into(operation) : stream_receive(stream, operation->max_bytes);
         if (data != NULL && operation->kind == NEXT_CHUNK && PyBytes_GET_SIZE(data) == 0)
             return end_of_iteration(operation, data, result);
         if (data != NULL || PyErr_Occurred())
-            return operation_finish_with(operation, data, result);
+            return finish_with(operation, data, result);
     }
 }
 
@@ -178,11 +178,11 @@ static PySendResult begin_reading(Operation *operation, PyObject **result)
     Stream *stream = operation->stream;
     if (stream->reader != NULL || stream->closed) {
         stream_raise_from_method(stream, operation->state->str_busy_error, NULL);
-        return operation_finish_with(operation, NULL, result);
+        return finish_with(operation, NULL, result);
     }
     if (stream->reactor->budget <= 0) {
         stream_set_reader(stream, operation);
-        return operation_yield_turn(operation, YIELDED_BEFORE, result);
+        return yield_turn(operation, YIELDED_BEFORE, result);
     }
     return try_to_read(operation, result);
 }
@@ -199,7 +199,7 @@ static PySendResult send_the_rest(Operation *operation, Py_ssize_t sent, PyObjec
                                                count, NULL);
     Py_XDECREF(buffers);
     Py_XDECREF(count);
-    return operation_go_on_in(operation, coroutine, result);
+    return go_on_in(operation, coroutine, result);
 }
 
 static ssize_t send_message(int fd, struct msghdr *message, Py_ssize_t bytes)
@@ -270,29 +270,29 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     Py_ssize_t bytes;
     ssize_t sent = send_argument(operation, &bytes);
     if (sent == -2)
-        return operation_finish_with(operation, NULL, result);
+        return finish_with(operation, NULL, result);
     stream->bytes_written += sent;
     if (sent < bytes)
         return send_the_rest(operation, sent, result);
     PyObject *count = PyLong_FromSsize_t(bytes);
     reactor_charge(stream->reactor, bytes);
     if (stream->reactor->budget >= 0 || count == NULL)
-        return operation_finish_with(operation, count, result);
+        return finish_with(operation, count, result);
     operation->result = count;
-    return operation_yield_turn(operation, YIELDED_AFTER, result);
+    return yield_turn(operation, YIELDED_AFTER, result);
 }
 
 /* -- the coroutine -------------------------------------------------------------------------------------------- */
 
 /* The Python function that the method stands for: it knows of buffers and of bad arguments. */
-PySendResult operation_go_the_long_way(Operation *operation, PyObject **result)
+static PySendResult go_the_long_way(Operation *operation, PyObject **result)
 {
     PyObject *function = operation->state->slow[(int)operation->kind], *argument = Py_XNewRef(operation->argument);
     if (operation->kind == READ)
         argument = PyLong_FromSsize_t(operation->max_bytes);
     PyObject *coroutine = PyObject_CallFunctionObjArgs(function, operation->socket, argument, NULL);
     Py_XDECREF(argument);
-    return operation_go_on_in(operation, coroutine, result);
+    return go_on_in(operation, coroutine, result);
 }
 
 static int has_to_go_the_long_way(Operation *operation)
@@ -308,10 +308,10 @@ static int has_to_go_the_long_way(Operation *operation)
 static PySendResult begin(Operation *operation, PyObject **result)
 {
     if (has_to_go_the_long_way(operation))
-        return operation_go_the_long_way(operation, result);
+        return go_the_long_way(operation, result);
     switch (operation->kind) {
     case UNTIL_READABLE:
-        return operation_wait_for_input(operation, result);
+        return wait_for_input(operation, result);
     case WRITE:
     case WRITE_VECTORED:
         return begin_writing(operation, result);
@@ -320,7 +320,7 @@ static PySendResult begin(Operation *operation, PyObject **result)
     }
 }
 
-PySendResult operation_refuse(PyObject *error, const char *why, PyObject **result)
+static PySendResult refuse(PyObject *error, const char *why, PyObject **result)
 {
     PyErr_SetString(error, why);
     *result = NULL;
@@ -333,26 +333,26 @@ static PySendResult operation_am_send(PyObject *self, PyObject *value, PyObject 
     switch ((Phase)operation->phase) {
     case FRESH:
         if (value != Py_None)
-            return operation_refuse(PyExc_TypeError, "can't send non-None value to a just-started coroutine", result);
+            return refuse(PyExc_TypeError, "can't send non-None value to a just-started coroutine", result);
         return begin(operation, result);
     case WAITING:
         if (operation->driver != NULL || (operation->wait != NULL && operation->wait->callback != NULL))
-            return operation_refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
+            return refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
         reactor_refill(operation->stream->reactor); /* everybody else has had a turn */
         /* fall through */
     case YIELDED_BEFORE:
         operation_detach(operation);
         if (operation->kind == UNTIL_READABLE)
-            return operation_finish_with(operation, Py_NewRef(Py_None), result);
+            return finish_with(operation, Py_NewRef(Py_None), result);
         return try_to_read(operation, result);
     case YIELDED_AFTER:
-        return operation_finish_with(operation, Py_NewRef(operation->result), result);
+        return finish_with(operation, Py_NewRef(operation->result), result);
     case DELEGATED:
-        return operation_go_on(operation, value, result);
+        return go_on(operation, value, result);
     case FINISHED:
         break;
     }
-    return operation_refuse(PyExc_RuntimeError, "cannot reuse already awaited coroutine", result);
+    return refuse(PyExc_RuntimeError, "cannot reuse already awaited coroutine", result);
 }
 
 static PyObject *operation_iternext(PyObject *self)
@@ -458,7 +458,7 @@ static void warn_of_a_forgotten_await(Operation *operation)
         raise_taken(raised);
 }
 
-void operation_let_go(Operation *operation)
+static void let_go(Operation *operation)
 {
     if (operation->phase == FRESH)
         warn_of_a_forgotten_await(operation);
@@ -476,7 +476,7 @@ static void operation_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     ModuleState *state = operation->state;
     PyObject_GC_UnTrack(self);
-    operation_let_go(operation);
+    let_go(operation);
     if (state->free_operation_count < MOST_FREE) {
         operation->next_ready = state->free_operations;
         state->free_operations = operation;
@@ -530,4 +530,46 @@ int operation_wake(Operation *operation)
     if (operation->driver != NULL)
         return driver_resume(operation->driver);
     return operation->wait == NULL ? 0 : wait_wake(operation->wait);
+}
+
+/* -- for operations of other wires (tls.c) ---------------------------------------------------------------------- */
+
+PySendResult operation_finish_with(Operation *operation, PyObject *value, PyObject **result)
+{
+    return finish_with(operation, value, result);
+}
+
+PySendResult operation_yield_turn(Operation *operation, Phase phase, PyObject **result)
+{
+    return yield_turn(operation, phase, result);
+}
+
+PySendResult operation_go_on_in(Operation *operation, PyObject *coroutine, PyObject **result)
+{
+    return go_on_in(operation, coroutine, result);
+}
+
+PySendResult operation_go_on(Operation *operation, PyObject *value, PyObject **result)
+{
+    return go_on(operation, value, result);
+}
+
+PySendResult operation_go_the_long_way(Operation *operation, PyObject **result)
+{
+    return go_the_long_way(operation, result);
+}
+
+PySendResult operation_wait_for_input(Operation *operation, PyObject **result)
+{
+    return wait_for_input(operation, result);
+}
+
+PySendResult operation_refuse(PyObject *error, const char *why, PyObject **result)
+{
+    return refuse(error, why, result);
+}
+
+void operation_let_go(Operation *operation)
+{
+    let_go(operation);
 }

@@ -11,9 +11,10 @@
  * else is Python's: what turns out not to be simple is left as if nobody had tried, and a coroutine of the other half
  * goes on. Both halves share the attributes of this type, so that each finds what the other has left.
  *
- * *Knowing what is there.* Asking OpenSSL for plaintext that it has not got raises an exception, which is dearer than all
- * the rest. So it is asked only if something may be there (`more`). `held` says how much ciphertext that is at the
- * most, and so how much plaintext, and how large an object to make.
+ * *Knowing what is there.* Asking OpenSSL for plaintext that it has not got raises an exception, which is dearer than
+ * all the rest. So it is asked only if something may be there (`more`). `held` says how much ciphertext that is at the
+ * most, and so how much plaintext, and how large an object to make. Mostly it is one record (`single`), of which
+ * nothing is left when it was read; else the BIO is asked.
  *
  * *What stays behind.* A read may have made an answer (to a KeyUpdate) that nobody waits for: TLS wants it before the
  * next record (RFC 8446, 4.6.3), and so it goes, because all that the outgoing BIO holds is sent in its order.
@@ -36,7 +37,7 @@ struct Tls {
     PyObject *lower, *object, *incoming, *encrypted, *ahead, *outgoing, *own_loss;
     long long bytes_read, bytes_sent;
     Py_ssize_t held;
-    char more, reading, established, truncated, eof_asked, closed, peer_ended;
+    char single, more, reading, established, truncated, eof_asked, closed, peer_ended;
 };
 
 typedef struct {
@@ -90,9 +91,9 @@ PyType_Spec window_spec = {
     .slots = window_slots,
 };
 
-/* `object.method(bytes)` of a method that keeps nothing of its argument. One window to a reactor is enough: nothing else
- * of this thread runs meanwhile. */
-static PyObject *call_with_bytes(Reactor *reactor, PyObject *object, PyObject *method, const char *bytes,
+/* `method(object, bytes)` of a method that keeps nothing of its argument. One window to a reactor is enough: nothing
+ * else of this thread runs meanwhile. */
+static PyObject *call_with_bytes(Reactor *reactor, PyObject *method, PyObject *object, const char *bytes,
                                  Py_ssize_t length)
 {
     Window *window = (Window *)reactor->window;
@@ -104,7 +105,8 @@ static PyObject *call_with_bytes(Reactor *reactor, PyObject *object, PyObject *m
     }
     window->bytes = bytes;
     window->length = length;
-    return PyObject_CallMethodOneArg(object, method, (PyObject *)window);
+    PyObject *arguments[] = {object, (PyObject *)window};
+    return PyObject_Vectorcall(method, arguments, 2, NULL);
 }
 
 /* -- reading ---------------------------------------------------------------------------------------------------- */
@@ -121,6 +123,11 @@ static int note_left(Tls *tls, Py_ssize_t asked, Py_ssize_t got)
 {
     if (got == asked) { /* a part of a record, perhaps */
         tls->held = UNKNOWN;
+        tls->single = 0;
+        return 0;
+    }
+    if (tls->single) {
+        tls->held = tls->more = 0;
         return 0;
     }
     PyObject *pending = PyObject_GetAttr(tls->incoming, tls->state->str_pending);
@@ -133,8 +140,8 @@ static int note_left(Tls *tls, Py_ssize_t asked, Py_ssize_t got)
 /* Reading raised: there was not enough, or it was the end, or something is wrong. */
 static Outcome note_refusal(Tls *tls)
 {
-    if (PyErr_ExceptionMatches(tls->state->zero_return_error)) { /* so it tells the end where this side has ended, too */
-        PyErr_Clear();
+    if (PyErr_ExceptionMatches(tls->state->zero_return_error)) {
+        PyErr_Clear(); /* the end, where this side has ended, too */
         return RARE;
     }
     if (!PyErr_ExceptionMatches(tls->state->want_read_error))
@@ -159,7 +166,7 @@ static Outcome decrypt(Operation *operation, Tls *tls, PyObject **result)
     if (count != NULL) {
         PyObject *arguments[] = {tls->engine, count, operation->argument};
         size_t given = operation->kind == READ_INTO ? 3 : 2;
-        data = PyObject_VectorcallMethod(state->str_read, arguments, given | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        data = PyObject_Vectorcall(state->engine_read, arguments, given, NULL);
         Py_DECREF(count);
     }
     if (data == NULL)
@@ -187,6 +194,13 @@ static Outcome decrypt(Operation *operation, Tls *tls, PyObject **result)
     return GOT;
 }
 
+/* Whether this is one record of data (RFC 8446, 5.1), no less and no more. */
+static int is_a_record(const unsigned char *bytes, Py_ssize_t length)
+{
+    enum { APPLICATION_DATA = 23, HEADER_BYTES = 5 };
+    return length > HEADER_BYTES && bytes[0] == APPLICATION_DATA && HEADER_BYTES + (bytes[3] << 8 | bytes[4]) == length;
+}
+
 /* Take what the kernel has into the BIO. GOT: there was something. */
 static Outcome take_in(Tls *tls)
 {
@@ -201,10 +215,11 @@ static Outcome take_in(Tls *tls)
         return LOST;
     if (received == 0) /* the end without close_notify: the stream tells it again */
         return RARE;
-    PyObject *written = call_with_bytes(stream->reactor, tls->incoming, tls->state->str_write, scratch, received);
+    PyObject *written = call_with_bytes(stream->reactor, tls->state->bio_write, tls->incoming, scratch, received);
     if (written == NULL)
         return FAILED;
     Py_DECREF(written);
+    tls->single = tls->held == 0 && is_a_record((unsigned char *)scratch, received);
     tls->held += received;
     tls->more = 1;
     return GOT;
@@ -221,7 +236,8 @@ static PySendResult go_slowly(Operation *operation, PyObject **result)
                                                     : state->str_send_slowly;
     PyObject *argument = operation->kind == READ ? PyLong_FromSsize_t(operation->max_bytes)
                                                  : Py_NewRef(operation->argument);
-    PyObject *coroutine = argument == NULL ? NULL : PyObject_CallMethodOneArg((PyObject *)tls_of(operation), name, argument);
+    PyObject *wire = (PyObject *)tls_of(operation);
+    PyObject *coroutine = argument == NULL ? NULL : PyObject_CallMethodOneArg(wire, name, argument);
     Py_XDECREF(argument);
     return operation_go_on_in(operation, coroutine, result);
 }
@@ -230,7 +246,7 @@ static PySendResult go_slowly(Operation *operation, PyObject **result)
 static PySendResult fail(Operation *operation, PyObject *name, PyObject **result)
 {
     PyObject *wire = (PyObject *)tls_of(operation), *raised, *error;
-    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OSError)) {
+    if (PyErr_ExceptionMatches(PyExc_OSError)) {
         raised = take_exception();
         error = PyObject_CallMethodObjArgs(wire, operation->state->str_error, name, raised, NULL);
         if (error == NULL)
@@ -243,6 +259,8 @@ static PySendResult fail(Operation *operation, PyObject *name, PyObject **result
 
 static PySendResult fail_reading(Operation *operation, PyObject **result)
 {
+    if (!PyErr_ExceptionMatches(PyExc_OSError)) /* none of OpenSSL's */
+        return operation_finish_with(operation, NULL, result);
     PyObject *raised = take_exception();
     PyObject *replied = PyObject_CallMethodNoArgs((PyObject *)tls_of(operation), operation->state->str_reply);
     tls_of(operation)->more = 0;
@@ -330,7 +348,7 @@ static int may_write(Tls *tls)
 static int encrypt(Tls *tls, const char *bytes, Py_ssize_t length)
 {
     while (length > 0) {
-        PyObject *written = call_with_bytes(tls->stream->reactor, tls->engine, tls->state->str_write, bytes,
+        PyObject *written = call_with_bytes(tls->stream->reactor, tls->state->engine_write, tls->engine, bytes,
                                             Py_MIN(length, RECORD_BYTES));
         Py_ssize_t count = written == NULL ? -1 : PyLong_AsSsize_t(written);
         Py_XDECREF(written);
@@ -346,7 +364,7 @@ static int encrypt(Tls *tls, const char *bytes, Py_ssize_t length)
 static PySendResult send_the_rest(Operation *operation, const char *rest, Py_ssize_t length, PyObject **result)
 {
     Tls *tls = tls_of(operation);
-    PyObject *written = call_with_bytes(tls->stream->reactor, tls->encrypted, tls->state->str_write, rest, length);
+    PyObject *written = call_with_bytes(tls->stream->reactor, tls->state->bio_write, tls->encrypted, rest, length);
     PyObject *coroutine = NULL;
     if (written != NULL)
         coroutine = PyObject_CallMethodOneArg((PyObject *)tls, tls->state->str_finish_send, operation->argument);
@@ -363,9 +381,10 @@ static PySendResult send_ciphertext(Operation *operation, PyObject *ciphertext, 
     if (sent < 0) { /* the stream will say so again */
         PyErr_Clear();
         sent = 0;
+    } else {
+        stream->bytes_written += sent;
+        tls->bytes_sent += bytes;
     }
-    stream->bytes_written += sent;
-    tls->bytes_sent += bytes;
     if (sent < length)
         return send_the_rest(operation, PyBytes_AS_STRING(ciphertext) + sent, length - sent, result);
     PyObject *count = PyLong_FromSsize_t(bytes);
@@ -389,9 +408,13 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     PyBuffer_Release(&view);
     if (!simple)
         return go_slowly(operation, result);
+    if (failed && PyErr_ExceptionMatches(operation->state->want_read_error)) {
+        PyErr_Clear(); /* a renegotiation: nothing was encrypted */
+        return go_slowly(operation, result);
+    }
     if (failed)
         return fail(operation, operation->state->str_write, result);
-    PyObject *ciphertext = PyObject_CallMethodNoArgs(tls->encrypted, operation->state->str_read);
+    PyObject *ciphertext = PyObject_Vectorcall(operation->state->bio_read, &tls->encrypted, 1, NULL);
     if (ciphertext == NULL)
         return operation_finish_with(operation, NULL, result);
     PySendResult status = send_ciphertext(operation, ciphertext, bytes, result);
@@ -576,37 +599,57 @@ static PyObject *tls_new(PyTypeObject *type, PyObject *arguments, PyObject *name
     return (PyObject *)tls;
 }
 
-static int need_ssl_module(ModuleState *state)
+static int import_ssl(ModuleState *state, PyObject *engine, PyObject *bio)
 {
-    if (state->want_read_error != NULL)
-        return 0;
     PyObject *module = PyImport_ImportModule("ssl");
     if (module == NULL)
         return -1;
-    Py_XSETREF(state->zero_return_error, PyObject_GetAttrString(module, "SSLZeroReturnError"));
-    if (state->zero_return_error != NULL)
-        state->want_read_error = PyObject_GetAttrString(module, "SSLWantReadError");
+    PyObject *engine_type = (PyObject *)Py_TYPE(engine), *bio_type = (PyObject *)Py_TYPE(bio);
+    struct {
+        PyObject *owner, **place;
+        const char *name;
+    } wanted[] = {
+        {module, &state->want_read_error, "SSLWantReadError"},
+        {module, &state->zero_return_error, "SSLZeroReturnError"},
+        {engine_type, &state->engine_read, "read"},
+        {engine_type, &state->engine_write, "write"},
+        {bio_type, &state->bio_read, "read"},
+        {bio_type, &state->bio_write, "write"},
+    };
+    int failed = 0;
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted && !failed; i++) {
+        Py_XSETREF(*wanted[i].place, PyObject_GetAttrString(wanted[i].owner, wanted[i].name));
+        failed = *wanted[i].place == NULL;
+    }
     Py_DECREF(module);
-    return state->want_read_error == NULL ? -1 : 0;
+    if (failed)
+        return -1;
+    state->bio_type = (PyTypeObject *)Py_NewRef(bio_type);
+    state->engine_type = (PyTypeObject *)Py_NewRef(engine_type);
+    return 0;
 }
 
 /* The handshake is over: find the short way, if there is one. */
 static int open_short_way(Tls *tls)
 {
+    ModuleState *state = tls->state;
     if (tls->lower == NULL || tls->object == NULL || tls->incoming == NULL || tls->encrypted == NULL ||
-        !PyObject_TypeCheck(tls->lower, tls->state->stream_type))
+        !PyObject_TypeCheck(tls->lower, state->stream_type))
         return 0;
-    if (need_ssl_module(tls->state) < 0)
-        return -1;
-    PyObject *engine = PyObject_GetAttr(tls->object, tls->state->str_sslobj);
+    PyObject *engine = PyObject_GetAttr(tls->object, state->str_sslobj);
     if (engine == NULL) { /* what it is called is the standard library's affair */
         PyErr_Clear();
         engine = Py_NewRef(tls->object);
     }
     Py_XSETREF(tls->engine, engine);
+    if (state->engine_type == NULL && import_ssl(state, engine, tls->incoming) < 0)
+        return -1;
+    if (Py_TYPE(engine) != state->engine_type || Py_TYPE(tls->incoming) != state->bio_type ||
+        Py_TYPE(tls->encrypted) != state->bio_type)
+        return 0;
     Py_XSETREF(tls->stream, (Stream *)Py_NewRef(tls->lower));
-    if (tls->state->tls_class == NULL)
-        tls->state->tls_class = (PyTypeObject *)Py_NewRef(Py_TYPE(tls));
+    if (state->tls_class == NULL)
+        state->tls_class = (PyTypeObject *)Py_NewRef(Py_TYPE(tls));
     return 0;
 }
 
@@ -644,6 +687,7 @@ static int tls_set_more(PyObject *self, PyObject *value, void *unused)
         return -1;
     ((Tls *)self)->more = (char)flag;
     ((Tls *)self)->held = UNKNOWN;
+    ((Tls *)self)->single = 0;
     return 0;
 }
 

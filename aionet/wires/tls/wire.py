@@ -140,7 +140,9 @@ class TlsWire(TlsBase, WireOver):
         self._reading = True
         try:
             first = self._incoming.pending == 0
-            while not self._go_on_shaking_hands():
+            listens = first and self._tls.server_side  # the client speaks first
+            while listens or not self._go_on_shaking_hands():
+                listens = False
                 ciphertext = await self._receive_for_handshake()
                 self._refuse_if_closed("handshake")
                 if first and not looks_like_tls(ciphertext):
@@ -334,7 +336,7 @@ class TlsWire(TlsBase, WireOver):
             self._seal.hand_down()
         except OSError as error:
             raise self._error("write", error) from error
-        if self._seal.busy:
+        if self._seal.rests:
             await self._queue().send(OutgoingBuffers((data,), size), "write")
         return size
 
