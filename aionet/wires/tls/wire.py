@@ -185,6 +185,8 @@ class TlsWire(WireOver):
             ciphertext: bytes = await self._lower.receive(_CHUNK)
         except ConnectionLostError as error:
             raise self._lose_by("handshake", error, TlsFailure.RESET) from error
+        except SocketClosedError:
+            raise self._closed_error("handshake") from None
         if not ciphertext:
             raise self._lose_by("handshake", None, TlsFailure.ENDED)
         return ciphertext
@@ -224,6 +226,9 @@ class TlsWire(WireOver):
             self._reading = True
             try:
                 ciphertext = await self._lower.receive(_CHUNK)
+            except (ConnectionLostError, SocketClosedError) as error:
+                error._ends = self  # whose connection it was
+                raise
             finally:
                 self._reading = False
             self._feed(ciphertext)
@@ -377,6 +382,8 @@ class TlsWire(WireOver):
             await self._lower.wait_acknowledged()
         except ConnectionLostError as error:
             raise self._delivery_error("wait_acknowledged", error) from error
+        except SocketClosedError:
+            raise self._closed_error("wait_acknowledged") from None
 
     # Closing ------------------------------------------------------------------------------------------
 
