@@ -26,8 +26,8 @@ async def serving(handler, *, shakes=True):
     server = AsyncTcpConnectionServer(("127.0.0.1", 0))
     running = asyncio.create_task(spawner.serve(server))
     with await RawPeer.connect(server.address.sockaddr()) as peer:
-        peer.sock = TlsOverSocket(peer.sock, contexts().client, server_side=False)
         if shakes:
+            peer.sock = TlsOverSocket(peer.sock, contexts().client, server_side=False)
             await peer.sock.shake_hands()
         yield spawner, peer, ended
         await spawner.drain(5)
