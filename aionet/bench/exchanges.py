@@ -101,7 +101,6 @@ class PythonLoad:
         self._free: deque[_Connection] = deque()  # of an open loop: ready for a request
         self._opening = 0
         self._next_due = 0
-        self._begun = _clock()
         self.next_message = message_maker(self.size)
 
     # -- what drives it -------------------------------------------------------------------------------------
@@ -133,18 +132,17 @@ class PythonLoad:
         """Forget what was counted, but for errors."""
         self._histogram = LatencyHistogram()
         self.requests = self.bytes_compared = self.idle = 0
-        self._begun = _clock()
         for connection in self._connections:
             connection.completed = 0
 
-    def finish(self) -> None:
-        """Close all connections, and count what has no answer."""
+    def finish(self, patience: float, /) -> None:
+        """Close all connections, and count what had no answer for so many seconds."""
         now = _clock()
         for connection in self._connections:
             asked = connection.socket is not None and (connection.asking or connection.connecting)
             if asked and self._interval:
                 self._record_overdue(now - connection.started)
-            elif asked and self._exchange.answers and connection.started < self._begun:
+            elif asked and self._exchange.answers and now - connection.started >= patience * _SECOND:
                 self._errors["no answer"] += 1
             self._close(connection)
         while self._interval and self._next_due and self._next_due <= now:

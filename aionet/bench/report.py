@@ -81,13 +81,19 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     said.extend(_row_notes(rows))
     said.extend(f"skipped: {peer}: {reason}" for peer, reason in record["skipped"].items())
     said.extend(
-        f"failed: {turn['workload']} {turn['peer']}, round {turn['round']}: {turn['reason']}"
+        f"failed: {turn['workload']} {turn['peer']}, round {turn['round']}: {_shortened(turn['reason'])}"
         for turn in record.get("failed", ())
     )
     said.extend(
         f"{peer} wrote to its standard error: {text}" for peer, text in record.get("messages", {}).items()
     )
     return said
+
+
+def _shortened(text: str) -> str:
+    """The first line and the last, between which a traceback may be."""
+    first, *more = text.strip().splitlines() or [""]
+    return f"{first} {more[-1].strip()}" if more else first
 
 
 def _row_notes(rows: Sequence[Row]) -> list[str]:

@@ -319,7 +319,7 @@ def _turn_record(turn: Turn, ready: Mapping[str, Any], record: Mapping[str, Any]
     latencies = LatencyHistogram.from_json(record["histogram"])
     cpu_seconds = record.get("server_cpu_seconds")
     per_cpu_second = (1 / cpu_seconds) if cpu_seconds else None
-    measured = dict(record)
+    measured = {"until_all_served": None} | dict(record)
     for name in ("event", "workload", "histogram", "closed_loop", "size", "connections", "busy_share"):
         measured.pop(name, None)
     result = (

@@ -93,7 +93,7 @@ typedef struct {
     char *pattern, *incoming;
     uint32_t sequence;
 
-    int64_t begun, next_due;
+    int64_t next_due;
     int64_t idle; /* ns in which there was nothing to do */
     uint64_t requests, bytes_compared, overdue;
     uint64_t errnos[LOAD_ERRNOS], mistakes[LOAD_MISTAKES];
@@ -128,7 +128,7 @@ void load_close_connection(Load *load, int slot);
 int load_prepare(Load *load); /* 0, or -1 with errno; all that is above `epoll` was set, the rest is zero */
 void load_drive(Load *load, int64_t nanoseconds, int until_served);
 void load_begin(Load *load);  /* forget what was counted, but for errors */
-void load_finish(Load *load); /* close everything; count what has no answer */
+void load_finish(Load *load, int64_t patience); /* close everything; count what had no answer for so long */
 void load_release(Load *load);
 void load_completed(Load *load, int slot, int64_t now); /* a whole reply came; what is next for its connection */
 void load_failed(Load *load, int slot, int number);     /* by an errno; it is opened again a little later */

@@ -182,7 +182,6 @@ int load_prepare(Load *load)
         load->connections[slot].fd = -1;
         push(&load->closed, slot);
     }
-    load->begun = load_now();
     return 0;
 }
 
@@ -191,12 +190,11 @@ void load_begin(Load *load)
     memset(&load->histogram, 0, sizeof load->histogram);
     load->requests = load->bytes_compared = 0;
     load->idle = 0;
-    load->begun = load_now();
     for (int slot = 0; slot < load->count; slot++)
         load->connections[slot].completed = 0;
 }
 
-void load_finish(Load *load)
+void load_finish(Load *load, int64_t patience)
 {
     int64_t now = load_now();
     for (int slot = 0; slot < load->count; slot++) {
@@ -205,7 +203,7 @@ void load_finish(Load *load)
         if (asked && load->interval > 0) {
             load_record(&load->histogram, now - c->started);
             load->overdue++;
-        } else if (asked && load->workload != LOAD_BULK && c->started < load->begun)
+        } else if (asked && load->workload != LOAD_BULK && now - c->started >= patience)
             load->mistakes[LOAD_NO_ANSWER]++;
         load_close_connection(load, slot);
     }
