@@ -216,6 +216,7 @@ def guard(store: bool) -> int:
     if not store:
         return status
     everything["builds"][build()] = counted
+    STORED.parent.mkdir(exist_ok=True)
     STORED.write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return 0
 

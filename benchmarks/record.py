@@ -70,8 +70,10 @@ RUNS = (
     Run(
         "accept",
         "Accept",
-        "Connect, a byte each way, reset: the cost of a connection, with few and with many at a time.",
-        "accept --against all --connections 64,512,4000,{most}",
+        "Connect, a byte each way, reset: the cost of a connection, with few and with many at a time. 4,000"
+        " is as many as the queue of a listening socket holds (`somaxconn` is 4,096); more would measure how"
+        " long the kernel waits until it tries again.",
+        "accept --against all --connections 64,512,4000",
     ),
     Run(
         "connect",
@@ -284,12 +286,12 @@ def filled_in(document: Path, parts: Mapping[str, str]) -> str:
     """The document with these texts between its markers. Raises `ValueError` if a marker is missing."""
     text = document.read_text(encoding="utf-8")
     for name, part in parts.items():
-        begin, end = f"<!-- generated: {name} -->\n", "\n<!-- end -->"
+        begin, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
         before, found, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
         if not (found and closed):
-            raise ValueError(f"{document.name} has no {begin.strip()} that is closed by {end.strip()}")
-        text = f"{before}{begin}{part}{end}{after}"
+            raise ValueError(f"{document.name} has no {begin.strip()} that is closed by {end}")
+        text = f"{before}{begin}{part}\n{end}{after}"
     return text
 
 

@@ -253,9 +253,14 @@ def _bars(
             continue
         own = {row.peer: row for row in rows if case_of(row) == case}
         for place, peer in enumerate(peers):
-            if peer in own and (found := shown(own[peer])) is not None:
-                label_of_bar = f"{text(found.median)}{_starved(own[peer])}"
-                _draw_bar(axis, place, found, styles[peer].colour, label_of_bar)
+            if peer not in own:
+                continue
+            found = shown(own[peer])
+            if found is None:
+                _label_bar(axis, place, 0, "none in the time")
+            else:
+                _draw_bar(axis, place, found, styles[peer].colour)
+                _label_bar(axis, place, found.highest, f"{text(found.median)}{_starved(own[peer])}")
         axis.set_title(case.title, loc="left", fontsize=_FONT, fontweight="bold")
         axis.set_yticks(range(len(peers)), peers)
         axis.set_ylim(-0.6, len(peers) - 0.4)
@@ -274,13 +279,16 @@ def _bars(
     return figure
 
 
-def _draw_bar(axis: Any, place: int, value: Figure, colour: str, text: str) -> None:
+def _draw_bar(axis: Any, place: int, value: Figure, colour: str) -> None:
     axis.barh(place, value.median, height=0.66, color=colour)
     if value.lowest < value.highest:
         axis.plot([value.lowest, value.highest], [place, place], "-|", color=INK, linewidth=1.6, markersize=6)
+
+
+def _label_bar(axis: Any, place: int, end: float, text: str) -> None:
     axis.annotate(
         text,
-        (max(value.median, value.highest), place),
+        (end, place),
         xytext=(5, 0),
         textcoords="offset points",
         va="center",
@@ -424,9 +432,18 @@ def _finish_lines(
     to_data = to_axes.inverted()
     ordered = sorted(ends, key=lambda end: end[0][1])
     wanted = [to_axes.transform(point)[1] for point, _ in ordered]
+    last = max(point[0] for point, _ in ends)
     for (point, peer), place in zip(ordered, _apart(wanted, 1 / max(12, len(ordered))), strict=True):
         beside = to_data.transform((1.05, place))
-        axis.plot(*zip(point, beside, strict=True), color=styles[peer].colour, linewidth=1.1, clip_on=False)
+        # Dotted where it would look like more of a line that ends early.
+        dashes = "-" if point[0] == last else (0, (1, 3))
+        axis.plot(
+            *zip(point, beside, strict=True),
+            color=styles[peer].colour,
+            linestyle=dashes,
+            linewidth=1.1,
+            clip_on=False,
+        )
         axis.text(1.06, place, peer, transform=axis.transAxes, va="center", fontsize=_FONT - 1.5, color=INK)
 
 
