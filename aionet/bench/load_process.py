@@ -42,7 +42,8 @@ __all__ = ["LOADS", "main"]
 LOADS = ("accept", "bulk", "connect", "echo", "idle")
 
 _SLICE = 0.25  # seconds between two words
-_OPENING_AT_MOST = 10.0
+_OPENING_AT_MOST = 10.0  # seconds, and one more for each so many connections:
+_OPENED_PER_SECOND = 500
 _PATIENCE = 5.0  # seconds after which a request has no answer
 _HOPELESS = 100  # errors more than connections: waiting for all to be served makes no sense
 _SATURATED = 0.97  # busy share from which the load is taken for the limit
@@ -83,13 +84,14 @@ class _Run:
 
     def _open(self, load: Load) -> float:
         """Seconds until every connection had a reply."""
+        most = _OPENING_AT_MOST + self._options.connections / _OPENED_PER_SECOND
         started = time.monotonic()
-        while (elapsed := time.monotonic() - started) < _OPENING_AT_MOST:
-            load.drive(min(_SLICE, _OPENING_AT_MOST - elapsed), True)
+        while (elapsed := time.monotonic() - started) < most:
+            load.drive(min(_SLICE, most - elapsed), True)
             hopeless = sum(load.errors().values()) > self._options.connections + _HOPELESS
             if hopeless or load.served >= self._options.connections:
                 break
-            self._tell("opening", time.monotonic() - started, _OPENING_AT_MOST, load)
+            self._tell("opening", time.monotonic() - started, most, load)
         return time.monotonic() - started
 
     def _phase(self, load: Load, name: str, seconds: float) -> float:

@@ -130,7 +130,7 @@ def _row_notes(rows: Sequence[Row]) -> list[str]:
             said.append(f"{name}: {row.starved:,} connections had less than a tenth of the mean service")
         if losses_of(row):
             said.append(
-                f"{name}: the kernel could not queue {losses_of(row):,} connections"
+                f"{name}: this machine's listening sockets had no room for {losses_of(row):,} connections"
                 f" (ListenOverflows {row.listen_overflows or 0:,}, ListenDrops {row.listen_drops or 0:,})"
             )
     return said

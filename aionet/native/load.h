@@ -16,6 +16,9 @@
  * one that is due longest, and latency counts from when it was due, not from when it could be sent. What was due and
  * has no reply in the end is recorded with the time that it has waited: nothing slow is left out (coordinated omission).
  *
+ * While connections are opened, those that have had their first reply rest: their requests would stand in the way of
+ * those that come.
+ *
  * Connections to 127.0.0.0/8 start from several addresses of that network in turn, for one has only so many ports.
  */
 #ifndef AIONET_LOAD_H
@@ -87,7 +90,8 @@ typedef struct {
     int epoll;
     LoadConnection *connections;
     LoadQueue closed; /* to be opened, when `started` has come */
-    LoadQueue free;   /* of an open loop: ready for a request */
+    LoadQueue free;   /* ready for a request: of an open loop, or while others are opened */
+    int resting;      /* others are opened */
     int opening;      /* opened, not served yet, and to stay */
     int served;       /* connections that have had a reply */
     char *pattern, *incoming;

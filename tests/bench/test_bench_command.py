@@ -297,7 +297,7 @@ def test_what_limits_a_figure_is_said() -> None:
         "a warning",
         "3 connections had less than a tenth",
         "9 requests were due",
-        "could not queue 5",
+        "no room for 5",
         "plain Python",
         "skipped: go: no compiler",
     ):
