@@ -37,11 +37,11 @@ __all__ = ["warnings_of", "write_report"]
 
 _ABOUT = {
     "accept": "A client connects, sends a byte, gets it back and resets: the cost of a connection.",
-    "connect": "A client connects and closes, without a byte: what accepting alone costs.",
+    "connect": "A client connects and ends, without a byte: what accepting alone costs.",
     "tls-accept": "A client connects, shakes hands, exchanges a byte: the cost of an encrypted connection.",
     "echo": "Each connection has one message in flight: the cost of a message.",
     "tls-echo": "As echo, encrypted.",
-    "bulk": "The client sends as fast as the server takes it: the cost of a byte.",
+    "bulk": "The server sends as fast as the client takes it: the cost of a byte.",
     "fairness": "How evenly many connections are served.",
     "idle": "Connections that do nothing after one byte: what each costs in memory.",
 }
