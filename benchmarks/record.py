@@ -143,14 +143,24 @@ RUNS = (
 )
 
 PICTURES = {
-    "rate-accept": "accept",
-    "scaling-accept-1": "accept",
-    "rate-echo": "echo echo-one echo-large",
-    "scaling-echo-64": "echo-many",
-    "latency-echo": "latency",
-    "memory": "idle",
+    "rate-accept": ("accept",),
+    "rate-echo": ("echo", "echo-one", "echo-large"),
+    "scaling-accept-1": ("accept",),
+    "scaling-echo-64": ("echo-many",),
+    "latency-echo": ("latency",),
+    "memory": ("idle",),
 }
 """The pictures of benchmarks/README.md, and the runs that each is drawn from."""
+
+SHOWN = {
+    "rate-accept": "connections per CPU second as a share of C",
+    "rate-echo": "messages per CPU second as a share of C",
+    "scaling-accept-1": "CPU time per connection against connections at a time",
+    "scaling-echo-64": "CPU time per message against connections",
+    "latency-echo": "latency by percentile, with requests due at a given rate",
+    "memory": "private bytes of an idle connection",
+}
+"""What each of them shows, for who cannot see it."""
 
 COLUMNS = {
     "echo, 64 x 1 KiB": ("echo", Case("echo", 64, 1024)),
@@ -247,6 +257,16 @@ def stored_records() -> dict[str, dict[str, Any]]:
 # -- writing up ---------------------------------------------------------------------------------------------
 
 
+def drawable(records: Mapping[str, Any]) -> list[str]:
+    """The pictures that the stored records are enough for."""
+    return [name for name, runs in PICTURES.items() if set(runs) <= records.keys()]
+
+
+def shown(names: Sequence[str]) -> str:
+    """The pictures, as a document has them."""
+    return "\n".join(f"![{SHOWN[name]}](results/{name}.svg)" for name in names)
+
+
 def texts() -> dict[Path, dict[str, str]]:
     """What stands between the markers: by document and by the marker's name."""
     records = stored_records()
@@ -260,6 +280,7 @@ def texts() -> dict[Path, dict[str, str]]:
     return {
         ROOT / "benchmarks" / "README.md": {
             "conditions": tables.conditions(records.values()),
+            "pictures": shown(drawable(records)),
             "scaling": "\n\n".join(
                 tables.scaling_table(records[name]) for name in ("accept", "echo-many") if name in records
             ),
@@ -300,10 +321,8 @@ def write() -> int:
     for document, parts in texts().items():
         document.write_text(filled_in(document, parts), encoding="utf-8")
     records = stored_records()
-    for name, names in PICTURES.items():
-        if not set(names.split()) <= records.keys():
-            continue
-        rows = [row for each in names.split() for row in summarise(records[each])]
+    for name in drawable(records):
+        rows = [row for each in PICTURES[name] for row in summarise(records[each])]
         picture = next(picture for picture in plots.draw(rows) if picture.name == name)
         plots.save(picture, RESULTS, endings=("svg",))
     return 0

@@ -9,6 +9,9 @@ nothing of what an open stream of arrivals would have met. With a rate it is *op
 intervals, the connection that is free longest takes the one that is due longest, and latency counts from when
 it was due; what has no reply in the end is recorded with the time it has waited so far.
 
+While connections are opened, those that have had their first reply rest, and do not stand in the way of
+others.
+
 Every byte that comes back is compared at its place, and one byte more than is due is asked for, so that a
 surplus is noticed too. Anything wrong (an errno, a wrong byte, an end before the reply) is counted under its
 name, the connection is reset and opened again a little later: the run goes on, and its report shows the
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -91,17 +95,18 @@ class PythonLoad:
         self._errors: Counter[int | str] = Counter()
         self._address: tuple[str, int] | str = (host, port) if port else host
         self._family = _family(host, port)
-        self._sources = sources if self._family == socket.AF_INET and host.startswith("127.") else 0
+        loopback = self._family == socket.AF_INET and host.startswith("127.")
+        self._sources = sources if loopback and sys.platform == "linux" else 0  # elsewhere 127.0.0.1 is alone
         self._interval = round(_SECOND / rate) if rate else 0
         self._wait = wait
         self._poller: Poller = make_poller()
         self._connections = [_Connection(slot) for slot in range(connections)]
         self._by_fd: dict[int, _Connection] = {}
         self._closed = deque(self._connections)  # to be opened, when `started` has come
-        self._free: deque[_Connection] = deque()  # of an open loop: ready for a request
+        self._free: deque[_Connection] = deque()  # ready for a request: of an open loop, or at rest
         self._opening = 0
+        self._resting = False  # while others are opened
         self._next_due = 0
-        self._begun = _clock()
         self.next_message = message_maker(self.size)
 
     # -- what drives it -------------------------------------------------------------------------------------
@@ -112,8 +117,11 @@ class PythonLoad:
         end = now + round(seconds * _SECOND)
         if until_served and self._interval and not self.stays:
             return  # its connections are requests, and not due yet
+        self._resting = until_served and self.stays
         if not until_served and not self._next_due:
             self._next_due = now
+        if not until_served and not self._interval:
+            self._ask_all()
         poll, by_fd = self._poller.poll, self._by_fd
         while now < end and not (until_served and self.served >= len(self._connections)):
             busy = bool(self._closed) and self._open_due(now)
@@ -133,18 +141,17 @@ class PythonLoad:
         """Forget what was counted, but for errors."""
         self._histogram = LatencyHistogram()
         self.requests = self.bytes_compared = self.idle = 0
-        self._begun = _clock()
         for connection in self._connections:
             connection.completed = 0
 
-    def finish(self) -> None:
-        """Close all connections, and count what has no answer."""
+    def finish(self, patience: float, /) -> None:
+        """Close all connections, and count what had no answer for so many seconds."""
         now = _clock()
         for connection in self._connections:
             asked = connection.socket is not None and (connection.asking or connection.connecting)
             if asked and self._interval:
                 self._record_overdue(now - connection.started)
-            elif asked and self._exchange.answers and connection.started < self._begun:
+            elif asked and self._exchange.answers and now - connection.started >= patience * _SECOND:
                 self._errors["no answer"] += 1
             self._close(connection)
         while self._interval and self._next_due and self._next_due <= now:
@@ -205,6 +212,14 @@ class PythonLoad:
             self._next_due += self._interval
             asked = True
         return asked
+
+    def _ask_all(self) -> None:
+        """End the rest of a closed loop."""
+        while self._free:
+            connection = self._free.popleft()
+            connection.queued = False
+            if connection.socket is not None and not connection.connecting and not connection.asking:
+                self._ask(connection, _clock())
 
     def _timeout(self, now: int) -> float:
         soon = self._interval and self._next_due - now < _WAIT * _SECOND
@@ -314,7 +329,7 @@ class PythonLoad:
             self._close(connection)
         if self._exchange.only_once:
             return
-        if not self._interval:
+        if not self._interval and not self._resting:
             self._ask(connection, now if self.stays else _clock())
         else:
             self._offer(connection)

@@ -16,9 +16,15 @@ from .cases import Case, best_first, case_of, cases_of, count_text, duration_tex
 from .progress import has_rich
 from .summary import Figure, Row, summarise
 
-__all__ = ["Table", "notes", "plain_table", "print_report", "tables_of"]
+__all__ = ["Table", "narrowed", "notes", "plain_table", "print_report", "tables_of"]
 
 _SHOWN = ("p50", "p99", "p99.9")
+_DISPENSABLE = (
+    "errors",
+    "p50",
+    "p99.9",
+    "load",
+)  # in this order, where a terminal is narrow; notes have the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,17 @@ def plain_table(table: Table) -> str:
     return "\n".join([table.title, *lines] if table.title else lines)
 
 
+def narrowed(table: Table, width: int) -> Table:
+    """The table without columns that can be done without, as far as it must to be that narrow."""
+    for name in _DISPENSABLE:
+        if len(plain_table(Table("", table.cells)).splitlines()[1]) + 2 <= width:
+            break
+        if name in table.cells[0]:
+            place = list(table.cells[0]).index(name)
+            table = Table(table.title, [[*row[:place], *row[place + 1 :]] for row in table.cells])
+    return table
+
+
 def notes(record: Mapping[str, Any]) -> list[str]:
     """What the figures need said beside them."""
     rows = summarise(record)
@@ -81,13 +98,19 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     said.extend(_row_notes(rows))
     said.extend(f"skipped: {peer}: {reason}" for peer, reason in record["skipped"].items())
     said.extend(
-        f"failed: {turn['workload']} {turn['peer']}, round {turn['round']}: {turn['reason']}"
+        f"failed: {turn['workload']} {turn['peer']}, round {turn['round']}: {_shortened(turn['reason'])}"
         for turn in record.get("failed", ())
     )
     said.extend(
         f"{peer} wrote to its standard error: {text}" for peer, text in record.get("messages", {}).items()
     )
     return said
+
+
+def _shortened(text: str) -> str:
+    """The first line and the last, between which a traceback may be."""
+    first, *more = text.strip().splitlines() or [""]
+    return f"{first} {more[-1].strip()}" if more else first
 
 
 def _row_notes(rows: Sequence[Row]) -> list[str]:
@@ -107,7 +130,7 @@ def _row_notes(rows: Sequence[Row]) -> list[str]:
             said.append(f"{name}: {row.starved:,} connections had less than a tenth of the mean service")
         if losses_of(row):
             said.append(
-                f"{name}: the kernel could not queue {losses_of(row):,} connections"
+                f"{name}: this machine's listening sockets had no room for {losses_of(row):,} connections"
                 f" (ListenOverflows {row.listen_overflows or 0:,}, ListenDrops {row.listen_drops or 0:,})"
             )
     return said
@@ -156,11 +179,13 @@ def _beside(case: Case, rows: Sequence[Row]) -> Table:
         heading = ["peer", "private bytes of a connection", "lowest", "highest", "errors"]
         return Table(case.title, [heading, *(_idle_line(row) for row in best_first(rows))])
     bulk = case.workload == "bulk"
-    heading = ["peer", f"{'bytes' if bulk else 'requests'}/CPU s", "share of c", "spread", "requests/s"]
+    unit = "bytes" if bulk else "requests"
+    heading = ["peer", "per CPU s", "of c", "spread", "per s"]
     if not bulk:
         heading += _SHOWN
-    heading += ["load busy", "errors"]
-    return Table(case.title, [heading, *(_line(row, bulk=bulk) for row in best_first(rows))])
+    heading += ["load", "errors"]
+    title = f"{case.title}: {unit} per CPU second of the server, share of c's, {unit} per second"
+    return Table(title, [heading, *(_line(row, bulk=bulk) for row in best_first(rows))])
 
 
 def _line(row: Row, *, bulk: bool) -> list[str]:
@@ -171,7 +196,7 @@ def _line(row: Row, *, bulk: bool) -> list[str]:
         count_text(figure.median) if figure else "-",
         _number(_median(ratio), ".2f"),
         f"{ratio.lowest:.2f}-{ratio.highest:.2f}" if ratio else "-",
-        count_text(row.rate.median) if row.rate else "-",
+        count_text(row.rate.median * (row.size if bulk else 1)) if row.rate else "-",
         *([] if bulk else [duration_text(_median(row.latency.get(name))) for name in _SHOWN]),
         _number(_median(row.busy), ".0%") + mark,
         f"{sum(row.errors.values()):,}",
@@ -189,7 +214,8 @@ def _idle_line(row: Row) -> list[str]:
 
 
 def _peer(row: Row) -> str:
-    return f"{row.peer} ({row.engine})" if row.engine else row.peer
+    told = row.engine in (None, "native") or row.peer.endswith(row.engine or "")
+    return row.peer if told else f"{row.peer} ({row.engine})"
 
 
 def _median(figure: Figure | None) -> float | None:
@@ -201,16 +227,19 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _print_rich(table: Table, stream: IO[str]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    heading, *rows = table.cells
-    drawn = RichTable(title=table.title or None, title_justify="left")
-    drawn.add_column(heading[0])
+    console = Console(file=stream)
+    heading, *rows = narrowed(table, console.width).cells
+    look: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    drawn = RichTable(title=table.title or None, title_justify="left", **look)
+    drawn.add_column(heading[0], no_wrap=True)
     for name in heading[1:]:
-        drawn.add_column(name, justify="right")
+        drawn.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         bad = (row[0] == "errors" and set(row[1:]) != {"0"}) or (heading[-1] == "errors" and row[-1] != "0")
         ours = row[0].startswith("aionet")
         drawn.add_row(*row, style="bold red" if bad else "bold" if ours else None)
-    Console(file=stream).print(drawn)
+    console.print(drawn)

@@ -37,11 +37,11 @@ __all__ = ["warnings_of", "write_report"]
 
 _ABOUT = {
     "accept": "A client connects, sends a byte, gets it back and resets: the cost of a connection.",
-    "connect": "A client connects and closes, without a byte: what accepting alone costs.",
+    "connect": "A client connects and ends, without a byte: what accepting alone costs.",
     "tls-accept": "A client connects, shakes hands, exchanges a byte: the cost of an encrypted connection.",
     "echo": "Each connection has one message in flight: the cost of a message.",
     "tls-echo": "As echo, encrypted.",
-    "bulk": "The client sends as fast as the server takes it: the cost of a byte.",
+    "bulk": "The server sends as fast as the client takes it: the cost of a byte.",
     "fairness": "How evenly many connections are served.",
     "idle": "Connections that do nothing after one byte: what each costs in memory.",
 }
@@ -70,16 +70,18 @@ def write_report(record: Mapping[str, Any], directory: Path) -> Path:
 def warnings_of(rows: Sequence[Row]) -> list[str]:
     """What a reader has to know before any figure, a sentence each."""
     found = []
-    for row in rows:
-        where = f"{row.peer}, {case_of(row).title}"
-        if row.errors:
-            kinds = ", ".join(f"{count:,} x {kind}" for kind, count in row.errors.items())
-            found.append(f"{where}: errors ({kinds}); its figures are not to be trusted.")
-        if row.overdue:
-            found.append(f"{where}: {row.overdue:,} requests were due and had no reply in the end.")
-        if losses := losses_of(row):
+    for case in cases_of(rows):
+        own = [row for row in rows if case_of(row) == case]
+        if said := _each(
+            own, lambda row: ", ".join(f"{count:,} x {kind}" for kind, count in row.errors.items())
+        ):
+            found.append(f"{case.title}: errors, so that these figures are not to be trusted: {said}.")
+        if said := _each(own, lambda row: f"{row.overdue:,}" if row.overdue else ""):
+            found.append(f"{case.title}: requests that were due and had no reply in the end: {said}.")
+        if said := _each(own, lambda row: f"{losses_of(row):,}" if losses_of(row) else ""):
             found.append(
-                f"{where}: the kernel turned {losses:,} connections away because a listener's queue was full."
+                f"{case.title}: connections that the kernel turned away, because a listener's queue was full:"
+                f" {said}."
             )
     worst: dict[str, Row] = {}
     for row in rows:
@@ -99,6 +101,11 @@ def warnings_of(rows: Sequence[Row]) -> list[str]:
             " is not the server's own; the cost per request still holds."
         )
     return found
+
+
+def _each(rows: Sequence[Row], text: Callable[[Row], str]) -> str:
+    """``aionet (3), trio (1)``: the rows that there is something to say of."""
+    return ", ".join(f"{row.peer} ({said})" for row in rows if (said := text(row)))
 
 
 # -- the page ----------------------------------------------------------------------------------------------

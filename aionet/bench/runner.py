@@ -43,6 +43,7 @@ SCHEMA = 1
 
 _START_UP = 15.0  # seconds that a process may take to say its first word
 _SLACK = 40.0  # seconds beyond warm-up and measuring, opening all connections included
+_OPENED_PER_SECOND = 500  # as the load process has it
 _LOOK_EVERY = 0.1
 _OVERHEAD = 0.6  # seconds that starting and ending take, until it is known better
 _PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9, "p99.99": 99.99}
@@ -255,7 +256,8 @@ class _Run:
     def _follow(self, turn: Turn, server: Child | None, load: Child) -> Record:
         """Read what the load process says until its result; both processes are watched meanwhile."""
         begun = time.monotonic()
-        deadline = begun + turn.expected_seconds + _SLACK
+        slack = _SLACK + turn.connections / _OPENED_PER_SECOND
+        deadline = begun + turn.expected_seconds + slack
         while (now := time.monotonic()) < deadline:
             record = load.next_record(_LOOK_EVERY)
             if record is not None and record["event"] == "result":
@@ -267,7 +269,7 @@ class _Run:
                 self._tell(turn, **told)
             elif turn.workload.tls:  # its generator says nothing before the end
                 self._tell(turn, "measuring", now - begun, turn.expected_seconds, 0, 0)
-        raise BenchError(f"the load process took more than {_SLACK:g} seconds too long")
+        raise BenchError(f"the load process took more than {slack:g} seconds too long")
 
     def _tell(
         self, turn: Turn, phase: str, elapsed: float, seconds: float, requests: int, errors: int
@@ -319,7 +321,7 @@ def _turn_record(turn: Turn, ready: Mapping[str, Any], record: Mapping[str, Any]
     latencies = LatencyHistogram.from_json(record["histogram"])
     cpu_seconds = record.get("server_cpu_seconds")
     per_cpu_second = (1 / cpu_seconds) if cpu_seconds else None
-    measured = dict(record)
+    measured = {"until_all_served": None} | dict(record)
     for name in ("event", "workload", "histogram", "closed_loop", "size", "connections", "busy_share"):
         measured.pop(name, None)
     result = (

@@ -153,12 +153,18 @@ static PyObject *load_begin_method(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static PyObject *load_finish_method(PyObject *self, PyObject *unused)
+PyDoc_STRVAR(finish_doc, "finish($self, patience, /)\n--\n\n"
+                         "Close all connections, and count what had no answer for so many seconds.");
+
+static PyObject *load_finish_method(PyObject *self, PyObject *patience)
 {
     Load *load = usable(self);
-    if (load == NULL)
+    double seconds = load == NULL ? 0 : PyFloat_AsDouble(patience);
+    if (load == NULL || PyErr_Occurred())
         return NULL;
-    load_finish(load);
+    if (!(seconds >= 0 && seconds <= 1e6))
+        return PyErr_Format(PyExc_ValueError, "patience is from 0 to a million seconds, not %R", patience);
+    load_finish(load, (int64_t)(seconds * 1e9));
     Py_RETURN_NONE;
 }
 
@@ -247,7 +253,7 @@ static PyMemberDef load_members[] = {
 static PyMethodDef load_methods[] = {
     {"drive", load_drive_method, METH_VARARGS, drive_doc},
     {"begin", load_begin_method, METH_NOARGS, "Forget what was counted, but for errors."},
-    {"finish", load_finish_method, METH_NOARGS, "Close all connections, and count what has no answer."},
+    {"finish", load_finish_method, METH_O, finish_doc},
     {"close", load_close_method, METH_NOARGS, "Let go of everything."},
     {"errors", load_errors_method, METH_NOARGS, "How often what went wrong, by errno or name."},
     {"histogram", load_histogram_method, METH_NOARGS, "Latencies, as LatencyHistogram.from_json() reads them."},

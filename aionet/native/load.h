@@ -16,6 +16,9 @@
  * one that is due longest, and latency counts from when it was due, not from when it could be sent. What was due and
  * has no reply in the end is recorded with the time that it has waited: nothing slow is left out (coordinated omission).
  *
+ * While connections are opened, those that have had their first reply rest: their requests would stand in the way of
+ * those that come.
+ *
  * Connections to 127.0.0.0/8 start from several addresses of that network in turn, for one has only so many ports.
  */
 #ifndef AIONET_LOAD_H
@@ -87,13 +90,14 @@ typedef struct {
     int epoll;
     LoadConnection *connections;
     LoadQueue closed; /* to be opened, when `started` has come */
-    LoadQueue free;   /* of an open loop: ready for a request */
+    LoadQueue free;   /* ready for a request: of an open loop, or while others are opened */
+    int resting;      /* others are opened */
     int opening;      /* opened, not served yet, and to stay */
     int served;       /* connections that have had a reply */
     char *pattern, *incoming;
     uint32_t sequence;
 
-    int64_t begun, next_due;
+    int64_t next_due;
     int64_t idle; /* ns in which there was nothing to do */
     uint64_t requests, bytes_compared, overdue;
     uint64_t errnos[LOAD_ERRNOS], mistakes[LOAD_MISTAKES];
@@ -128,7 +132,7 @@ void load_close_connection(Load *load, int slot);
 int load_prepare(Load *load); /* 0, or -1 with errno; all that is above `epoll` was set, the rest is zero */
 void load_drive(Load *load, int64_t nanoseconds, int until_served);
 void load_begin(Load *load);  /* forget what was counted, but for errors */
-void load_finish(Load *load); /* close everything; count what has no answer */
+void load_finish(Load *load, int64_t patience); /* close everything; count what had no answer for so long */
 void load_release(Load *load);
 void load_completed(Load *load, int slot, int64_t now); /* a whole reply came; what is next for its connection */
 void load_failed(Load *load, int slot, int number);     /* by an errno; it is opened again a little later */

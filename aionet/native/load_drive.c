@@ -57,7 +57,7 @@ void load_completed(Load *load, int slot, int64_t now)
         load_close_connection(load, slot);
     if (load->workload == LOAD_IDLE)
         c->phase = LOAD_FREE;
-    else if (load->interval == 0)
+    else if (load->interval == 0 && !(load->resting && load_stays(load)))
         load_ask(load, slot, load_stays(load) ? now : load_now());
     else {
         c->phase = load_stays(load) ? LOAD_FREE : LOAD_CLOSED;
@@ -124,6 +124,17 @@ static int ask_due(Load *load, int64_t now)
     return asked;
 }
 
+/* End the rest of a closed loop. */
+static void ask_all(Load *load)
+{
+    while (load->free.length > 0) {
+        int slot = pop(&load->free);
+        load->connections[slot].queued = 0;
+        if (load->connections[slot].phase == LOAD_FREE)
+            load_ask(load, slot, load_now());
+    }
+}
+
 static int timeout(const Load *load, int64_t now)
 {
     if (!load->wait || (load->interval > 0 && load->next_due - now < WAIT_MS * 1000000))
@@ -137,8 +148,11 @@ void load_drive(Load *load, int64_t nanoseconds, int until_served)
     int64_t now = load_now(), end = now + nanoseconds;
     if (until_served && load->interval > 0 && !load_stays(load))
         return; /* its connections are requests, and not due yet */
+    load->resting = until_served;
     if (!until_served && load->next_due == 0)
         load->next_due = now;
+    if (!until_served && load->interval == 0)
+        ask_all(load);
     while (now < end && !(until_served && load->served >= load->count)) {
         int busy = load->closed.length > 0 && open_due(load, now);
         if (load->interval > 0 && !until_served)
@@ -182,7 +196,6 @@ int load_prepare(Load *load)
         load->connections[slot].fd = -1;
         push(&load->closed, slot);
     }
-    load->begun = load_now();
     return 0;
 }
 
@@ -191,12 +204,11 @@ void load_begin(Load *load)
     memset(&load->histogram, 0, sizeof load->histogram);
     load->requests = load->bytes_compared = 0;
     load->idle = 0;
-    load->begun = load_now();
     for (int slot = 0; slot < load->count; slot++)
         load->connections[slot].completed = 0;
 }
 
-void load_finish(Load *load)
+void load_finish(Load *load, int64_t patience)
 {
     int64_t now = load_now();
     for (int slot = 0; slot < load->count; slot++) {
@@ -205,7 +217,7 @@ void load_finish(Load *load)
         if (asked && load->interval > 0) {
             load_record(&load->histogram, now - c->started);
             load->overdue++;
-        } else if (asked && load->workload != LOAD_BULK && c->started < load->begun)
+        } else if (asked && load->workload != LOAD_BULK && now - c->started >= patience)
             load->mistakes[LOAD_NO_ANSWER]++;
         load_close_connection(load, slot);
     }

@@ -10,7 +10,7 @@
  * another cut of one random pattern, and every byte that comes back is compared at its place. The certificate is not
  * verified: who the server is was settled by who started it. OpenSSL reads ahead, so what it holds already is asked for
  * before the descriptor is.
- * The warm-up begins when every connection has had its first reply ("until_all_served"; -1 if that took too long).
+ * The warm-up begins when every connection has had its first reply ("until_all_served"; null if that took too long).
  * The server's processor time is read at both ends of the measured time. Prints one line of JSON,
  * as aionet/bench/load_process.py does.
  */
@@ -363,9 +363,10 @@ int main(int argument_count, char **arguments)
     double busy = 1 - idle / 1e9 / measured;
     printf("{\"event\": \"result\", \"generator\": \"openssl\", \"requests\": %ld, \"seconds\": %.6f, "
            "\"server_cpu_seconds\": %.6f, \"bytes_compared\": %ld, \"starved\": %d, \"load_cpu_share\": %.4f, "
-           "\"busy_share\": %.4f, \"saturated\": %s, \"until_all_served\": %.3f, ",
+           "\"busy_share\": %.4f, \"saturated\": %s, ",
            completed, measured, cpu, bytes_compared, count_starved(count), own / measured, busy,
-           busy > SATURATED ? "true" : "false", until_all_served);
+           busy > SATURATED ? "true" : "false");
+    printf(until_all_served < 0 ? "\"until_all_served\": null, " : "\"until_all_served\": %.3f, ", until_all_served);
     printf(errors > 0 ? "\"errors\": {\"failed\": %ld}, " : "\"errors\": {}, ", errors);
     print_histogram();
     printf("}\n");

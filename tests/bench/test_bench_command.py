@@ -266,11 +266,21 @@ def test_peers_stand_beside_each_other_with_their_share_of_c() -> None:
     ]
     idle = one_turn("idle", peer="c", requests_per_cpu_second=None, private_bytes_per_connection=12.0)
     first, second = report.tables_of(a_record(*turns, idle))
-    assert first.title == "echo, 64 connections, 1 KiB"
-    assert [row[0] for row in first.cells[1:]] == ["c", "aionet (native)", "trio"]
+    assert first.title.startswith("echo, 64 connections, 1 KiB: requests per CPU second")
+    assert [row[0] for row in first.cells[1:]] == ["c", "aionet", "trio"]
     assert [row[2] for row in first.cells[1:]] == ["1.00", "0.80", "0.13"]
     assert first.cells[3][3] == "0.12-0.14"
     assert second.cells[1][:2] == ["c", "12"]
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_cells() -> None:
+    turns = [one_turn(peer=peer, errors={"mismatch": 7}) for peer in ("c", "aionet-portable")]
+    (table,) = report.tables_of(a_record(*turns))
+    wide, narrow = report.narrowed(table, 200), report.narrowed(table, 70)
+    assert wide == table
+    assert set(narrow.cells[0]) < set(table.cells[0])
+    assert {"peer", "of c", "p99"} <= set(narrow.cells[0])
+    assert max(map(len, report.plain_table(report.Table("", narrow.cells)).splitlines())) <= 70
 
 
 def test_what_limits_a_figure_is_said() -> None:
@@ -287,7 +297,7 @@ def test_what_limits_a_figure_is_said() -> None:
         "a warning",
         "3 connections had less than a tenth",
         "9 requests were due",
-        "could not queue 5",
+        "no room for 5",
         "plain Python",
         "skipped: go: no compiler",
     ):

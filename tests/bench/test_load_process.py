@@ -60,6 +60,14 @@ def test_a_wrong_byte_is_in_the_record() -> None:
     assert record["requests"] == 0
 
 
+def test_a_turn_that_is_too_short_goes_on_until_all_had_a_reply() -> None:
+    with threaded_server(send_all) as port:
+        record = load("--workload", "echo", "--port", str(port), "--seconds", "0.0001", "--connections", "50")
+    assert record["requests"] >= 50
+    assert record["seconds"] > 0.0001
+    assert record["until_all_served"] > 0
+
+
 @pytest.mark.parametrize("generator", ["native", "python"])
 def test_which_load_it_was_is_told(generator: str) -> None:
     if generator == "native":

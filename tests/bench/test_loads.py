@@ -55,7 +55,7 @@ def test_a_true_server_is_without_errors(generator: GeneratorName, workload: str
         load.begin()
         assert load.requests == 0
         drive_until(load, lambda: load.requests >= 20)
-        load.finish()
+        load.finish(0.05)
         assert load.errors() == {}
         sizes = {"echo": 100, "accept": 1, "connect": 0}
         assert load.bytes_compared >= load.requests * sizes[workload]
@@ -91,7 +91,7 @@ def test_a_stream_is_compared_byte_by_byte(generator: GeneratorName) -> None:
     ):
         load.drive(ENOUGH, True)
         drive_until(load, lambda: load.requests >= 10)
-        load.finish()
+        load.finish(0.05)
         assert load.errors() == {}
         assert load.bytes_compared >= 10 * STREAM_BYTES
 
@@ -130,7 +130,7 @@ def test_an_open_loop_asks_for_no_more_than_is_due(generator: GeneratorName, wor
         started = time.monotonic()
         for _ in range(3):
             load.drive(0.1)
-        load.finish()
+        load.finish(0.05)
         due = 200 * (time.monotonic() - started)
         assert 0 < load.requests + load.overdue <= due + 1
         assert load.errors() == {}
@@ -142,7 +142,7 @@ def test_what_was_due_and_has_no_reply_is_recorded(generator: GeneratorName, wor
     with threaded_server(say_nothing) as port, loading(generator, workload, port, rate=1000.0) as load:
         load.begin()
         load.drive(0.2)
-        load.finish()
+        load.finish(0.05)
         assert load.requests == 0
         assert load.overdue >= 190
         histogram = LatencyHistogram.from_json(load.histogram())
@@ -192,8 +192,15 @@ def test_a_request_that_is_never_answered_is_an_error(generator: GeneratorName) 
         load.drive(0.1)
         load.begin()
         load.drive(0.01)
-        load.finish()
+        load.finish(0.0)
         assert load.errors() == {"no answer": 3}
+
+
+def test_a_request_that_may_still_be_answered_is_no_error(generator: GeneratorName) -> None:
+    with threaded_server(say_nothing) as port, loading(generator, "accept", port) as load:
+        load.drive(0.05)
+        load.finish(1000.0)
+        assert load.errors() == {}
 
 
 def test_large_messages_are_sent_and_compared_whole(generator: GeneratorName) -> None:
@@ -273,7 +280,7 @@ def test_a_compiled_load_that_was_closed_says_so() -> None:
     load = compiled.Load(**NATIVE)
     load.close()
     load.close()
-    for method in (load.begin, load.finish, load.errors, load.histogram, load.service):
+    for method in (load.begin, lambda: load.finish(1), load.errors, load.histogram, load.service):
         with pytest.raises(RuntimeError, match="was closed"):
             method()
     with pytest.raises(RuntimeError, match="was closed"):
@@ -285,6 +292,8 @@ def test_a_compiled_load_belongs_to_the_thread_that_drives_it() -> None:
     load = compiled.Load(**NATIVE | {"workload": "idle"})
     with pytest.raises(ValueError, match="seconds are from 0"):
         load.drive(-1)
+    with pytest.raises(ValueError, match=r"patience is from 0 .* not -1"):
+        load.finish(-1)
     thread = threading.Thread(target=load.drive, args=(0.5,))
     thread.start()
     refused = False

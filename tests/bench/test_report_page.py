@@ -12,7 +12,8 @@ import pytest
 from records import record, three_rounds
 
 from aionet.bench.children import BenchError
-from aionet.bench.report_page import write_report
+from aionet.bench.report_page import warnings_of, write_report
+from aionet.bench.summary import summarise
 
 needs_matplotlib = pytest.mark.skipif(
     __import__("importlib.util").util.find_spec("matplotlib") is None, reason="matplotlib is not installed"
@@ -152,6 +153,19 @@ def test_pngs_are_wide_enough_to_be_read_at_half_their_size(report: Path) -> Non
 def test_without_the_reference_the_figures_themselves_are_drawn(tmp_path: Path) -> None:
     page = write_report(record(*three_rounds("aionet", 0.8, 0.8, 0.8, latency={})), tmp_path)
     assert "connections per CPU second of the server<" in page.read_text(encoding="utf-8")
+
+
+def test_what_makes_figures_doubtful_is_said_once_for_each_case() -> None:
+    turns = three_rounds("trio", 0.1, 0.1, 0.1, errors={"ECONNRESET": 2}, listen_drops=5)
+    turns += three_rounds("curio", 0.1, errors={"mismatch": 1}, saturated=True)
+    assert warnings_of(summarise(record(*turns))) == [
+        "accept, 64 at a time: errors, so that these figures are not to be trusted:"
+        " trio (6 x ECONNRESET), curio (1 x mismatch).",
+        "accept, 64 at a time: connections that the kernel turned away, because a listener's queue was full:"
+        " trio (15).",
+        "Turns marked “load at its limit” were limited by the program that makes the load: there the rate is"
+        " not the server's own; the cost per request still holds.",
+    ]
 
 
 def test_nothing_measured_is_an_error(tmp_path: Path) -> None:
