@@ -31,7 +31,7 @@ from .cases import Case, case_of, cases_of, cost_of, count_text, figure_of, peer
 from .children import BenchError
 from .summary import REFERENCE, Figure, Row
 
-__all__ = ["Picture", "draw", "inline_svg", "save", "style_of", "why_not"]
+__all__ = ["Picture", "Style", "draw", "inline_svg", "save", "style_of", "why_not"]
 
 INK, MUTED, RULE, PAPER = "#1b1f24", "#59616b", "#d5dae0", "#fefefe"
 _PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
