@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -94,7 +95,8 @@ class PythonLoad:
         self._errors: Counter[int | str] = Counter()
         self._address: tuple[str, int] | str = (host, port) if port else host
         self._family = _family(host, port)
-        self._sources = sources if self._family == socket.AF_INET and host.startswith("127.") else 0
+        loopback = self._family == socket.AF_INET and host.startswith("127.")
+        self._sources = sources if loopback and sys.platform == "linux" else 0  # elsewhere 127.0.0.1 is alone
         self._interval = round(_SECOND / rate) if rate else 0
         self._wait = wait
         self._poller: Poller = make_poller()
