@@ -271,7 +271,9 @@ def _bars(
         if line is not None:
             axis.xaxis.set_major_locator(MultipleLocator(0.2 if highest < 1.5 else 0.5))
         else:
-            axis.xaxis.set_major_formatter(lambda value, _: count_text(value) if value else "0")
+            axis.xaxis.set_major_formatter(
+                lambda value, _: f"{value:,.0f}" if value < 1e5 else count_text(value)
+            )
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.grid(axis="x", color=RULE, linewidth=0.7)
         axis.set_axisbelow(True)
