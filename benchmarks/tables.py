@@ -149,7 +149,7 @@ def case_table(rows: Sequence[Row], kinds: Mapping[str, str]) -> str:
                 _spread(row.to_reference, "{:.2f}"),
                 _spread(row.to_plain, "{:.2f}"),
                 count_text(figure.median) if figure else "-",
-                f"{count_text(rate.median)}/s" if rate else "-",
+                f"{count_text(rate.median)}/s" if rate and unit != "byte" else "-",
                 *(
                     duration_text(found.median if (found := row.latency.get(key)) else None)
                     for key in percentiles

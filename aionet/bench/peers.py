@@ -13,6 +13,7 @@ The bare C loop and Go are compiled when they are first needed, into ``benchmark
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import os
@@ -72,6 +73,8 @@ class Peer:
         for module in self.modules:
             if importlib.util.find_spec(module) is None:
                 return f"{module} is not installed; try: pip install 'aionet-toolkit[bench]'"
+            if failure := _import_failure(module):
+                return f"{module} cannot be imported: {failure}"
         return None
 
     def command(self, workload: Workload, certificate: Sequence[Path] = ()) -> list[str]:
@@ -169,6 +172,14 @@ def compiled_program(source: Path) -> Path:
         raise BenchError(f"{source.name} could not be compiled:\n{done.stderr.strip()[-2000:]}")
     building.replace(program)
     return program
+
+
+@functools.cache
+def _import_failure(module: str) -> str | None:
+    """Why a module that is installed does not run on this interpreter; tried in a process of its own."""
+    command = [sys.executable, "-c", f"import {module}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stderr.strip().rpartition("\n")[2] if done.returncode else None
 
 
 def _aionet_has_tls() -> bool:

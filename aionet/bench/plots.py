@@ -31,7 +31,7 @@ from .cases import Case, case_of, cases_of, cost_of, count_text, figure_of, peer
 from .children import BenchError
 from .summary import REFERENCE, Figure, Row
 
-__all__ = ["Picture", "draw", "inline_svg", "save", "style_of", "why_not"]
+__all__ = ["Picture", "Style", "draw", "inline_svg", "save", "style_of", "why_not"]
 
 INK, MUTED, RULE, PAPER = "#1b1f24", "#59616b", "#d5dae0", "#fefefe"
 _PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
@@ -271,7 +271,9 @@ def _bars(
         if line is not None:
             axis.xaxis.set_major_locator(MultipleLocator(0.2 if highest < 1.5 else 0.5))
         else:
-            axis.xaxis.set_major_formatter(lambda value, _: count_text(value) if value else "0")
+            axis.xaxis.set_major_formatter(
+                lambda value, _: f"{value:,.0f}" if value < 1e5 else count_text(value)
+            )
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.grid(axis="x", color=RULE, linewidth=0.7)
         axis.set_axisbelow(True)

@@ -240,7 +240,10 @@ def _columns(case: Case, rows: Sequence[Row]) -> dict[str, list[str]]:
         f"{unit} per CPU second": [_spread(row, figure_of(row), count_text) for row in rows],
         "of C": [_spread(row, row.to_reference, lambda value: f"{value:.2f}") for row in rows],
         "of asyncio streams": [_spread(row, row.to_plain, lambda value: f"{value:.2f}") for row in rows],
-        "by the clock": ["-" if row.rate is None else f"{count_text(row.rate.median)}/s" for row in rows],
+        "by the clock": [
+            "-" if row.rate is None or case.unit == "byte" else f"{count_text(row.rate.median)}/s"
+            for row in rows
+        ],
     }
     for key in dict.fromkeys(key for row in rows for key in row.latency):
         latencies = (row.latency.get(key) for row in rows)

@@ -99,6 +99,17 @@ def test_what_is_missing_is_told_with_what_brings_it() -> None:
     assert PEERS["twisted"].why_not(WORKLOADS["tls-echo"]) == "it has no TLS server"
 
 
+def test_what_does_not_run_on_this_interpreter_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "module_of_long_ago.py").write_text("raise ImportError('this Python is too new')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    broken = dataclasses.replace(PEERS["aionet"], modules=("module_of_long_ago",))
+    expected = "module_of_long_ago cannot be imported: ImportError: this Python is too new"
+    assert broken.why_not(WORKLOADS["echo"]) == expected
+
+
 def test_a_program_that_does_not_compile_says_why(tmp_path: Path) -> None:
     if PEERS["c"].why_not(WORKLOADS["echo"]):
         pytest.skip("there is no compiler")
