@@ -95,6 +95,8 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
         Raises:
             ConnectionLostError: the connection was reset, timed out or became unreachable.
+            TlsTruncatedError: over TLS, the connection ended without the peer's close_notify.
+            TlsError: over TLS, what came is not what the peer has sent, or it refuses to go on.
             SocketClosedError: this side has closed, or closes meanwhile.
             SocketBusyError: another task is already reading.
             ValueError: `max_bytes` is less than 1.
@@ -229,6 +231,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
         Raises:
             ConnectionLostError: the connection was reset, timed out or became unreachable.
+            TlsError: over TLS, as a read was told, or would have been.
             SocketClosedError: this side has closed, or ended the stream with `send_eof`.
             TypeError: `data` is not bytes-like.
 
@@ -269,6 +272,8 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
     async def send_eof(self) -> None:
         """End this direction, after all that was written; the other stays open. A second call waits for it.
+
+        Over TLS it is close_notify that ends it (RFC 8446, 6.1).
 
         Raises `ConnectionLostError` and `SocketClosedError` as `write`.
         Cancel safety: cancelled before its turn has come, the stream is not ended.
@@ -357,7 +362,8 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         """Finish what was written, then close. Takes at most `linger` seconds (see the options).
 
         Input still on its way does not destroy the last reply: it is read and thrown away until the peer ends
-        its side or its TCP has acknowledged the reply. Tasks that wait get `SocketClosedError`. A second call
+        its side or its TCP has acknowledged the reply. Over TLS, close_notify is sent, and the peer's awaited
+        for `close_notify_wait` seconds at the most. Tasks that wait get `SocketClosedError`. A second call
         waits for the first.
 
         Raises:

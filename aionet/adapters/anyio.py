@@ -34,11 +34,13 @@ from anyio import (
 )
 from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 from anyio.lowlevel import checkpoint
+from anyio.streams.tls import TLSAttribute
 
 from ..addresses import SocketAddress, UnixAddress
 from ..errors import AionetError, SocketBusyError, SocketClosedError
 from ..stream_server import AsyncStreamConnectionServer
 from ..stream_socket import AsyncStreamSocket
+from ..wires.tls.info import TlsInfo
 
 __all__ = ["AionetAttribute", "AionetByteStream", "AionetListener"]
 
@@ -59,6 +61,7 @@ class AionetByteStream(ByteStream):
     """A connected socket as anyio's `ByteStream`, which owns it from then on.
 
     It has the attributes of `SocketAttribute`; addresses and ports outlive closing, ``raw_socket`` does not.
+    Of a socket that speaks TLS by itself it has those of `TLSAttribute` that `TlsInfo` knows.
     """
 
     def __init__(self, socket: AsyncStreamSocket[Any]) -> None:
@@ -139,6 +142,8 @@ class AionetByteStream(ByteStream):
         _add_end(attributes, self._socket.peer_address, *_REMOTE)
         if self._socket.fileno() != -1:
             _add_raw_socket(attributes, self._socket.raw_socket)
+        if self._socket.tls is not None:
+            _add_tls(attributes, self._socket.tls)
         return attributes
 
     def __repr__(self) -> str:
@@ -232,6 +237,14 @@ def _add_end(
 def _add_raw_socket(attributes: _Attributes, raw_socket: socket.socket) -> None:
     attributes[SocketAttribute.raw_socket] = lambda: raw_socket
     attributes[SocketAttribute.family] = lambda: raw_socket.family
+
+
+def _add_tls(attributes: _Attributes, tls: TlsInfo) -> None:
+    attributes[TLSAttribute.tls_version] = lambda: tls.version
+    attributes[TLSAttribute.alpn_protocol] = lambda: tls.alpn_protocol
+    attributes[TLSAttribute.peer_certificate] = lambda: tls.peer_certificate
+    attributes[TLSAttribute.peer_certificate_binary] = lambda: tls.peer_certificate_der
+    attributes[TLSAttribute.standard_compatible] = lambda: True
 
 
 def _address_of(listening: socket.socket) -> SocketAddress | UnixAddress:

@@ -19,6 +19,7 @@ from unittest import mock
 import pytest
 from helpers import begin, until
 from peers import RawPeer
+from tls_peers import TlsOverSocket, contexts
 
 import aionet
 from aionet import (
@@ -237,6 +238,34 @@ async def _(stage):
 @provokes("connect_to", "ValueError")
 async def _(stage):
     await stage.socket_class().connect_to(":" if stage.tcp else "")
+
+
+async def _lay_tls(stage):
+    stage.peer.sock = TlsOverSocket(stage.peer.sock, contexts().client, server_side=False)
+    shaking = asyncio.ensure_future(stage.peer.sock.shake_hands())
+    await stage.sock.start_tls(contexts().server, server_side=True)
+    await shaking
+
+
+@provokes("read", "TlsTruncatedError")
+async def _(stage):
+    await _lay_tls(stage)
+    stage.peer.sock.sock.shutdown(socket.SHUT_WR)
+    await stage.sock.read()
+
+
+@provokes("read", "TlsError")
+async def _(stage):
+    await _lay_tls(stage)
+    stage.peer.sock.sock.sendall(b"tampered with")
+    await stage.sock.read()
+
+
+@provokes("write", "TlsError")
+async def _(stage):
+    with contextlib.suppress(aionet.TlsError):
+        await TABLE["read", "TlsError"](stage)
+    await stage.sock.write(b"x")
 
 
 @provokes("connect_to", "TlsError")

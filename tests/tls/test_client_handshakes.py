@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import socket
 import ssl
 
 import pytest
@@ -316,3 +317,13 @@ async def test_a_context_that_compares_no_names_needs_none():
         assert sock.tls.peer_certificate == {}  # it was not verified
         assert sock.tls.peer_certificate_der
         assert sock.tls.server_name is None
+
+
+async def test_a_unix_socket_speaks_tls_too(tmp_path):
+    with RawListener(f"{tmp_path}/socket", socket.AF_UNIX) as listener:
+        async with shaking_peer(contexts().server, listener) as (address, shaking), AsyncUnixSocket() as sock:
+            await sock.connect_to(address, tls=contexts().client, server_hostname=HOST)
+            peer = await shaking
+            await sock.write(b"hello")
+            assert await peer.receive_exactly(5) == b"hello"
+            peer.half_close()

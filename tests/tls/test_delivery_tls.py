@@ -1,0 +1,122 @@
+"""What is known over TLS of what was written: backpressure, acknowledgement, loss; and of the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+
+import pytest
+from conformance.transports import Accepted, TlsTransport
+from helpers import begin, until
+from tls_peers import HOST, contexts
+
+from aionet import ConnectionLostError, DeliveryError, TcpOptions
+
+from .scenes import TLS_VERSIONS, connected, dialed_to
+
+pytestmark = pytest.mark.asyncio
+
+BIG = 3 << 19
+
+
+def twice():
+    """Return a pair with TLS over TLS."""
+    beneath = Accepted("tcp4", socket.AF_INET, "127.0.0.1")
+    return TlsTransport(beneath, layers=2).connected(linger=0.1)
+
+
+BOTH = pytest.mark.parametrize("layers", [lambda: connected(linger=0.1), twice], ids=["tls", "tls in tls"])
+
+
+@BOTH
+async def test_a_write_waits_for_the_peer_to_read(layers):
+    async with layers() as (sock, peer):
+        writing = await begin(sock.write(bytes(BIG)))
+        await until(lambda: sock.unacknowledged > BIG // 2)
+        assert not writing.done()
+        assert sock.bytes_written < BIG
+        assert await peer.receive_exactly(BIG) == bytes(BIG)
+        assert await writing == BIG
+        assert sock.bytes_written == BIG
+
+
+@BOTH
+async def test_waiting_for_acknowledgement(layers):
+    async with layers() as (sock, peer):
+        writing = await begin(sock.write(bytes(BIG)))
+        waiting = await begin(sock.wait_acknowledged())
+        assert not waiting.done()
+        await peer.receive_exactly(BIG)
+        await asyncio.gather(writing, waiting)
+        assert sock.unacknowledged == 0
+        await sock.wait_acknowledged()
+
+
+@BOTH
+async def test_a_loss_says_how_much_was_not_acknowledged(layers):
+    async with layers() as (sock, peer):
+        writing = await begin(sock.write(bytes(BIG)))
+        waiting = await begin(sock.wait_acknowledged())
+        peer.reset()
+        with pytest.raises(DeliveryError) as caught:
+            await waiting
+        assert 0 < caught.value.unacknowledged < 2 * BIG
+        with pytest.raises(ConnectionLostError):
+            await writing
+
+
+@BOTH
+async def test_the_loss_of_a_cancelled_write_is_told_once(layers):
+    async with layers() as (sock, _):
+        writing = await begin(sock.write(bytes(BIG)))
+        writing.cancel()
+        await asyncio.wait([writing])
+        with pytest.raises(DeliveryError) as caught:
+            await sock.aclose()
+        assert 0 < caught.value.unacknowledged <= BIG
+        await sock.aclose()
+
+
+async def test_memory_does_not_grow_with_the_length_of_a_write():
+    async with connected(linger=0.1) as (sock, _):
+        writing = await begin(sock.write(bytes(20 * BIG)))
+        await until(lambda: sock._wire.waits_for_room)
+        assert sock._wire._seal.unsent < 100_000  # of what was encrypted, which is a copy
+        sock.abort()
+        await asyncio.wait([writing])
+        writing.exception()
+
+
+# What was agreed on -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", TLS_VERSIONS)
+async def test_what_was_agreed_on_outlives_the_connection(version):
+    server, client = contexts.__wrapped__(version)
+    client.set_alpn_protocols(["one"])
+    server.set_alpn_protocols(["one"])
+    async with dialed_to(server, client) as (sock, peer):
+        peer.half_close()
+        assert await sock.read() == b""
+        await sock.aclose()
+        agreed = sock.tls
+        assert agreed.version == {771: "TLSv1.2", 772: "TLSv1.3"}[version]
+        assert agreed.cipher == peer.sock.tls.cipher()[0]
+        assert agreed.alpn_protocol == "one"
+        assert agreed.server_name == HOST
+        assert agreed.peer_certificate["subjectAltName"] == (("DNS", HOST),)
+        assert ssl.DER_cert_to_PEM_cert(agreed.peer_certificate_der).startswith("-----BEGIN CERTIFICATE")
+        assert not agreed.resumed
+
+
+async def test_a_server_without_client_certificates_has_seen_none():
+    async with connected() as (sock, _):
+        assert (sock.tls.peer_certificate, sock.tls.peer_certificate_der) == (None, None)
+
+
+async def test_the_kernel_goes_on_to_tell_of_the_connection():
+    async with dialed_to(*contexts(), options=TcpOptions(nodelay=True)) as (sock, _):
+        assert sock.tcp_info().state
+        assert sock.raw_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.raw_socket.fileno() == sock.fileno()
