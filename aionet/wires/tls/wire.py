@@ -45,6 +45,7 @@ from .writes import PIECE, Seal, SealedQueue
 __all__ = ["TlsWire"]
 
 _CHUNK = 64 * 1024
+_MOST_ANSWERS = 100  # that wait for room below
 _ROUNDS = 16  # of input thrown away in a row while closing: a peer that floods must not hold the loop
 
 
@@ -184,6 +185,8 @@ class TlsWire(WireOver):
             ciphertext: bytes = await self._lower.receive(_CHUNK)
         except ConnectionLostError as error:
             raise self._lose_by("handshake", error, TlsFailure.RESET) from error
+        except SocketClosedError:
+            raise self._closed_error("handshake") from None
         if not ciphertext:
             raise self._lose_by("handshake", None, TlsFailure.ENDED)
         return ciphertext
@@ -223,6 +226,9 @@ class TlsWire(WireOver):
             self._reading = True
             try:
                 ciphertext = await self._lower.receive(_CHUNK)
+            except (ConnectionLostError, SocketClosedError) as error:
+                error._ends = self  # whose connection it was
+                raise
             finally:
                 self._reading = False
             self._feed(ciphertext)
@@ -279,6 +285,7 @@ class TlsWire(WireOver):
 
     def _take_ahead(self, max_bytes: int) -> bytes:
         data, self._ahead = self._ahead[:max_bytes], self._ahead[max_bytes:]
+        self.bytes_read += len(data)
         return data
 
     def _refuse_to_read_on(self) -> None:
@@ -334,6 +341,8 @@ class TlsWire(WireOver):
     def _send_some(self, data: Buffer) -> int:
         return self._seal.send(data)
 
+    _outgoing: SealedQueue | None
+
     def _make_queue(self) -> SealedQueue:
         return SealedQueue(self._seal, self._state, self._error, self._on_unsent)
 
@@ -346,7 +355,12 @@ class TlsWire(WireOver):
             self._outgoing.on_writable()
 
     def _reply(self) -> None:
-        """Hand down what reading has made this side say."""
+        """Hand down what reading has made this side say.
+
+        A peer that has ever more answered, and reads none of it, would fill the memory.
+        """
+        if len(self._seal.rests) > _MOST_ANSWERS:
+            raise self._lose_by("read", None, TlsFailure.PROTOCOL)
         if self._encrypted.pending:
             try:
                 self._seal.hand_down()
@@ -368,6 +382,8 @@ class TlsWire(WireOver):
             await self._lower.wait_acknowledged()
         except ConnectionLostError as error:
             raise self._delivery_error("wait_acknowledged", error) from error
+        except SocketClosedError:
+            raise self._closed_error("wait_acknowledged") from None
 
     # Closing ------------------------------------------------------------------------------------------
 
@@ -408,6 +424,8 @@ class TlsWire(WireOver):
         self._seal.forget()
         if self._outgoing is not None:
             self._outgoing.fail(lambda: self._closed_error("write"))
+            self._outgoing.forget()
+        self._lower._observer = None
         if self._established and self._own_loss is None:
             self._pass_on_session()
 
