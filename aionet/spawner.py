@@ -374,10 +374,12 @@ class ConnectionSpawner(Generic[SocketT]):
         self, enforcer: LimitEnforcer, connection: Connection[SocketT], tls: TlsForServer | None
     ) -> bool:
         """Begin to enforce the limits; whether `connection` may be served."""
-        if self._preface is None and not enforcer.admit(connection):
+        if self._preface is not None:
+            connection._phase = "handshake"
+        elif not enforcer.admit(connection):
             self._turn_away(connection.socket, CloseCause.TOO_MANY_OF_PEER)
             return False
-        if self._preface is not None or tls is not None:
+        elif tls is not None:
             connection._phase = "handshake"
         enforcer.begin(connection)
         return True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from ..addresses import UnixAddress
@@ -14,37 +16,50 @@ from ..unix_socket import AsyncUnixSocket
 from .arguments import Address
 from .tls_options import ClientTls
 
-__all__ = ["dial"]
+__all__ = ["begin_tls", "dial"]
 
 
 async def dial(
-    address: Address, timeout: float | None, tls: ClientTls | None = None, first: bytes = b""
+    address: Address, timeout: float | None, tls: ClientTls | None = None
 ) -> AsyncStreamSocket[Any]:
-    """Return a socket connected to `address`, with `tls`, if that is given, begun after sending `first`.
+    """Return a socket connected to `address`, with `tls`, if that is given, begun.
 
-    Raises `ResolveError`, `TlsError`, `ConnectionLostError`, or `ConnectError`, also where `timeout` seconds
-    have passed. Cancel safety: nothing is left open.
+    Raises `ResolveError`, `TlsError`, or `ConnectError`, also where `timeout` seconds have passed.
+    Cancel safety: nothing is left open.
+    """
+    async with _within(timeout, address):
+        socket: AsyncStreamSocket[Any]
+        if isinstance(address, UnixAddress):
+            socket = await AsyncUnixSocket().connect_to(address)
+        else:
+            socket = await AsyncTcpSocket().connect_to(address)
+        if tls is not None:
+            await begin_tls(socket, address, None, tls)
+        return socket
+
+
+async def begin_tls(
+    socket: AsyncStreamSocket[Any], address: Address, timeout: float | None, tls: ClientTls
+) -> None:
+    """Begin TLS on `socket`, which is connected to `address`.
+
+    Raises `TlsError`, `ConnectionLostError`, or `ConnectError` where `timeout` seconds have passed; then the
+    socket is closed. Cancel safety: it is aborted.
     """
     try:
-        async with asyncio.timeout(timeout):
-            if isinstance(address, UnixAddress):
-                return await _begun(await AsyncUnixSocket().connect_to(address), address, tls, first)
-            return await _begun(await AsyncTcpSocket().connect_to(address), address, tls, first)
-    except TimeoutError as error:
-        raise ConnectError(
-            errno.ETIMEDOUT, f"no answer within {timeout:g} s", operation="connect", peer_address=address
-        ) from error
-
-
-async def _begun(
-    socket: AsyncStreamSocket[Any], address: Address, tls: ClientTls | None, first: bytes
-) -> AsyncStreamSocket[Any]:
-    try:
-        if first:
-            await socket.write(first)
-        if tls is not None:
+        async with _within(timeout, address):
             await socket.start_tls(tls.context, server_hostname=tls.name_for(address))
     except BaseException:
         socket.abort()
         raise
-    return socket
+
+
+@asynccontextmanager
+async def _within(seconds: float | None, address: Address) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise ConnectError(
+            errno.ETIMEDOUT, f"no answer within {seconds:g} s", operation="connect", peer_address=address
+        ) from error

@@ -13,7 +13,7 @@ from ..proxy_protocol import ProxyHeader
 from ..relaying import RelayReport, relay
 from ..stream_socket import AsyncStreamSocket
 from .arguments import Address, add_server_arguments, fill_in, listen_address, seconds, target_address
-from .dialing import dial
+from .dialing import begin_tls, dial
 from .failing import explain
 from .observing import add_observing_arguments
 from .serving import Announcer, run_server
@@ -92,16 +92,20 @@ def run(args: argparse.Namespace) -> int:
 async def _relay_to(
     client: _StreamSocket,
     target: Address,
-    tls: ClientTls | None,
     timeout: float,
     proxy_version: Literal[1, 2] | None,
     announcer: Announcer,
+    tls: ClientTls | None = None,
 ) -> None:
     """Serve one client."""
     started = asyncio.get_running_loop().time()
     name = str(client.peer_address)
     try:
-        server = await dial(target, timeout, tls, _header_for(client, proxy_version))
+        server = await dial(target, timeout)
+        if proxy_version is not None:
+            await _send_header(server, client, proxy_version)
+        if tls is not None:  # which begins after the header
+            await begin_tls(server, target, timeout, tls)
     except (ConnectError, ConnectionLostError, ResolveError, TlsError) as error:
         _log.warning("%s: %s", name, explain(error))
         client.abort()
@@ -124,8 +128,11 @@ async def _relay_to(
     )
 
 
-def _header_for(client: _StreamSocket, version: Literal[1, 2] | None) -> bytes:
-    """Return what tells TARGET who `client` is, before the first byte of its stream."""
-    if version is None:
-        return b""
-    return ProxyHeader.between(client.peer_address, client.local_address, version=version).to_bytes()
+async def _send_header(server: _StreamSocket, client: _StreamSocket, version: Literal[1, 2]) -> None:
+    """Tell `server` who `client` is, before the first byte of its stream."""
+    header = ProxyHeader.between(client.peer_address, client.local_address, version=version)
+    try:
+        await server.write(header.to_bytes())
+    except BaseException:
+        server.abort()
+        raise

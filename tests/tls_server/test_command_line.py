@@ -196,7 +196,7 @@ def test_changed_files_are_read_again(authority: Authority) -> None:
 @pytest.mark.parametrize("workers", [[], ["--workers", "2"]], ids=["one process", "workers"])
 def test_sighup(authority: Authority, app: Path, workers: list[str]) -> None:
     pair = authority.pair("server")
-    arguments = ["--bind", "127.0.0.1:0", *options(pair), *workers, "--drain-grace", "0"]
+    arguments = ["--bind", "127.0.0.1:0", *options(pair), *workers, "--drain-grace", "5"]
     with AionetServer("serve", "app:shout", *arguments, cwd=app) as server:
         assert shown(server, authority) == pair.serial
         other = authority.leaf("localhost")

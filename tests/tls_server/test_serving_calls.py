@@ -88,7 +88,7 @@ async def greet(socket):
 if __name__ == "__main__":
     tls = aionet.ServerTls("server.pem", "server.key")
     show = lambda addresses: print(*addresses, flush=True)
-    print(aionet.run_workers(greet, "127.0.0.1:0", workers=2, tls=tls, drain_grace=0, on_listening=show))
+    print(aionet.run_workers(greet, "127.0.0.1:0", workers=2, tls=tls, drain_grace=5, on_listening=show))
 """
 
 
