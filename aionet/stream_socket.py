@@ -469,14 +469,20 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
                 wire: Wire = stream_wire(sock, running_state(), _peer_of(sock, address))
                 wire.lost = lost
                 if tls is not None:
-                    wire = await self._lay_tls(wire, *tls)
+                    wire = await self._lay_tls(wire, tls)
         finally:
             dial.close()  # where it was refused before it began
         self._attach(wire, current_scope().ledger)
 
-    async def _lay_tls(self, wire: Wire, context: ssl.SSLContext, server_hostname: str | None) -> Wire:
+    async def _lay_tls(self, wire: Wire, tls: _ClientTls) -> Wire:
         options = self._options
-        made = make_tls(wire, context, server_hostname=server_hostname, patience=options.close_notify_wait)
+        made = make_tls(
+            wire,
+            tls.context,
+            server_hostname=tls.server_hostname,
+            patience=options.close_notify_wait,
+            accept_truncation=tls.accept_truncation,
+        )
         try:
             await made.shake_hands()
         except TlsError:
@@ -582,23 +588,35 @@ class _ClientTls(NamedTuple):
 
     context: ssl.SSLContext
     server_hostname: str | None
+    accept_truncation: bool
 
 
 def client_tls(
-    tls: ssl.SSLContext | bool | None, server_hostname: str | None, host: str | None
+    tls: ssl.SSLContext | bool | None,
+    server_hostname: str | None,
+    host: str | None,
+    accept_truncation: bool,
 ) -> _ClientTls | None:
     """Check the arguments of a `connect_to`; `host` is what the certificate is for where nobody says."""
     context = client_context(tls)
     if context is None:
         if server_hostname is not None:
             raise ValueError(f"server_hostname={server_hostname!r} is of use with tls only")
+        if accept_truncation:
+            raise ValueError(f"accept_truncation={accept_truncation!r} is of use with tls only")
         return None
     name = host if server_hostname is None else server_hostname
-    return _ClientTls(context, _checked_name(context, name))
+    return _ClientTls(context, _checked_name(context, name), bool(accept_truncation))
 
 
 def _checked_name(context: ssl.SSLContext, name: str | None) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"server_hostname must be a text, not {name!r}")
     if name:
+        try:
+            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)  # knows what is none
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"server_hostname={name!r} is not the name of a host: {error}") from None
         return name
     if context.check_hostname:
         raise ValueError(f"server_hostname={name!r}: this context compares it with the certificate's")

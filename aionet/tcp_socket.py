@@ -36,6 +36,7 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
         local_address: AddressLike | None = None,
         tls: ssl.SSLContext | bool | None = None,
         server_hostname: str | None = None,
+        accept_truncation: bool = False,
         happy_eyeballs_delay: float | None = 0.25,
     ) -> Self:
         """Connect to `address`, and return this socket.
@@ -49,6 +50,8 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
             tls: a context for TLS, taken as it is; ``True`` for the default one, which verifies the server's
                 certificate by the system's trust store.
             server_hostname: the name to ask for and to find in the certificate, if not the host of `address`.
+            accept_truncation: take an end of the connection without close_notify for a clean end of the
+                stream, which gives up knowing whether somebody has cut it off.
 
         Raises:
             ResolveError: the name has no address.
@@ -68,7 +71,7 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
             raise ValueError(f"local_address must be numeric, not {local}")
         if happy_eyeballs_delay is not None and not happy_eyeballs_delay >= 0:
             raise ValueError(f"happy_eyeballs_delay must be 0 or more seconds, not {happy_eyeballs_delay!r}")
-        wanted_tls = client_tls(tls, server_hostname, target.host.partition("%")[0] or "localhost")
+        wanted_tls = client_tls(tls, server_hostname, _name_in_certificate(target), accept_truncation)
         options = self._options
         assert isinstance(options, TcpOptions)
         dialing = dial(
@@ -109,6 +112,11 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
         Raises `SocketClosedError` after closing, `NotImplementedError` where the system does not tell.
         """
         return read_tcp_info(self._wire.raw_socket)
+
+
+def _name_in_certificate(target: SocketAddress) -> str:
+    """What a certificate calls the host of `target`: without a scope, or the dot that ends a full name."""
+    return target.host.partition("%")[0].rstrip(".") or "localhost"
 
 
 def _tcp_address(address: AddressLike) -> SocketAddress:

@@ -35,6 +35,7 @@ class AsyncUnixSocket(AsyncStreamSocket[UnixAddress]):
         *,
         tls: ssl.SSLContext | bool | None = None,
         server_hostname: str | None = None,
+        accept_truncation: bool = False,
     ) -> Self:
         """Connect to the server at `address` (a path, or ``unix:PATH``), and return this socket.
 
@@ -45,6 +46,8 @@ class AsyncUnixSocket(AsyncStreamSocket[UnixAddress]):
             tls: a context for TLS, taken as it is; ``True`` for the default one, which verifies the server's
                 certificate by the system's trust store.
             server_hostname: the name to ask for and to find in the certificate; a path has none.
+            accept_truncation: take an end of the connection without close_notify for a clean end of the
+                stream, which gives up knowing whether somebody has cut it off.
 
         Raises:
             ConnectError: nobody answers there.
@@ -57,7 +60,7 @@ class AsyncUnixSocket(AsyncStreamSocket[UnixAddress]):
         Cancel safety: nothing is left open or registered.
         """
         target = as_unix_address(address)
-        wanted_tls = client_tls(tls, server_hostname, None)
+        wanted_tls = client_tls(tls, server_hostname, None, accept_truncation)
         options = self._options
         assert isinstance(options, UnixOptions)
         await self._connect(dial_unix(target, options=options), target, wanted_tls)

@@ -54,6 +54,7 @@ class TlsOverSocket:
         self.tls = context.wrap_bio(
             self._incoming, self._encrypted, server_side, None if server_side else HOST
         )
+        self._ahead = b""
         self._state = threading.Lock()
         self._order = threading.Lock()
 
@@ -84,11 +85,24 @@ class TlsOverSocket:
     def shutdown(self, how: int) -> None:
         """Send close_notify; or, both ways, end the connection below."""
         if how == socket.SHUT_WR:
-            self._step(self.tls.unwrap)
+            self._step(self._end)
         else:
             self.sock.shutdown(how)
 
+    def _end(self) -> None:
+        """Send close_notify; `unwrap` looks for the other one at once, and breaks if it finds data."""
+        while self.tls.pending():
+            self._ahead += self.tls.read(_CHUNK)
+        unread = self._incoming.read()
+        try:
+            self.tls.unwrap()
+        finally:
+            self._incoming.write(unread)
+
     def _read(self, max_bytes: int) -> bytes:
+        if self._ahead:
+            data, self._ahead = self._ahead[:max_bytes], self._ahead[max_bytes:]
+            return data
         try:
             return self.tls.read(max_bytes)
         except ssl.SSLZeroReturnError:

@@ -27,7 +27,7 @@ from aionet import (
     UnixOptions,
 )
 
-__all__ = ["TRANSPORTS", "Pair", "Transport"]
+__all__ = ["TRANSPORTS", "Accepted", "Pair", "TcpDialed", "TlsTransport", "Transport", "UnixDialed"]
 
 # Small kernel buffers, so that a write of a megabyte or more has to wait for its reader.
 SEND_BUFFER = 128 * 1024

@@ -297,11 +297,20 @@ async def test_a_handshake_that_is_broken_off_leaves_nothing(how):
         (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), None, ValueError, "for servers"),
         (None, HOST, ValueError, "server_hostname='server.example'"),
         (True, "", ValueError, "server_hostname=''"),
+        (True, 5, TypeError, "server_hostname must be a text, not 5"),
+        (True, ".example", ValueError, "server_hostname='.example'"),
+        (True, "a" * 64 + ".example", ValueError, "is not the name of a host"),
+        (True, "server\0.example", ValueError, "is not the name of a host"),
     ],
 )
 async def test_bad_arguments_are_refused_before_any_io(tls, hostname, error, says):
     with pytest.raises(error, match=says):
         await AsyncTcpSocket().connect_to(("127.0.0.1", 1), tls=tls, server_hostname=hostname)
+
+
+async def test_truncation_is_a_matter_of_tls():
+    with pytest.raises(ValueError, match="accept_truncation=True"):
+        await AsyncTcpSocket().connect_to(("127.0.0.1", 1), accept_truncation=True)
 
 
 async def test_a_unix_socket_has_no_name_of_its_own():

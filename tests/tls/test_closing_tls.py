@@ -181,6 +181,15 @@ async def test_a_record_that_was_cut_off():
 
 
 async def test_whoever_accepts_truncation_reads_an_end():
+    async with dialed_to(*contexts(), accept_truncation=True) as (sock, peer):
+        peer.send_now(b"all")
+        cut(peer)
+        assert await sock.read() == b"all"
+        assert await sock.read() == b""
+        assert await sock.read() == b""
+
+
+async def test_truncation_is_accepted_of_one_layer():
     async with dialed_to(*contexts()) as (sock, peer):
         await lay_once_more(sock, peer, accept_truncation=True)
         peer.send_now(b"all")

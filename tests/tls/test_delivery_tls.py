@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
+import weakref
 
 import pytest
 from conformance.transports import Accepted, TlsTransport
@@ -12,6 +14,7 @@ from helpers import begin, until
 from tls_peers import HOST, contexts
 
 from aionet import ConnectionLostError, DeliveryError, TcpOptions
+from aionet.wires.unconnected import NEVER_CONNECTED
 
 from .scenes import TLS_VERSIONS, connected, dialed_to
 
@@ -64,6 +67,46 @@ async def test_a_loss_says_how_much_was_not_acknowledged(layers):
         assert 0 < caught.value.unacknowledged < 2 * BIG
         with pytest.raises(ConnectionLostError):
             await writing
+
+
+@BOTH
+async def test_a_write_that_is_encrypted_and_not_yet_sent_is_told_of_the_loss(layers):
+    async with layers() as (sock, peer):
+        while (writing := await begin(sock.write(bytes(50_000)))).done():
+            pass
+        peer.reset()
+        with pytest.raises(ConnectionLostError):
+            await writing
+
+
+async def test_what_was_written_is_counted_as_it_goes():
+    async with connected() as (sock, peer):
+        counts = []
+        writing = await begin(sock.write(bytes(BIG)))
+        while sock.bytes_written < BIG:
+            counts.append(sock.bytes_written)
+            await peer.receive_exactly(min(10_000, BIG - 10_000 * len(counts)))
+            await until(lambda: sock.bytes_written >= counts[-1])
+        assert counts == sorted(counts)
+        await writing
+
+
+async def test_a_connection_that_was_closed_is_not_left_to_the_collector():
+    async with connected() as (sock, peer):
+        await sock.write(b"hello")
+        assert await peer.receive_exactly(5) == b"hello"
+        peer.half_close()
+        assert await sock.read() == b""
+        await sock.aclose()
+        engine = weakref.ref(sock._wire._tls)
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            sock._wire = NEVER_CONNECTED
+            assert engine() is None
+        finally:
+            if collecting:
+                gc.enable()
 
 
 @BOTH

@@ -47,6 +47,7 @@ from .writes import PIECE, Seal, SealedQueue
 __all__ = ["TlsWire"]
 
 _CHUNK = 64 * 1024
+_MOST_ANSWERS = 100  # that wait for room below
 _ROUNDS = 16  # of input thrown away in a row while closing: a peer that floods must not hold the loop
 
 
@@ -172,6 +173,8 @@ class TlsWire(TlsBase, WireOver):
             ciphertext: bytes = await self._lower.receive(_CHUNK)
         except ConnectionLostError as error:
             raise self._lose_by("handshake", error, TlsFailure.RESET) from error
+        except SocketClosedError:
+            raise self._closed_error("handshake") from None
         if not ciphertext:
             raise self._lose_by("handshake", None, TlsFailure.ENDED)
         return ciphertext
@@ -211,7 +214,7 @@ class TlsWire(TlsBase, WireOver):
             self._reading = True
             try:
                 ciphertext = await self._lower.receive(_CHUNK)
-            except ConnectionLostError as error:
+            except (ConnectionLostError, SocketClosedError) as error:
                 error._ends = self  # whose connection it was
                 raise
             finally:
@@ -274,6 +277,7 @@ class TlsWire(TlsBase, WireOver):
 
     def _take_ahead(self, max_bytes: int) -> bytes:
         data, self._ahead = self._ahead[:max_bytes], self._ahead[max_bytes:]
+        self.bytes_read += len(data)
         return data
 
     def _refuse_to_read_on(self) -> None:
@@ -333,7 +337,7 @@ class TlsWire(TlsBase, WireOver):
         """`data` was encrypted, and counted; go on where its ciphertext found no room below."""
         size = memoryview(data).nbytes
         try:
-            self._seal.hand_down()
+            self._seal.hand_down_rest(size)
         except OSError as error:
             raise self._error("write", error) from error
         if self._seal.rests:
@@ -342,6 +346,8 @@ class TlsWire(TlsBase, WireOver):
 
     def _send_some(self, data: Buffer) -> int:
         return self._seal.send(data)
+
+    _outgoing: SealedQueue | None
 
     def _make_queue(self) -> SealedQueue:
         return SealedQueue(self._seal, self._state, self._error, self._on_unsent)
@@ -355,7 +361,12 @@ class TlsWire(TlsBase, WireOver):
             self._outgoing.on_writable()
 
     def _reply(self) -> None:
-        """Hand down what reading has made this side say."""
+        """Hand down what reading has made this side say.
+
+        A peer that has ever more answered, and reads none of it, would fill the memory.
+        """
+        if len(self._seal.rests) > _MOST_ANSWERS:
+            raise self._lose_by("read", None, TlsFailure.PROTOCOL)
         if self._encrypted.pending:
             try:
                 self._seal.hand_down()
@@ -377,6 +388,8 @@ class TlsWire(TlsBase, WireOver):
             await self._lower.wait_acknowledged()
         except ConnectionLostError as error:
             raise self._delivery_error("wait_acknowledged", error) from error
+        except SocketClosedError:
+            raise self._closed_error("wait_acknowledged") from None
 
     # Closing ------------------------------------------------------------------------------------------
 
@@ -417,6 +430,8 @@ class TlsWire(TlsBase, WireOver):
         self._seal.forget()
         if self._outgoing is not None:
             self._outgoing.fail(lambda: self._closed_error("write"))
+            self._outgoing.forget()
+        self._lower._observer = None
         if self._established and self._own_loss is None:
             self._pass_on_session()
 

@@ -46,7 +46,19 @@ _PAUSE = 0.005
 class Seal:
     """Encrypts, and hands down. It takes the place of a socket in an `OutgoingQueue`."""
 
-    __slots__ = ("_encrypted", "_end", "_lower", "_on_room", "_pause", "_shaken", "_tls", "busy", "rests")
+    __slots__ = (
+        "_encrypted",
+        "_end",
+        "_lower",
+        "_on_room",
+        "_pause",
+        "_piece",
+        "_shaken",
+        "_tls",
+        "busy",
+        "failure",
+        "rests",
+    )
 
     def __init__(
         self,
@@ -69,6 +81,9 @@ class Seal:
         """What is done when what was encrypted has been handed down, as far as it was not yet."""
         self._shaken = False
         self._pause: asyncio.TimerHandle | None = None
+        self._piece = 0
+        self.failure: OSError | None = None
+        """Why something that was encrypted could not be handed down."""
         self.busy = True
         """Whether something encrypted waits for room below, or the handshake is not over."""
 
@@ -79,9 +94,9 @@ class Seal:
 
     @property
     def unsent(self) -> int:
-        """Encrypted bytes that wait for room below."""
+        """Bytes of the last piece that wait, in encrypted form, for room below."""
         lower: OutgoingQueue | None = self._lower._outgoing
-        return 0 if lower is None else lower.remaining
+        return 0 if lower is None else min(lower.remaining, self._piece)
 
     def send(self, data: Buffer) -> int:
         """Encrypt the beginning of `data`, up to `PIECE` bytes, and hand it down; return how many bytes."""
@@ -92,6 +107,7 @@ class Seal:
         except ssl.SSLWantReadError:
             self._wait_for_the_peer()
             raise BlockingIOError from None
+        self._piece = count
         self.hand_down()
         return count
 
@@ -123,13 +139,18 @@ class Seal:
             self.rests.add(rest)
             rest.add_done_callback(self._on_handed_down)
 
+    def hand_down_rest(self, count: int) -> None:
+        """Send what is left, in encrypted form, of a piece of `count` bytes."""
+        self._piece = count
+        self.hand_down()
+
     def forget(self) -> None:
-        """The wire below is closed: what it says of writes is known from there."""
+        """The wires are closed, and nothing holds the upper one any longer."""
+        self._end = self._on_room = _nothing
         if self._pause is not None:
             self._pause.cancel()
         for rest in self.rests:
-            if rest.done() and not rest.cancelled():
-                rest.exception()  # which counts as having been told of it
+            self._note_failure(rest)
 
     def _wait_for_the_peer(self) -> None:
         self.busy = True
@@ -139,9 +160,14 @@ class Seal:
 
     def _on_handed_down(self, rest: asyncio.Future[None]) -> None:
         self.rests.discard(rest)
-        if not rest.cancelled():
-            rest.exception()  # the wire below remembers it, and tells the next who asks
+        self._note_failure(rest)
         self._look_for_room()
+
+    def _note_failure(self, rest: asyncio.Future[None]) -> None:
+        if rest.done() and not rest.cancelled():
+            error = rest.exception()  # which counts as having been told of it
+            if isinstance(error, OSError):
+                self.failure = OSError(error.errno, error.strerror)
 
     def _look_for_room(self) -> None:
         self._pause = None
@@ -172,8 +198,9 @@ class SealedQueue(OutgoingQueue):
         super().fail(make_error, cause)
 
     def _advance(self, entry: Outgoing) -> bool:
+        if self._seal.failure is not None:
+            raise self._seal.failure
         if self._seal.busy:
-            self._refuse_if_lost()
             raise BlockingIOError
         done = self._head_done or super()._advance(entry)
         self._head_done = done and bool(self._seal.rests)
@@ -181,11 +208,16 @@ class SealedQueue(OutgoingQueue):
             raise BlockingIOError
         return done
 
-    def _refuse_if_lost(self) -> None:
-        lost = self._seal._lower.lost
-        if lost is not None:
-            raise OSError(lost.errno, lost.strerror)
+    def forget(self) -> None:
+        """The wire is closed, and nothing holds it any longer."""
+        self._translate = _never
+        self._on_change = _nothing
 
 
 def _nothing() -> None:
-    """The seal says by itself when there is room."""
+    """What is not done: the seal says by itself when there is room, and after closing nobody is told."""
+
+
+def _never(operation: str, error: OSError) -> Exception:
+    """After closing nothing is sent that could fail."""
+    return error
