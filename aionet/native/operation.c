@@ -17,6 +17,9 @@
 
 #include <sys/uio.h>
 
+/* What tls.c uses, too, and is not to cost a call here for that. */
+#define INLINED inline __attribute__((always_inline))
+
 enum { MOST_BUFFERS = 64 }; /* sent by one system call here; a longer list goes the way of pending writes */
 
 static const char *const names[] = {
@@ -214,7 +217,7 @@ static ssize_t send_message(int fd, struct msghdr *message, Py_ssize_t bytes)
 }
 
 /* -2: an error was raised. */
-static ssize_t send_parts(Stream *stream, struct iovec *parts, int count, Py_ssize_t bytes)
+static INLINED ssize_t send_parts(Stream *stream, struct iovec *parts, int count, Py_ssize_t bytes)
 {
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
     ssize_t sent;
@@ -458,7 +461,7 @@ static void warn_of_a_forgotten_await(Operation *operation)
         raise_taken(raised);
 }
 
-static void let_go(Operation *operation)
+static INLINED void let_go(Operation *operation)
 {
     if (operation->phase == FRESH)
         warn_of_a_forgotten_await(operation);

@@ -16,8 +16,8 @@
  * most, and so how much plaintext, and how large an object to make. Mostly it is one record (`single`), of which
  * nothing is left when it was read; else the BIO is asked.
  *
- * *What stays behind.* A read may have made an answer (to a KeyUpdate) that nobody waits for: TLS wants it before the
- * next record (RFC 8446, 4.6.3), and so it goes, because all that the outgoing BIO holds is sent in its order.
+ * *Answers.* A read may have made one (to a KeyUpdate, say), which is to go before the next record that this side sends
+ * (RFC 8446, 4.6.3). A single record that had data in it made none.
  *
  * *One reader.* Whoever reads waits at the lower stream, which knows it; `reading` is for the times between.
  */
@@ -156,6 +156,19 @@ static Outcome note_refusal(Tls *tls)
     return answers ? RARE : WANTS_MORE;
 }
 
+/* Send what reading has made this side say: somebody who only reads must not gather answers. */
+static int answer(Tls *tls)
+{
+    PyObject *pending = PyObject_GetAttr(tls->encrypted, tls->state->str_pending);
+    int answers = pending == NULL ? -1 : PyObject_IsTrue(pending);
+    Py_XDECREF(pending);
+    if (answers <= 0)
+        return answers;
+    PyObject *replied = PyObject_CallMethodNoArgs((PyObject *)tls, tls->state->str_reply);
+    Py_XDECREF(replied);
+    return replied == NULL ? -1 : 0;
+}
+
 static Outcome decrypt(Operation *operation, Tls *tls, PyObject **result)
 {
     ModuleState *state = tls->state;
@@ -186,6 +199,10 @@ static Outcome decrypt(Operation *operation, Tls *tls, PyObject **result)
         }
     }
     tls->bytes_read += got;
+    if (!tls->single && answer(tls) < 0) {
+        Py_DECREF(data);
+        return LOST;
+    }
     if (note_left(tls, asked, got) < 0) {
         Py_DECREF(data);
         return FAILED;

@@ -337,7 +337,7 @@ class TlsWire(TlsBase, WireOver):
         """`data` was encrypted, and counted; go on where its ciphertext found no room below."""
         size = memoryview(data).nbytes
         try:
-            self._seal.hand_down()
+            self._seal.hand_down_rest(size)
         except OSError as error:
             raise self._error("write", error) from error
         if self._seal.rests:

@@ -139,6 +139,11 @@ class Seal:
             self.rests.add(rest)
             rest.add_done_callback(self._on_handed_down)
 
+    def hand_down_rest(self, count: int) -> None:
+        """Send what is left, in encrypted form, of a piece of `count` bytes."""
+        self._piece = count
+        self.hand_down()
+
     def forget(self) -> None:
         """The wires are closed, and nothing holds the upper one any longer."""
         self._end = self._on_room = _nothing
