@@ -411,6 +411,29 @@ static PyObject *stream_send_vectored_method(PyObject *self, PyObject *buffers)
     return operation;
 }
 
+/* What fits now, for a wire above that has to send it whatever happens; errors are the system's. */
+static PyObject *stream_send_some(PyObject *self, PyObject *data)
+{
+    Stream *stream = (Stream *)self;
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    ssize_t sent;
+    do {
+        if (view.len <= GIL_BYTES) {
+            sent = send(stream->fd, view.buf, view.len, MSG_NOSIGNAL);
+        } else {
+            Py_BEGIN_ALLOW_THREADS
+            sent = send(stream->fd, view.buf, view.len, MSG_NOSIGNAL);
+            Py_END_ALLOW_THREADS
+        }
+    } while (sent < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+    if (sent < 0 && !PyErr_Occurred())
+        PyErr_SetFromErrno(PyExc_OSError);
+    PyBuffer_Release(&view);
+    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(sent);
+}
+
 static PyObject *stream_until_readable(PyObject *self, PyObject *unused)
 {
     Stream *stream = (Stream *)self;
@@ -599,6 +622,7 @@ static PyMethodDef stream_methods[] = {
     {"receive_into", stream_receive_into_method, METH_O, NULL},
     {"send", stream_send_method, METH_O, NULL},
     {"send_vectored", stream_send_vectored_method, METH_O, NULL},
+    {"_send_some", stream_send_some, METH_O, NULL},
     {"_until_readable", stream_until_readable, METH_NOARGS, NULL},
     {"reader_turn", stream_reader_turn, METH_NOARGS, NULL},
     {"_wake_reader", stream_wake_reader, METH_NOARGS, NULL},
