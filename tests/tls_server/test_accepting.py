@@ -14,7 +14,7 @@ from helpers import begin, give_turns, until
 from peers import RawPeer
 
 import aionet
-from aionet import AsyncTcpConnectionServer, AsyncTcpSocket, ServerTls, SocketClosedError
+from aionet import AsyncTcpConnectionServer, AsyncTcpSocket, ServerTls, SocketClosedError, TcpOptions
 
 from .authority import Authority
 
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.asyncio
 
 @contextlib.asynccontextmanager
 async def listening(authority: Authority) -> AsyncIterator[Any]:
-    async with AsyncTcpConnectionServer(
-        "127.0.0.1:0", tls=ServerTls(*authority.pair("server").files)
-    ) as server:
+    tls = ServerTls(*authority.pair("server").files)
+    options = TcpOptions(close_notify_wait=0.01)  # the peers here never answer one
+    async with AsyncTcpConnectionServer("127.0.0.1:0", tls=tls, options=options) as server:
         yield server
 
 
