@@ -5,7 +5,8 @@ Theory of operation
 A session that is resumed spares both sides the certificates and what they cost. It vouches for the peer as
 the first handshake did; so what that was checked for is part of the key: the name, whether it was compared,
 and whether the certificate was verified. Port or path are, too: another service of the same host knows
-nothing of the session. A session is of one context and no other can use it; the cache goes with the context.
+nothing of the session. A session is of one context and no other can use it. It holds that context, so the
+cache is an attribute of the context: a table beside them would keep every context for ever.
 
 In TLS 1.3 a ticket is for one use (RFC 8446, C.4), or an onlooker could tell that two connections are of one
 client. So a session is taken out when it is used; the new connection brings new ones. They come after the
@@ -17,7 +18,7 @@ from __future__ import annotations
 import ssl
 from collections import OrderedDict
 from collections.abc import Hashable
-from weakref import WeakKeyDictionary
+from typing import TypeAlias
 
 from ..addresses import SocketAddress, UnixAddress
 
@@ -26,7 +27,8 @@ __all__ = ["MOST_SESSIONS", "keep_session", "session_key", "take_session"]
 MOST_SESSIONS = 64
 """Peers of one context that are remembered, the last ones used."""
 
-_caches: WeakKeyDictionary[ssl.SSLContext, OrderedDict[Hashable, ssl.SSLSession]] = WeakKeyDictionary()
+_Cache: TypeAlias = OrderedDict[Hashable, ssl.SSLSession]
+_CACHE = "_aionet_sessions"  # the attribute
 
 
 def session_key(
@@ -41,14 +43,17 @@ def session_key(
 
 def take_session(context: ssl.SSLContext, key: Hashable) -> ssl.SSLSession | None:
     """Return a session to resume, which is then no longer in the cache."""
-    cache = _caches.get(context)
+    cache: _Cache | None = getattr(context, _CACHE, None)
     return None if cache is None else cache.pop(key, None)
 
 
 def keep_session(context: ssl.SSLContext, key: Hashable, session: ssl.SSLSession) -> None:
     """Keep `session`, if it can be resumed at all."""
     if session.has_ticket or session.id:
-        cache = _caches.setdefault(context, OrderedDict())
+        cache: _Cache | None = getattr(context, _CACHE, None)
+        if cache is None:
+            cache = OrderedDict()
+            setattr(context, _CACHE, cache)
         cache[key] = session
         cache.move_to_end(key)
         if len(cache) > MOST_SESSIONS:

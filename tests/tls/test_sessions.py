@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
+import weakref
 
 import pytest
 from peers import RawListener
@@ -72,3 +74,13 @@ async def test_contexts_share_no_sessions(listener):
     other.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(client.get_ca_certs(binary_form=True)[0]))
     await converse(listener, server, client)
     assert not (await converse(listener, server, other)).resumed
+
+
+async def test_sessions_do_not_keep_their_context(listener):
+    server, client = contexts.__wrapped__()
+    await converse(listener, server, client)
+    assert (await converse(listener, server, client)).resumed
+    gone = weakref.ref(client)
+    del client
+    gc.collect()
+    assert gone() is None
