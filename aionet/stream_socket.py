@@ -22,7 +22,7 @@ import socket
 import ssl
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from .addresses import SocketAddress, UnixAddress
 from .dialing import Dialed
@@ -32,7 +32,9 @@ from .options import StreamOptions
 from .receive_buffer import ReceiveBuffer
 from .scope import current_scope
 from .signals import NEVER, Signal
-from .tls.laying import client_context, make_tls
+from .tls.client import ClientTls, checked_client
+from .tls.laying import make_tls
+from .tls.server import TlsForServer, checked_server_tls, context_of
 from .tls_failure import TlsFailure
 from .wires.contract import Buffer, Wire
 from .wires.event_loop import running_state
@@ -43,7 +45,7 @@ from .wires.unconnected import NEVER_CONNECTED, UNCONNECTED
 if TYPE_CHECKING:
     from .proxy_protocol import ProxyHeader
 
-__all__ = ["AsyncStreamSocket", "client_tls"]
+__all__ = ["AsyncStreamSocket"]
 
 _CHUNK = 65536
 _LARGEST_CHUNK = 256 * 1024  # asked of the kernel at once for `read_exactly` of a lot
@@ -290,7 +292,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
     async def start_tls(
         self,
-        context: ssl.SSLContext | bool,
+        context: TlsForServer | bool,
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
@@ -302,7 +304,8 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         What was written before goes first. TLS over TLS is possible.
 
         Args:
-            context: what to offer and to demand; ``True``, for a client, the default one, which verifies.
+            context: what to offer and to demand: an `ssl.SSLContext`; for a client also ``True``, the default
+                one, which verifies; for a server also a `ServerTls`.
             server_side: whether this side is the server of the handshake.
             server_hostname: for a client: the name that it asks for, and that the certificate has to be for.
             buffered_is_handshake: bytes that were received and not yet read are the beginning of the
@@ -320,7 +323,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
         Cancel safety: the connection is aborted: a handshake cannot be taken up again.
         """
-        known = _tls_context(context, server_side, server_hostname)
+        known = _context_for(context, server_side, server_hostname)
         wire = self._wire
         await wire.send(b"")  # after what was written before
         await wire.reader_turn()
@@ -460,7 +463,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     # For servers and subclasses -----------------------------------------------------------------------
 
     async def _connect(
-        self, dial: Coroutine[Any, Any, Dialed], address: AddressT, tls: _ClientTls | None = None
+        self, dial: Coroutine[Any, Any, Dialed], address: AddressT, tls: ClientTls | None = None
     ) -> None:
         """Take the socket that `dial` connects, and lay TLS over it if so asked."""
         try:
@@ -474,7 +477,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             dial.close()  # where it was refused before it began
         self._attach(wire, current_scope().ledger)
 
-    async def _lay_tls(self, wire: Wire, tls: _ClientTls) -> Wire:
+    async def _lay_tls(self, wire: Wire, tls: ClientTls) -> Wire:
         options = self._options
         made = make_tls(
             wire,
@@ -583,62 +586,12 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         return IncompleteReadError(message, partial=partial, **self._where("read"))
 
 
-class _ClientTls(NamedTuple):
-    """What a client wants of TLS."""
-
-    context: ssl.SSLContext
-    server_hostname: str | None
-    accept_truncation: bool
-
-
-def client_tls(
-    tls: ssl.SSLContext | bool | None,
-    server_hostname: str | None,
-    host: str | None,
-    accept_truncation: bool,
-) -> _ClientTls | None:
-    """Check the arguments of a `connect_to`; `host` is what the certificate is for where nobody says."""
-    context = client_context(tls)
-    if context is None:
-        if server_hostname is not None:
-            raise ValueError(f"server_hostname={server_hostname!r} is of use with tls only")
-        if accept_truncation:
-            raise ValueError(f"accept_truncation={accept_truncation!r} is of use with tls only")
-        return None
-    name = host if server_hostname is None else server_hostname
-    return _ClientTls(context, _checked_name(context, name), bool(accept_truncation))
-
-
-def _checked_name(context: ssl.SSLContext, name: str | None) -> str | None:
-    if name is not None and not isinstance(name, str):
-        raise TypeError(f"server_hostname must be a text, not {name!r}")
-    if name:
-        try:
-            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)  # knows what is none
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"server_hostname={name!r} is not the name of a host: {error}") from None
-        return name
-    if context.check_hostname:
-        raise ValueError(f"server_hostname={name!r}: this context compares it with the certificate's")
-    return None
-
-
-def _tls_context(
-    context: ssl.SSLContext | bool, server_side: bool, server_hostname: str | None
-) -> ssl.SSLContext:
+def _context_for(tls: TlsForServer | bool, server_side: bool, server_hostname: str | None) -> ssl.SSLContext:
     if not server_side:
-        found = client_context(context)
-        if found is None:
-            raise TypeError(f"start_tls() needs an ssl.SSLContext, not {context!r}")
-        _checked_name(found, server_hostname)
-        return found
-    if not isinstance(context, ssl.SSLContext):
-        raise TypeError(f"a server needs an ssl.SSLContext with a certificate, not {context!r}")
-    if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
-        raise ValueError(f"{context!r} is a context for clients: a server's is ssl.PROTOCOL_TLS_SERVER")
+        return checked_client(tls, server_hostname).context
     if server_hostname is not None:
         raise ValueError(f"server_hostname={server_hostname!r} is what a client asks for")
-    return context
+    return context_of(checked_server_tls(tls))
 
 
 class _Dialing:

@@ -12,7 +12,7 @@ from .resolving import resolve
 from .scope import current_scope
 from .stream_server import AsyncStreamConnectionServer
 from .tcp_socket import AsyncTcpSocket
-from .tls.server import TlsForServer, checked_server_tls
+from .tls.server import TlsForServer, optional_server_tls
 
 __all__ = ["AsyncTcpConnectionServer"]
 
@@ -88,7 +88,7 @@ class AsyncTcpConnectionServer(AsyncStreamConnectionServer[SocketAddress, AsyncT
             OSError: `fd` is no socket, not open, or does not take the options; it stays as it was.
         """
         server = cls.__new__(cls)
-        chosen, checked = _checked_options(options), checked_server_tls(tls)
+        chosen, checked = _checked_options(options), optional_server_tls(tls)
         sock = adopt_listener(fd, (socket.AF_INET, socket.AF_INET6))
         try:
             chosen.apply_to_listener(sock)
@@ -119,7 +119,7 @@ class AsyncTcpConnectionServer(AsyncStreamConnectionServer[SocketAddress, AsyncT
         options: TcpOptions | None,
         tls: TlsForServer | None,
     ) -> None:
-        chosen, checked = _checked_options(options), checked_server_tls(tls)
+        chosen, checked = _checked_options(options), optional_server_tls(tls)
         sockets = listen_tcp(
             addresses, backlog=checked_backlog(backlog), reuse_port=reuse_port, options=chosen
         )

@@ -9,8 +9,9 @@ from .addresses import AddressLike, SocketAddress, as_address
 from .dialing import dial
 from .options import TcpOptions
 from .scope import current_scope
-from .stream_socket import AsyncStreamSocket, client_tls
+from .stream_socket import AsyncStreamSocket
 from .tcp_info import TcpInfo, read_tcp_info
+from .tls.client import client_tls
 
 __all__ = ["AsyncTcpSocket"]
 

@@ -11,7 +11,7 @@ from .listening import adopt_listener, checked_backlog, identity_of, listen_unix
 from .options import UnixOptions
 from .scope import current_scope
 from .stream_server import AsyncStreamConnectionServer
-from .tls.server import TlsForServer, checked_server_tls
+from .tls.server import TlsForServer, optional_server_tls
 from .unix_socket import AsyncUnixSocket, as_unix_address
 
 __all__ = ["AsyncUnixConnectionServer"]
@@ -45,7 +45,7 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
         tls: TlsForServer | None = None,
     ) -> None:
         wanted, chosen = as_unix_address(address), _checked_options(options)
-        checked = checked_server_tls(tls)
+        checked = optional_server_tls(tls)
         sock = listen_unix(wanted, backlog=checked_backlog(backlog), options=chosen)
         self._adopt(sock, wanted, chosen, checked)
         self._identity = identity_of(wanted)
@@ -62,7 +62,7 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
             OSError: `fd` is no socket or not open.
         """
         server = cls.__new__(cls)
-        chosen, checked = _checked_options(options), checked_server_tls(tls)
+        chosen, checked = _checked_options(options), optional_server_tls(tls)
         sock = adopt_listener(fd, (socket.AF_UNIX,))
         server._adopt(sock, UnixAddress.from_sockaddr(sock.getsockname()), chosen, checked)
         server._identity = None

@@ -10,7 +10,8 @@ from .addresses import UnixAddress
 from .dialing import dial_unix
 from .options import UnixOptions
 from .scope import current_scope
-from .stream_socket import AsyncStreamSocket, client_tls
+from .stream_socket import AsyncStreamSocket
+from .tls.client import client_tls
 
 __all__ = ["AsyncUnixSocket", "as_unix_address"]
 

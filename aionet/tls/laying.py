@@ -2,9 +2,6 @@
 
 Theory of operation
 -------------------
-A client verifies: the context that ``tls=True`` stands for is the standard library's default one, with the
-system's trust store. Whoever wants anything else builds a context; nothing here loosens one.
-
 The handshake runs in the task that asks for it. When it fails, the alert that tells the peer why is on its
 way; the wire's owner closes it, gracefully enough for the alert to arrive, or aborts it.
 """
@@ -18,28 +15,7 @@ from typing import Any
 from ..wires.tls.wire import TlsWire
 from .sessions import keep_session, session_key, take_session
 
-__all__ = ["client_context", "lay_tls", "make_tls"]
-
-
-def client_context(tls: ssl.SSLContext | bool | None) -> ssl.SSLContext | None:
-    """Return the context that `tls` stands for: ``True`` for the default one, which verifies.
-
-    Raises `TypeError`, and `ValueError` for a context that is for servers only.
-    """
-    if tls is None or tls is False:
-        return None
-    if tls is True:
-        return _default_context()
-    if not isinstance(tls, ssl.SSLContext):
-        raise TypeError(f"tls must be an ssl.SSLContext, True or None, not {tls!r}")
-    if tls.protocol == ssl.PROTOCOL_TLS_SERVER:
-        raise ValueError(f"tls={tls!r} is a context for servers: a client's is ssl.PROTOCOL_TLS_CLIENT")
-    return tls
-
-
-@functools.cache
-def _default_context() -> ssl.SSLContext:
-    return ssl.create_default_context()
+__all__ = ["make_tls"]
 
 
 def make_tls(
@@ -85,18 +61,3 @@ def make_tls(
         keep_session=functools.partial(keep_session, context, key),
         initial=initial,
     )
-
-
-async def lay_tls(wire: Any, context: ssl.SSLContext, **how: Any) -> TlsWire:
-    """Lay TLS over `wire`, see `make_tls`, and do the handshake.
-
-    Raises:
-        TlsError: the handshake failed; `failure` says why. The lower wire stays its owner's, who closes it:
-            in good order, so that the alert arrives, or at once.
-        SocketClosedError: this side closed meanwhile.
-
-    Cancel safety: the lower wire is good for nothing but aborting.
-    """
-    made = make_tls(wire, context, **how)
-    await made.shake_hands()
-    return made

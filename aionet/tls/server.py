@@ -37,7 +37,7 @@ from .certificates import (
     matching,
 )
 
-__all__ = ["ServerTls", "TlsForServer", "checked_server_tls", "context_of"]
+__all__ = ["ServerTls", "TlsForServer", "checked_server_tls", "context_of", "optional_server_tls"]
 
 _log = logging.getLogger("aionet.tls")
 
@@ -236,9 +236,9 @@ TlsForServer: TypeAlias = ssl.SSLContext | ServerTls
 """What servers take as ``tls=``."""
 
 
-def checked_server_tls(tls: TlsForServer | None) -> TlsForServer | None:
+def checked_server_tls(tls: object) -> TlsForServer:
     """Return `tls`. Raises `TypeError`, or `ValueError` for a context that is a client's."""
-    if tls is None or isinstance(tls, ServerTls):
+    if isinstance(tls, ServerTls):
         return tls
     if not isinstance(tls, ssl.SSLContext):
         raise TypeError(f"tls must be a ServerTls or an ssl.SSLContext, not {tls!r}")
@@ -247,6 +247,11 @@ def checked_server_tls(tls: TlsForServer | None) -> TlsForServer | None:
             "tls is a client's context: make one with ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
         )
     return tls
+
+
+def optional_server_tls(tls: TlsForServer | None) -> TlsForServer | None:
+    """Return `tls`, checked, or ``None`` for a server without TLS."""
+    return None if tls is None else checked_server_tls(tls)
 
 
 def context_of(tls: TlsForServer) -> ssl.SSLContext:

@@ -189,11 +189,12 @@ async def test_a_refused_upgrade_tells_the_peer_and_closes():
 @pytest.mark.parametrize(
     ("context", "how", "error", "says"),
     [
-        (None, {}, TypeError, "needs an ssl.SSLContext"),
-        (False, {}, TypeError, "needs an ssl.SSLContext"),
-        (True, {"server_side": True}, TypeError, "a server needs an ssl.SSLContext"),
+        (None, {}, TypeError, "must be an ssl.SSLContext or True, not None"),
+        (False, {}, TypeError, "must be an ssl.SSLContext or True, not False"),
+        (True, {"server_side": True}, TypeError, "must be a ServerTls or an ssl.SSLContext, not True"),
+        (None, {"server_side": True}, TypeError, "must be a ServerTls or an ssl.SSLContext, not None"),
         (True, {}, ValueError, "server_hostname=None"),
-        (contexts().client, {"server_side": True}, ValueError, "for clients"),
+        (contexts().client, {"server_side": True}, ValueError, "a client's context"),
         (contexts().server, {"server_hostname": HOST}, ValueError, "for servers"),
         (contexts().server, {"server_side": True, "server_hostname": HOST}, ValueError, "a client asks for"),
     ],

@@ -159,3 +159,16 @@ async def test_without_tls_nothing_is_different() -> None:
         client = await aionet.AsyncTcpSocket().connect_to(server.address)
         async with client, await server.accept() as socket:
             assert socket.tls is None
+
+
+async def test_a_connection_goes_over_to_tls_with_the_same_certificates(authority: Authority) -> None:
+    async with AsyncTcpConnectionServer("127.0.0.1:0") as server:
+        with await raw(server) as peer:
+            async with await server.accept() as socket:
+                tls = ServerTls(*authority.pair("server").files)
+                starting = await begin(socket.start_tls(tls, server_side=True))
+                with await shaken(authority, peer) as client:
+                    await starting
+                    await socket.write(client.version().encode())  # type: ignore[union-attr]
+                    assert await asyncio.to_thread(client.recv, 100) == b"TLSv1.3"
+                    socket.abort()
