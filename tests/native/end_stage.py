@@ -57,6 +57,7 @@ async def begin():
         raw.sendall(b"x")
         assert await asyncio.to_thread(raw.recv, 1) == b"x"
         everything.append(raw)
+    await asyncio.get_running_loop().shutdown_default_executor()  # its thread holds what it did
     return everything
 
 
