@@ -187,6 +187,7 @@ class TestEditableInstallations:
         assert built.read_bytes() != before
 
 
+@pytest.mark.slow
 def test_the_stub_says_what_the_module_has():
     pytest.importorskip("mypy")  # which only developers have; CI runs stubtest by itself
     done = run(sys.executable, "-m", "mypy.stubtest", "aionet.native._compiled", cwd=checkout, check=False)
