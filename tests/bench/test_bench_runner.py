@@ -50,7 +50,9 @@ def plan(*workloads: str, peers: str = "aionet", **other: Any) -> BenchPlan:
     )
 
 
-@pytest.mark.parametrize("loop", ["aionet", "aionet-asyncio", "aionet-uvloop"])
+@pytest.mark.parametrize(
+    "loop", [pytest.param("aionet", marks=pytest.mark.slow), "aionet-asyncio", "aionet-uvloop"]
+)
 def test_short_runs(loop: str) -> None:
     if loop == "aionet-uvloop":
         pytest.importorskip("uvloop")

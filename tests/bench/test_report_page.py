@@ -19,7 +19,7 @@ needs_matplotlib = pytest.mark.skipif(
     __import__("importlib.util").util.find_spec("matplotlib") is None, reason="matplotlib is not installed"
 )
 
-pytestmark = pytest.mark.xdist_group("report")  # drawn once, not in every process
+pytestmark = pytest.mark.slow  # drawing takes seconds
 
 ECHO = {"workload": "echo", "size": 64}
 IDLE = {"workload": "idle", "size": 0, "connections": 4000, "requests_per_cpu_second": None, "latency": {}}

@@ -71,6 +71,7 @@ def _needs_the_package(module, seen):
     )
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_first_and_without_a_warning():
     names = [
         name if name == "aionet" or _needs_the_package(name, set()) else f"{name}=alone"
