@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..addresses import SocketAddress
-from ..tls.certificates import CertificateFiles, load_pair
+from ..tls.certificates import CertificateFiles, load_pair, reading_authorities
 from ..tls.server import ServerTls
 from .arguments import Address
 from .failing import CommandError
@@ -177,12 +177,8 @@ def _given(args: argparse.Namespace, option: str) -> Any:
 def _context_that_trusts(authorities: str | None) -> ssl.SSLContext:
     if authorities is None:
         return ssl.create_default_context()
-    with _explained(), open(authorities, "rb"):  # ssl would not say which one it could not open
-        pass
-    try:
+    with _explained(), reading_authorities(authorities):
         return ssl.create_default_context(cafile=authorities)
-    except ssl.SSLError as error:
-        raise CommandError(f"{authorities}: expected certificates of authorities, as PEM") from error
 
 
 @contextmanager

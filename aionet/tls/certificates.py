@@ -19,7 +19,8 @@ from __future__ import annotations
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -31,6 +32,7 @@ __all__ = [
     "load_certificate",
     "load_pair",
     "matching",
+    "reading_authorities",
 ]
 
 Password: TypeAlias = Callable[[], str | bytes] | str | bytes | None
@@ -96,13 +98,28 @@ def load_certificate(files: CertificateFiles, context: ssl.SSLContext, password:
 def load_pair(files: CertificateFiles, context: ssl.SSLContext, password: Password) -> None:
     """Load the pair into `context`. Raises `OSError` and `ValueError` as `load_certificate`."""
     for path in filter(None, files):
-        with open(path, "rb"):  # ssl would not say which one it could not open
-            pass
+        _open_once(path)
     ask = _Ask(files, password)
     try:
         context.load_cert_chain(files.certificate, files.key, ask)
     except ssl.SSLError as error:
         raise ValueError(_what_is_wrong(files, error, asked=ask.was_asked)) from error
+
+
+@contextmanager
+def reading_authorities(path: str) -> Iterator[None]:
+    """Around what has ssl load the authorities in `path`: `OSError` or `ValueError` names it."""
+    _open_once(path)
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise ValueError(f"{path}: expected certificates of authorities, as PEM") from error
+
+
+def _open_once(path: str) -> None:
+    """Raise `OSError` if `path` cannot be read: ssl would not say which file it could not open."""
+    with open(path, "rb"):
+        pass
 
 
 def matching(table: Mapping[str, Any], name: str) -> Any:

@@ -35,6 +35,7 @@ from .certificates import (
     load_certificate,
     load_pair,
     matching,
+    reading_authorities,
 )
 
 __all__ = ["ServerTls", "TlsForServer", "checked_server_tls", "context_of", "optional_server_tls"]
@@ -270,12 +271,8 @@ def _new_context() -> ssl.SSLContext:
 
 def _trust(context: ssl.SSLContext, client_ca: str) -> None:
     """Have `context` ask clients for a certificate of these authorities."""
-    with open(client_ca, "rb"):  # ssl would not say which one it could not open
-        pass
-    try:
+    with reading_authorities(client_ca):
         context.load_verify_locations(cafile=client_ca)
-    except ssl.SSLError as error:
-        raise ValueError(f"{client_ca}: expected certificates of authorities, as PEM") from error
     context.verify_mode = ssl.CERT_REQUIRED
 
 
