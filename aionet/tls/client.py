@@ -74,11 +74,19 @@ def _checked_name(context: ssl.SSLContext, name: str | None) -> str | None:
     if name is not None and not isinstance(name, str):
         raise TypeError(f"server_hostname must be a text, not {name!r}")
     if name:
-        try:
-            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)  # knows what is none
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"server_hostname={name!r} is not the name of a host: {error}") from None
+        _refuse_bad_name(name)
         return name
     if context.check_hostname:
         raise ValueError(f"server_hostname={name!r}: this context compares it with the certificate's")
     return None
+
+
+@functools.lru_cache(maxsize=1024)  # of good ones: trying takes as long as beginning a connection's TLS
+def _refuse_bad_name(name: str) -> None:
+    """Raise `ValueError` for what no host can be called; ssl knows."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(
+            ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"server_hostname={name!r} is not the name of a host: {error}") from None
