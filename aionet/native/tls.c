@@ -137,6 +137,15 @@ static int note_left(Tls *tls, Py_ssize_t asked, Py_ssize_t got)
     return pending == NULL || tls->held < 0 ? -1 : 0;
 }
 
+/* Whether reading has made this side say something; -1 and an error is set. */
+static int has_answers(Tls *tls)
+{
+    PyObject *pending = PyObject_GetAttr(tls->encrypted, tls->state->str_pending);
+    int answers = pending == NULL ? -1 : PyObject_IsTrue(pending);
+    Py_XDECREF(pending);
+    return answers;
+}
+
 /* Reading raised: there was not enough, or it was the end, or something is wrong. */
 static Outcome note_refusal(Tls *tls)
 {
@@ -147,9 +156,7 @@ static Outcome note_refusal(Tls *tls)
     if (!PyErr_ExceptionMatches(tls->state->want_read_error))
         return FAILED;
     PyErr_Clear();
-    PyObject *pending = PyObject_GetAttr(tls->encrypted, tls->state->str_pending);
-    int answers = pending == NULL ? -1 : PyObject_IsTrue(pending);
-    Py_XDECREF(pending);
+    int answers = has_answers(tls);
     if (answers < 0)
         return FAILED;
     tls->more = answers > 0; /* then the other half is to ask again, and to send them */
@@ -159,9 +166,7 @@ static Outcome note_refusal(Tls *tls)
 /* Send what reading has made this side say: somebody who only reads must not gather answers. */
 static int answer(Tls *tls)
 {
-    PyObject *pending = PyObject_GetAttr(tls->encrypted, tls->state->str_pending);
-    int answers = pending == NULL ? -1 : PyObject_IsTrue(pending);
-    Py_XDECREF(pending);
+    int answers = has_answers(tls);
     if (answers <= 0)
         return answers;
     PyObject *replied = PyObject_CallMethodNoArgs((PyObject *)tls, tls->state->str_reply);
