@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Self
 
-__all__ = ["PATIENCE", "RawListener", "RawPeer"]
+__all__ = ["PATIENCE", "RawListener", "RawPeer", "flood"]
 
 PATIENCE = 10.0
 """Seconds after which a peer gives up, so that a broken test ends."""
@@ -151,3 +151,12 @@ class RawListener:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def flood(sock: socket.socket) -> None:
+    """Send until that is no longer possible; for `RawPeer.in_thread`."""
+    try:
+        while True:
+            sock.sendall(bytes(100_000))
+    except OSError:
+        pass

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from helpers import begin, give_turns, until
+from peers import flood
 
 from aionet import ConnectionLostError, DeliveryError, SocketClosedError
 
@@ -235,14 +236,6 @@ async def test_what_a_cancelled_write_could_not_deliver_in_time_is_told(transpor
 
 async def test_closing_ends_within_its_time_when_the_peer_floods(transport):
     async with transport.connected(linger=0.3) as (sock, peer):
-
-        def flood(raw):
-            try:
-                while True:
-                    raw.sendall(bytes(100_000))
-            except OSError:
-                pass
-
         flooding = peer.in_thread(flood)
         await sock.read()
         await sock.write(b"reply")

@@ -217,21 +217,25 @@ async def test_a_client_learns_that_its_certificate_is_not_accepted(version, pre
 # Peers that are none ----------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_does_not_speak_tls():
-    async with failing_server(lambda peer: peer.send_now(b"220 mail.example ESMTP\r\n")) as address:
+async def failed_by(server_side) -> TlsError:
+    """Connect to a server that does `server_side` with the raw connection; return what came of it."""
+    async with failing_server(server_side) as address:
         with pytest.raises(TlsError) as caught:
             await AsyncTcpSocket().connect_to(address, tls=contexts().client, server_hostname=HOST)
-    assert caught.value.failure is TlsFailure.PLAINTEXT
+    return caught.value
+
+
+async def test_a_server_that_does_not_speak_tls():
+    error = await failed_by(lambda peer: peer.send_now(b"220 mail.example ESMTP\r\n"))
+    assert error.failure is TlsFailure.PLAINTEXT
 
 
 async def test_a_server_that_hangs_up():
     def hang_up(peer):
         peer.sock.recv(65536)
 
-    async with failing_server(hang_up) as address:
-        with pytest.raises(TlsError) as caught:
-            await AsyncTcpSocket().connect_to(address, tls=contexts().client, server_hostname=HOST)
-    assert caught.value.failure is TlsFailure.ENDED
+    error = await failed_by(hang_up)
+    assert error.failure is TlsFailure.ENDED
 
 
 async def test_a_server_that_resets():
@@ -239,12 +243,10 @@ async def test_a_server_that_resets():
         peer.sock.recv(1)
         peer.reset()
 
-    async with failing_server(reset) as address:
-        with pytest.raises(TlsError) as caught:
-            await AsyncTcpSocket().connect_to(address, tls=contexts().client, server_hostname=HOST)
-    assert caught.value.failure is TlsFailure.RESET
-    assert isinstance(caught.value.__cause__, ConnectionLostError)
-    assert caught.value.__cause__.errno
+    error = await failed_by(reset)
+    assert error.failure is TlsFailure.RESET
+    assert isinstance(error.__cause__, ConnectionLostError)
+    assert error.__cause__.errno
 
 
 # The socket -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from helpers import begin
+from peers import flood
 from tls_peers import HOST, TlsOverSocket, contexts
 
 from aionet import ConnectionLostError, SocketClosedError, TcpOptions, TlsError, TlsFailure, TlsTruncatedError
@@ -60,14 +61,6 @@ async def test_a_mute_peer_is_waited_for_no_longer_than_asked():
 
 async def test_a_peer_that_floods_is_waited_for_no_longer_either():
     async with connected(linger=60.0, close_notify_wait=0.2) as (sock, peer):
-
-        def flood(raw):
-            try:
-                while True:
-                    raw.sendall(bytes(100_000))
-            except OSError:
-                pass
-
         flooding = peer.in_thread(flood)
         await sock.read()
         started = time.monotonic()
