@@ -200,9 +200,12 @@ class Acceptor:
         waiters.append(waiter)
         try:
             while True:
-                self._expect_word(state)
-                await waiter
-                state.budget = BUDGET
+                if waiters[0] is waiter and self._may_take():
+                    await state.yield_turn()  # it is the budget that is used up
+                else:
+                    self._expect_word(state)
+                    await waiter
+                    state.budget = BUDGET
                 for socket in self._accept_now(state, 1):
                     return socket
                 waiters[0] = waiter = state.loop.create_future()
@@ -211,13 +214,15 @@ class Acceptor:
             if any(listener.ready for listener in self._listeners):
                 self._wake_next()
 
-    def _expect_word(self, state: EventLoopState) -> None:
-        """Make sure that the first waiter is woken: now if something is ready, else by the next event."""
+    def _may_take(self) -> bool:
+        """Whether a connection may be ready, and be taken now."""
         if self._holders or self._retry is not None:
-            return
-        if any(listener.ready for listener in self._listeners):
-            state.loop.call_soon(self._wake_next)
-        elif state.reactor.one_shot:
+            return False
+        return any(listener.ready for listener in self._listeners)
+
+    def _expect_word(self, state: EventLoopState) -> None:
+        """Make sure that the next event wakes the first waiter."""
+        if state.reactor.one_shot and not (self._holders or self._retry is not None):
             for listener in self._listeners:
                 state.reactor.arm_reads(listener.sock.fileno())
 

@@ -27,6 +27,7 @@ _Kinds: TypeAlias = tuple[type[AionetError], ...]
 
 _PEER_LEFT: _Kinds = (ConnectionLostError, SocketClosedError, IncompleteReadError)
 _TLS_BROKE: _Kinds = (*_PEER_LEFT, TlsError)  # asked for second: the first is asked for every day
+_PEER_LOST = CloseCause.PEER_LOST  # an enumeration takes as long to find a member as two calls of a function
 
 OnCrash = Callable[[Any, Exception], object]
 
@@ -41,12 +42,13 @@ def verdict_on(
     socket, decided = connection.socket, connection._cause
     if error is None:
         return CloseCause.COMPLETED if decided in (None, CloseCause.DRAINED) else decided
-    if _peer_left(error, socket):
+    lost = isinstance(error, ConnectionLostError) and error._ends is socket._wire  # the everyday case
+    if lost or _peer_left(error, socket):
         if _log.isEnabledFor(logging.DEBUG):  # making its address takes longer than asking
             _log.debug("connection from %s ended: %s", socket.peer_address, error)
         if decided is not None:
             return decided
-        return CloseCause.CLOSED if isinstance(error, SocketClosedError) else CloseCause.PEER_LOST
+        return _PEER_LOST if lost or not isinstance(error, SocketClosedError) else CloseCause.CLOSED
     if isinstance(error, asyncio.CancelledError):
         return decided or CloseCause.CANCELLED
     if not isinstance(error, Exception):
