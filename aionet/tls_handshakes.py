@@ -28,7 +28,7 @@ from .stream_socket import AsyncStreamSocket
 from .tls.client_hello import NO_APPLICATION_PROTOCOL, bytes_wanted, protocols_offered
 from .tls.laying import make_tls
 from .tls.server import ServerTls, TlsForServer, context_of
-from .tls_failure import TlsFailure, looks_like_tls
+from .tls_failure import TlsFailure
 
 __all__ = ["TlsAcceptor", "shake_hands"]
 
@@ -54,9 +54,6 @@ async def shake_hands(socket: AsyncStreamSocket[Any], tls: TlsForServer) -> None
         await _refuse_other_protocols(socket, tls.alpn)
     received, socket._received = socket._received, None
     initial = received.take(len(received)) if received else b""
-    if initial and not looks_like_tls(initial):
-        failure = TlsFailure.PLAINTEXT
-        raise TlsError(str(failure), failure=failure, **socket._where("handshake"))
     patience = socket._options.close_notify_wait
     wire = make_tls(socket._wire, context, server_side=True, patience=patience, initial=initial)
     socket._wire = wire

@@ -214,7 +214,11 @@ def run(runs: Sequence[Run], length: float, rounds: int) -> int:
             if not found.exists():
                 failed.append(f"{each.name} (status {done.returncode})")
                 continue
-            store(read_record(found), each.stored)
+            record = read_record(found)
+            if record.get("interrupted"):
+                failed.append(f"{each.name} (interrupted)")
+                continue
+            store(record, each.stored)
     if failed:
         print(f"not stored, because it failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -1,6 +1,7 @@
 """``aionet bench``: arguments in, exit code out.
 
-Exit codes: 0, 1 if any error was counted or a turn failed, 2 for bad usage, 130 for Ctrl-C. With ``--json``
+Exit codes: 0, 1 if any error was counted or a turn failed, 2 for bad usage, 130 for Ctrl-C, after which the
+turns that were over are shown and stored like those of a whole run. With ``--json``
 standard output holds the record and nothing else; whatever there is to say goes to standard error.
 """
 
@@ -34,6 +35,7 @@ __all__ = ["add_arguments", "plan_from", "run"]
 _SECONDS = 3.0
 _LONE_SECONDS = 10.0  # where nothing else is measured beside
 _QUICK_SECONDS = 2.0
+_INTERRUPTED = 130  # as shells say that SIGINT ended a program
 _NAMES = ("accept", "echo", "bulk", "idle", "connect", "tls", "fairness")
 _OF_LOOP = {"aionet": "aionet", "asyncio": "aionet-asyncio", "uvloop": "aionet-uvloop"}
 
@@ -175,15 +177,19 @@ def run(args: argparse.Namespace) -> int:
             record = run_bench(plan, command=_command(), observer=display)
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except BenchError as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1
+    if record["interrupted"]:
+        print(f"bench: interrupted; turns that were over: {len(record['turns'])}", file=sys.stderr)
     try:
         _hand_over(args, record, stored)
     except (OSError, BenchError) as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1
+    if record["interrupted"]:
+        return _INTERRUPTED
     return 1 if record["failed"] or any(turn["errors"] for turn in record["turns"]) else 0
 
 

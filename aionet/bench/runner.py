@@ -7,7 +7,8 @@ spinning and the record says ``spinning: false``. The server's cpu time is read 
 time by the load process, which alone knows when those are; it is None where the system does not tell it.
 
 `run_bench()` blocks. What cannot run here is in the record with the reason; a turn that failed is, too, and
-the others go on. On every way out, Ctrl-C included, both processes have been ended and waited for.
+the others go on. On every way out, Ctrl-C included, both processes have been ended and waited for. A run that
+is interrupted leaves a record of the turns that were over.
 
 The figure to trust is ``requests_per_cpu_second``: it hardly moves when a neighbour steals the machine, and
 it is to be compared as a ratio between turns of the same round (`summary`).
@@ -92,7 +93,8 @@ def run_bench(plan: BenchPlan, *, command: Sequence[str] = (), observer: Observe
     Args:
         command: what repeats this run, to be stored.
 
-    Raises `BenchError` if no turn came to an end, with what the last process wrote to its standard error.
+    Raises `BenchError` if no turn came to an end, with what the last process wrote to its standard error, and
+    `KeyboardInterrupt` if it was interrupted before one had.
     """
     return _Run(plan, observer or NoObserver()).run(command)
 
@@ -108,30 +110,24 @@ class _Run:
         self._turns: list[Turn] = []
         self._done = 0
         self._overheads: list[float] = []
+        self._results: list[Record] = []
+        self._failures: list[Record] = []
+        self._messages: dict[str, str] = {}
 
     def run(self, command: Sequence[str]) -> Record:
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        results: list[Record] = []
-        failures: list[Record] = []
-        messages: dict[str, str] = {}
         error = BenchError("nothing of what was asked for can run here")
+        interrupted = False
         with self._prepared():
             self._turns = [turn for turn in self._plan.turns() if self._reason(turn) is None]
-            for turn in self._turns:
-                begun = time.monotonic()
-                try:
-                    result, said = self._take(turn)
-                except BenchError as failure:
-                    error = failure
-                    failures.append(_place(turn) | {"reason": str(failure)})
-                    self._observer.on_failure(turn, failure)
-                else:
-                    results.append(result)
-                    if said:
-                        messages[turn.name] = said.rpartition("\n")[2]
-                    self._observer.on_turn(result)
-                self._overheads.append(time.monotonic() - begun - turn.expected_seconds)
-                self._done += 1
+            try:
+                for turn in self._turns:
+                    error = self._attempt(turn) or error
+            except KeyboardInterrupt:
+                if not self._results:
+                    raise
+                interrupted = True
+        results, failures = self._results, self._failures
         skipped = self._skipped()
         if not results:
             raise error if failures else BenchError("; ".join([str(error), *map(": ".join, skipped.items())]))
@@ -153,9 +149,10 @@ class _Run:
             "pinned": self._plan.pinning.server is not None,
             "spinning": self._plan.spinning,
             "malloc": "cold" if self._plan.cold_malloc else "settled",
+            "interrupted": interrupted,
             "skipped": skipped,
             "failed": failures,
-            "messages": messages,
+            "messages": self._messages,
             "turns": results,
         }
 
@@ -204,6 +201,25 @@ class _Run:
         return versions
 
     # -- one turn -------------------------------------------------------------------------------------------
+
+    def _attempt(self, turn: Turn) -> BenchError | None:
+        """Note what comes of a turn; return why it failed, if it did."""
+        begun = time.monotonic()
+        error = None
+        try:
+            result, said = self._take(turn)
+        except BenchError as failure:
+            error = failure
+            self._failures.append(_place(turn) | {"reason": str(failure)})
+            self._observer.on_failure(turn, failure)
+        else:
+            self._results.append(result)
+            if said:
+                self._messages[turn.name] = said.rpartition("\n")[2]
+            self._observer.on_turn(result)
+        self._overheads.append(time.monotonic() - begun - turn.expected_seconds)
+        self._done += 1
+        return error
 
     def _take(self, turn: Turn) -> tuple[Record, str]:
         """Server and load, and what came of them; also what the server wrote to its standard error."""

@@ -31,7 +31,7 @@ from .arguments import Address, add_loop_argument, fill_in, seconds, target_addr
 from .dialing import dial
 from .failing import CommandError, explain
 from .standard_streams import StandardInput, StandardOutput
-from .tls_options import ClientTls, add_client_tls_arguments, client_tls_from
+from .tls_options import ClientTlsOptions, add_client_tls_arguments, client_tls_from
 
 __all__ = ["add_arguments", "run"]
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _connect(address: Address, timeout: float | None, tls: ClientTls | None) -> None:
+async def _connect(address: Address, timeout: float | None, tls: ClientTlsOptions | None) -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)

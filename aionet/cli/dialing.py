@@ -14,13 +14,13 @@ from ..stream_socket import AsyncStreamSocket
 from ..tcp_socket import AsyncTcpSocket
 from ..unix_socket import AsyncUnixSocket
 from .arguments import Address
-from .tls_options import ClientTls
+from .tls_options import ClientTlsOptions
 
 __all__ = ["begin_tls", "dial"]
 
 
 async def dial(
-    address: Address, timeout: float | None, tls: ClientTls | None = None
+    address: Address, timeout: float | None, tls: ClientTlsOptions | None = None
 ) -> AsyncStreamSocket[Any]:
     """Return a socket connected to `address`, with `tls`, if that is given, begun.
 
@@ -39,7 +39,7 @@ async def dial(
 
 
 async def begin_tls(
-    socket: AsyncStreamSocket[Any], address: Address, timeout: float | None, tls: ClientTls
+    socket: AsyncStreamSocket[Any], address: Address, timeout: float | None, tls: ClientTlsOptions
 ) -> None:
     """Begin TLS on `socket`, which is connected to `address`.
 

@@ -17,7 +17,7 @@ from .dialing import begin_tls, dial
 from .failing import explain
 from .observing import add_observing_arguments
 from .serving import Announcer, run_server
-from .tls_options import ClientTls, add_client_tls_arguments, add_server_tls_arguments, client_tls_from
+from .tls_options import ClientTlsOptions, add_client_tls_arguments, add_server_tls_arguments, client_tls_from
 
 __all__ = ["add_arguments", "run"]
 
@@ -95,7 +95,7 @@ async def _relay_to(
     timeout: float,
     proxy_version: Literal[1, 2] | None,
     announcer: Announcer,
-    tls: ClientTls | None = None,
+    tls: ClientTlsOptions | None = None,
 ) -> None:
     """Serve one client."""
     started = asyncio.get_running_loop().time()

@@ -23,7 +23,7 @@ from .arguments import Address
 from .failing import CommandError
 
 __all__ = [
-    "ClientTls",
+    "ClientTlsOptions",
     "add_client_tls_arguments",
     "add_server_tls_arguments",
     "check_server_tls",
@@ -100,7 +100,7 @@ def check_server_tls(args: argparse.Namespace) -> None:
 # Clients ------------------------------------------------------------------------------------------------
 
 
-class ClientTls(NamedTuple):
+class ClientTlsOptions(NamedTuple):
     """How to begin TLS with a server."""
 
     context: ssl.SSLContext
@@ -151,7 +151,7 @@ def add_client_tls_arguments(
     )
 
 
-def client_tls_from(args: argparse.Namespace, prefix: str = "--") -> ClientTls | None:
+def client_tls_from(args: argparse.Namespace, prefix: str = "--") -> ClientTlsOptions | None:
     """Return what the options ask for. Raises `CommandError` if they do not go together, or files are bad."""
     names = ("ca", "cert", "key", "alpn", "server-hostname")
     given = {name: _given(args, prefix + name) for name in names}
@@ -167,7 +167,7 @@ def client_tls_from(args: argparse.Namespace, prefix: str = "--") -> ClientTls |
     if given["cert"]:
         with _explained():
             load_pair(CertificateFiles(given["cert"], given["key"]), context, None)
-    return ClientTls(context, given["server-hostname"])
+    return ClientTlsOptions(context, given["server-hostname"])
 
 
 def _given(args: argparse.Namespace, option: str) -> Any:

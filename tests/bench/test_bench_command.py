@@ -39,7 +39,7 @@ def one_turn(workload: str = "echo", peer: str = "aionet", **other: Any) -> dict
 
 def a_record(*turns: dict[str, Any], **other: Any) -> dict[str, Any]:
     facts = {"machine": FACTS, "python": {"version": "CPython 3.11.7", "build": ["PGO", "static"]}}
-    facts |= {"spinning": True, "failed": [], "messages": {}}
+    facts |= {"spinning": True, "interrupted": False, "failed": [], "messages": {}}
     return record(*turns, **facts | other)
 
 
@@ -369,6 +369,17 @@ def test_control_c_ends_with_130() -> None:
     os.close(parent)
     assert process.returncode == 130
     assert output == b""
+
+
+def test_control_c_shows_and_stores_what_was_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "run_bench", lambda plan, **_: a_record(one_turn(), interrupted=True))
+    assert command.run(parse("echo", "--record", str(tmp_path / "record.json"))) == 130
+    shown = capsys.readouterr()
+    assert "50,000" in shown.out
+    assert shown.err == "bench: interrupted; turns that were over: 1\n"
+    assert len(json.loads((tmp_path / "record.json").read_text())["turns"]) == 1
 
 
 def test_a_help_that_names_every_peer(capsys: pytest.CaptureFixture[str]) -> None:

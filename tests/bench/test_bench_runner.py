@@ -200,6 +200,18 @@ def test_both_processes_are_gone_after_an_interrupt() -> None:
     assert children_of_this_process("aionet.bench") == []
 
 
+def test_an_interrupted_run_leaves_what_was_over() -> None:
+    class InterruptLater(NoObserver):
+        def on_progress(self, progress: BenchProgress) -> None:
+            if progress.number == 2 and progress.phase != "starting":
+                raise KeyboardInterrupt
+
+    record = run_bench(plan("echo", seconds=0.05, rounds=3), observer=InterruptLater())
+    assert record["interrupted"]
+    assert [turn["round"] for turn in record["turns"]] == [1]
+    assert children_of_this_process("aionet.bench") == []
+
+
 def test_the_server_ends_when_its_parent_is_killed() -> None:
     parent = subprocess.Popen(
         [

@@ -108,6 +108,16 @@ async def test_a_header_and_the_handshake_in_one_segment(buffered):
                 await shaking
 
 
+async def test_plaintext_in_the_buffer_is_no_handshake():
+    async with plain() as (sock, peer):
+        peer.send_now(b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 443\r\nEHLO example.org\r\n")
+        await ProxyProtocol()(sock)
+        with pytest.raises(TlsError) as caught:
+            await sock.start_tls(contexts().server, server_side=True, buffered_is_handshake=True)
+        assert caught.value.failure is TlsFailure.PLAINTEXT
+        assert sock.closed
+
+
 async def test_what_was_written_before_goes_first():
     async with plain() as (sock, peer):
         writing = await begin(sock.write(b"a" * BIG))

@@ -59,6 +59,7 @@ class TlsWire(TlsBase, WireOver):
         "_closing",
         "_eof_sent",
         "_gone",
+        "_initial",
         "_keep_session",
         "_loop",
         "_observer",
@@ -122,8 +123,7 @@ class TlsWire(TlsBase, WireOver):
         self.bytes_read = 0
         self.peer_ended = False
         self.closed = False
-        if initial:
-            self._incoming.write(initial)
+        self._initial = initial
 
     # The handshake ------------------------------------------------------------------------------------
 
@@ -140,16 +140,19 @@ class TlsWire(TlsBase, WireOver):
         self._refuse_if_closed("handshake")
         self._reading = True
         try:
-            first = self._incoming.pending == 0
-            listens = first and self._tls.server_side  # the client speaks first
-            while listens or not self._go_on_shaking_hands():
-                listens = False
+            ciphertext, self._initial = self._initial, b""
+            if not ciphertext and self._tls.server_side:  # the client speaks first
                 ciphertext = await self._receive_for_handshake()
-                self._refuse_if_closed("handshake")
-                if first and not looks_like_tls(ciphertext):
-                    raise self._lose_by("handshake", None, TlsFailure.PLAINTEXT)
-                first = False
-                self._incoming.write(ciphertext)
+            heard = False
+            while True:
+                if ciphertext:
+                    if not heard and not looks_like_tls(ciphertext):
+                        raise self._lose_by("handshake", None, TlsFailure.PLAINTEXT)
+                    heard = True
+                    self._incoming.write(ciphertext)
+                if self._go_on_shaking_hands():
+                    break
+                ciphertext = await self._receive_for_handshake()
         finally:
             self._reading = False
         self._established = True
@@ -175,6 +178,7 @@ class TlsWire(TlsBase, WireOver):
             raise self._lose_by("handshake", error, TlsFailure.RESET) from error
         except SocketClosedError:
             raise self._closed_error("handshake") from None
+        self._refuse_if_closed("handshake")
         if not ciphertext:
             raise self._lose_by("handshake", None, TlsFailure.ENDED)
         return ciphertext
