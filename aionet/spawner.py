@@ -7,13 +7,11 @@ on to until the task has ended and the connection is closed. Nothing that it sta
 
 *Isolation.* An exception in a handler ends that connection and nothing else (`verdict.py`).
 
-*Room.* When `max_connections` are being served the spawner holds all its servers, in the very step that took
-the last connection: an acceptor that was already woken finds its server held, so the cap is exact, and the
-kernel's queue keeps who comes. The first connection to end releases them. Under another policy than
-``"pause"`` it goes on accepting, and the newcomer waits, or is turned away (`limiting/overload.py`).
+*Room*: how many are taken, and what becomes of those for whom there is none, is another object's affair
+(`limiting/intake.py`), so that the cap on connections is exact.
 
-*Limits* of a connection's life are another object's affair (`limiting/enforcing.py`), which exists only if
-there are any.
+*Limits* of a connection's life are a third one's (`limiting/enforcing.py`), which exists only if there are
+any.
 
 *Handshakes.* What comes before the handler, a preface, a TLS handshake or one after the other, happens in the
 connection's own task, and never where connections are accepted. A server without either pays nothing for it.
@@ -36,7 +34,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -49,11 +46,9 @@ from .connection import Connection, close_reason_of
 from .draining import Drain, DrainReport
 from .engine import drive
 from .errors import SocketBusyError, SocketClosedError, TlsError
-from .limiting.admission import AcceptRate
 from .limiting.enforcing import LimitEnforcer
-from .limiting.handshakes import Handshakes
+from .limiting.intake import Intake
 from .limiting.limits import ConnectionLimits
-from .limiting.overload import Overload
 from .signals import Signal
 from .spawner_stats import SpawnerStats, TlsCounts, stats_of
 from .stream_server import AsyncStreamConnectionServer
@@ -68,7 +63,6 @@ __all__ = ["ConnectionSpawner", "ContextOf", "Handler", "OnClose", "OnError"]
 
 _log = logging.getLogger("aionet.server")
 
-_BATCH = 64  # connections taken at once, at the most; the acceptor has its own idea of what is fair
 _HARD = 1.0  # seconds that a cancelled handler has before its connection is reset
 
 SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
@@ -124,16 +118,12 @@ class ConnectionSpawner(Generic[SocketT]):
         self._context = context
         self._limits = limits or ConnectionLimits()
         self._enforcer: LimitEnforcer | None = None
-        self._handshakes: Handshakes | None = None
         self._tls_counts = TlsCounts()
         self._look_timer: asyncio.TimerHandle | None = None
-        self._overload = Overload(self._limits.on_full, self._turn_away)
-        self._rate: AcceptRate | None = None
         self._connections: set[Connection[SocketT]] = set()
+        self._intake = Intake(self._limits, self._connections, self._turn_away, self._count_shed)
         self._servers: list[AsyncStreamConnectionServer[Any, SocketT]] = []
         self._time = time.monotonic  # until it serves: then its loop's
-        self._full = False
-        self._room_made = asyncio.Event()
         self._draining_signal = Signal()
         self._drain: Drain | None = None
         self._draining: asyncio.Task[DrainReport] | None = None
@@ -164,7 +154,7 @@ class ConnectionSpawner(Generic[SocketT]):
         try:
             await _all_or_first_error(acceptors)
             await self._until_empty()
-            await self._overload.stop()
+            await self._intake.stop()
         except GeneratorExit:  # the loop is gone: there is nothing to wait with
             raise
         except BaseException:
@@ -197,7 +187,6 @@ class ConnectionSpawner(Generic[SocketT]):
             self._draining.add_done_callback(lambda _: self._emptied.set())
         else:
             self._drain.hurry(grace, hard)
-        self._room_made.set()
         return await asyncio.shield(self._draining)
 
     @property
@@ -236,21 +225,16 @@ class ConnectionSpawner(Generic[SocketT]):
         if LimitEnforcer.needed(limits, handshakes=handshakes):
             self._enforcer = LimitEnforcer(limits, self._note_reason, handshakes=handshakes)
             self._followed = True
-        if limits.max_handshakes is not None and shaking:
-            self._handshakes = Handshakes(limits.max_handshakes, [server._acceptor for server in shaking])
+        acceptors = [server._acceptor for server in servers]
+        self._intake.begin(acceptors, [server._acceptor for server in shaking], self._enforcer)
+        if self._intake.handshakes is not None:
             self._followed = True
-        if limits.accept_rate is not None:
-            self._rate = AcceptRate(limits.accept_rate, [server._acceptor for server in servers])
         self._look_at_certificates()
-        self._overload.begin()
-        if not self._overload.pauses:
-            for server in servers:
-                server._acceptor.on_exhausted = self._make_descriptors
 
     def _end(self) -> None:
         self._close_servers()
         self._servers.clear()
-        self._overload.end()
+        self._intake.end()
         if self._enforcer is not None:
             self._enforcer.close()
         if self._look_timer is not None:
@@ -267,21 +251,21 @@ class ConnectionSpawner(Generic[SocketT]):
 
     async def _accept_from(self, server: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         loop = asyncio.get_running_loop()
+        intake = self._intake
         sockets: list[SocketT] = []
         tls = server._tls
         try:
             while True:
-                sockets = server._take(self._room()) or [await server._next()]
+                sockets = server._take(intake.room) or [await server._next()]
                 now = loop.time()
                 make_task = self._maker_of_direct_tasks(loop) if tls is None else None
-                if self._rate is not None:
-                    self._rate.take(len(sockets))
+                intake.took(len(sockets))
                 sockets.reverse()
                 while sockets:
                     if self._drain is not None:  # begun meanwhile, or by an eager handler of this batch
                         sockets.pop().abort()
-                    elif self._full and not self._overload.pauses:
-                        await self._find_room(sockets)
+                    elif intake.full and not intake.pauses:
+                        await intake.find_room(sockets)
                     else:
                         self._spawn(sockets.pop(), loop, now, tls, make_task)
         except SocketClosedError:
@@ -289,38 +273,6 @@ class ConnectionSpawner(Generic[SocketT]):
         finally:
             for socket in sockets:
                 socket.abort()
-
-    def _room(self) -> int:
-        """How many connections may be taken now."""
-        most = self._limits.max_connections
-        room = _BATCH if most is None or not self._overload.pauses else max(most - len(self._connections), 1)
-        if self._handshakes is not None:
-            room = min(room, self._handshakes.room)
-        return room if self._rate is None else min(room, self._rate.room)
-
-    async def _find_room(self, sockets: list[SocketT]) -> None:
-        """There is no room for the last of `sockets`: turn it away, or make room at another's cost."""
-        if not self._overload.evicts:
-            self._overload.refuse(sockets.pop())
-            return
-        assert self._enforcer is not None
-        self._enforcer.cut_most_idle()
-        self._room_made.clear()
-        try:
-            async with asyncio.timeout(_HARD):  # if that one will not go, another one has to
-                await self._room_made.wait()
-        except TimeoutError:
-            pass
-
-    def _make_descriptors(self, listener: Any, error: OSError) -> bool:
-        """There are no descriptors left: whether another try to accept is worth while at once."""
-        if not self._overload.evicts:
-            shed = self._overload.shed(listener)
-            self._counts[CloseCause.FULL.number] += shed
-            return shed
-        assert self._enforcer is not None
-        # Whether the system's shortage ends by that is another matter; who waits for it lets the others live.
-        return self._enforcer.cut_most_idle() and error.errno == errno.EMFILE
 
     def _turn_away(self, socket: SocketT, cause: CloseCause) -> None:
         """Reset a connection that no handler has seen, for `cause`, and count it."""
@@ -330,6 +282,9 @@ class ConnectionSpawner(Generic[SocketT]):
         socket.abort()
         self._counts[cause.number] += 1
         self._tell_of_end(connection)
+
+    def _count_shed(self) -> None:
+        self._counts[CloseCause.FULL.number] += 1
 
     def _maker_of_direct_tasks(self, loop: asyncio.AbstractEventLoop) -> _MakeTask | None:
         """What makes a task of a driver that calls the handler itself; ``None`` if none may."""
@@ -354,7 +309,7 @@ class ConnectionSpawner(Generic[SocketT]):
         connections = self._connections
         connections.add(connection)
         if len(connections) == self._limits.max_connections:
-            self._fill()
+            self._intake.fill()
         if make_task is not None:
             coroutine = drive(self._handler, socket, self._handler_ended, connection)
             connection._task = make_task(coroutine, name=self._task_name)
@@ -364,8 +319,8 @@ class ConnectionSpawner(Generic[SocketT]):
     def _make_task(
         self, connection: Connection[SocketT], loop: asyncio.AbstractEventLoop, tls: TlsForServer | None
     ) -> None:
-        if self._handshakes is not None and (tls is not None or self._preface is not None):
-            self._handshakes.begin(connection)
+        if self._intake.handshakes is not None and (tls is not None or self._preface is not None):
+            self._intake.handshakes.begin(connection)
         create_task: Callable[..., Any] = partial(loop.create_task, name=self._task_name)
         if self._context is not None:  # a task copies the context that it is made in, whatever its factory
             create_task = partial(self._context_of(connection, self._context).run, create_task)
@@ -400,12 +355,6 @@ class ConnectionSpawner(Generic[SocketT]):
         enforcer.begin(connection)
         return True
 
-    def _fill(self) -> None:
-        self._full = True
-        if self._overload.pauses:
-            for server in self._servers:
-                server._acceptor.hold(self)
-
     # Serving ------------------------------------------------------------------------------------------
 
     def _start(
@@ -431,8 +380,8 @@ class ConnectionSpawner(Generic[SocketT]):
                 return
         if tls is not None:
             await self._shake_hands(connection, tls)
-        if self._handshakes is not None:
-            self._handshakes.end(connection)
+        if self._intake.handshakes is not None:
+            self._intake.handshakes.end(connection)
         connection._phase = "serving"
         await self._handler(connection.socket)
 
@@ -527,23 +476,16 @@ class ConnectionSpawner(Generic[SocketT]):
         self._counts[connection._cause.number] += 1  # type: ignore[union-attr]
         if not self._connections:
             self._emptied.set()
-        if self._full:
-            self._make_room()
+        if self._intake.full:
+            self._intake.make_room()
         if self._followed:
             self._tell_of_end(connection)
-
-    def _make_room(self) -> None:
-        self._full = False
-        self._room_made.set()
-        if self._overload.pauses:
-            for server in self._servers:
-                server._acceptor.release(self)
 
     def _tell_of_end(self, connection: Connection[SocketT]) -> None:
         if self._enforcer is not None:
             self._enforcer.end(connection)
-        if self._handshakes is not None:
-            self._handshakes.end(connection)
+        if self._intake.handshakes is not None:
+            self._intake.handshakes.end(connection)
         if self._traffic is not None:
             self._traffic.add(connection)
         if self._on_close is not None and connection._reason is not None:
@@ -563,14 +505,13 @@ class ConnectionSpawner(Generic[SocketT]):
             acceptor.cancel()
         await asyncio.gather(*acceptors, return_exceptions=True)
         self._draining_signal.set()
-        await self._overload.stop()
+        await self._intake.stop()
         await Drain(self.connections, 0.0, _HARD, note=self._note_reason).run()
 
     def _close_servers(self) -> None:
         for server in self._servers:
             server.close()
-        if self._rate is not None:
-            self._rate.close()
+        self._intake.close()
 
 
 async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:

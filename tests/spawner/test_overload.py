@@ -150,7 +150,7 @@ async def test_regrets_are_brief_and_few(stage: Stage) -> None:
 
     async def regret(sock: Any) -> None:
         nonlocal most
-        most = max(most, len(spawner._overload._regrets))
+        most = max(most, len(spawner._intake._overload._regrets))
         await sock.read_exactly(1_000_000)  # far too much to ask
 
     _, spawner, server, _ = await serving(stage, max_connections=1, on_full=regret)
@@ -172,7 +172,7 @@ async def test_a_drain_ends_regrets_and_those_who_wait(stage: Stage) -> None:
     _, spawner, server, ends = await serving(stage, max_connections=1, on_full=regret)
     assert await answers(stage.client(server))
     stage.client(server)
-    await until(lambda: spawner._overload._regrets)
+    await until(lambda: spawner._intake._overload._regrets)
     report = await spawner.drain(0.0)
     assert report.cancelled == 1
     await until(lambda: len(ends.reasons) == 2)
