@@ -107,6 +107,7 @@ class PythonLoad:
         self._opening = 0
         self._resting = False  # while others are opened
         self._next_due = 0
+        self._driven_until = 0
         self.next_message = message_maker(self.size)
 
     # -- what drives it -------------------------------------------------------------------------------------
@@ -136,6 +137,7 @@ class PythonLoad:
             if not events and not busy:
                 self.idle += after - now
             now = after
+        self._driven_until = now
 
     def begin(self) -> None:
         """Forget what was counted, but for errors."""
@@ -146,7 +148,7 @@ class PythonLoad:
 
     def finish(self, patience: float, /) -> None:
         """Close all connections, and count what had no answer for so many seconds."""
-        now = _clock()
+        now = self._driven_until  # what fell due since then would be asked too much
         for connection in self._connections:
             asked = connection.socket is not None and (connection.asking or connection.connecting)
             if asked and self._interval:

@@ -98,6 +98,7 @@ typedef struct {
     uint32_t sequence;
 
     int64_t next_due;
+    int64_t driven_until;
     int64_t idle; /* ns in which there was nothing to do */
     uint64_t requests, bytes_compared, overdue;
     uint64_t errnos[LOAD_ERRNOS], mistakes[LOAD_MISTAKES];

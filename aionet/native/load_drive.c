@@ -165,6 +165,7 @@ void load_drive(Load *load, int64_t nanoseconds, int until_served)
             load->idle += after - now;
         now = after;
     }
+    load->driven_until = now;
 }
 
 /* -- the life of a run --------------------------------------------------------------------------------------------- */
@@ -210,7 +211,7 @@ void load_begin(Load *load)
 
 void load_finish(Load *load, int64_t patience)
 {
-    int64_t now = load_now();
+    int64_t now = load->driven_until; /* what fell due since then would be asked too much */
     for (int slot = 0; slot < load->count; slot++) {
         LoadConnection *c = &load->connections[slot];
         int asked = c->phase == LOAD_ASKING || c->phase == LOAD_CONNECTING;

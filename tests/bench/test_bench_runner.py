@@ -16,7 +16,7 @@ from aionet import implementation
 from aionet.bench import BenchError, BenchPlan, BenchProgress, LatencyHistogram, run_bench, summarise
 from aionet.bench.children import Child, module_command
 from aionet.bench.generating import Target
-from aionet.bench.peers import PEERS, peers_named
+from aionet.bench.peers import PEERS, Peer, peers_named
 from aionet.bench.plan import Pinning
 from aionet.bench.runner import NoObserver
 from aionet.bench.workloads import WORKLOADS
@@ -187,6 +187,34 @@ def test_a_server_that_cannot_start_is_reported_with_what_it_wrote(monkeypatch: 
     monkeypatch.setenv("AIONET_ENGINE", "steam")
     with pytest.raises(BenchError, match=r"(?s)the server process ended with status 1:.*steam"):
         run_bench(plan("echo"))
+
+
+STUBBORN = """
+import json, os, socketserver
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(65536):
+            self.request.sendall(data)
+
+socketserver.ThreadingTCPServer.daemon_threads = True
+with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
+    print(json.dumps({"port": server.server_address[1], "pid": os.getpid()}), flush=True)
+    server.serve_forever()
+"""
+
+
+def test_what_a_server_showed_counts_though_it_has_to_be_told_to_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    monkeypatch.setattr("aionet.bench.peers.CHECKOUT", tmp_path)
+    monkeypatch.setattr("aionet.bench.children._PATIENCE", 0.5)
+    stubborn = Peer("stubborn", "threads", "stubborn.py", tls=False)
+    record = run_bench(dataclasses.replace(plan("echo", seconds=0.05), peers=(stubborn,)))
+    assert record["failed"] == []
+    assert record["turns"][0]["requests"] > 0
+    assert children_of_this_process("stubborn.py") == []
 
 
 def test_both_processes_are_gone_after_an_interrupt() -> None:

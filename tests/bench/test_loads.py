@@ -130,8 +130,9 @@ def test_an_open_loop_asks_for_no_more_than_is_due(generator: GeneratorName, wor
         started = time.monotonic()
         for _ in range(3):
             load.drive(0.1)
-        load.finish(0.05)
         due = 200 * (time.monotonic() - started)
+        time.sleep(0.1)  # who drives it takes figures, and nothing falls due meanwhile
+        load.finish(0.05)
         assert 0 < load.requests + load.overdue <= due + 1
         assert load.errors() == {}
 
