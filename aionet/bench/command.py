@@ -121,10 +121,11 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "--duration",
         type=seconds,
         metavar="SECONDS",
-        help=f"how long each turn measures (default: {_SECONDS:g}, without --against {_LONE_SECONDS:g})",
+        help=f"how long each is measured in a round (default: {_SECONDS:g}, without --against"
+        f" {_LONE_SECONDS:g})",
     )
     group.add_argument(
-        "--rounds", type=whole_number(1, 1000), default=1, help="turns of each peer (default: 1)"
+        "--rounds", type=whole_number(1, 1000), default=1, help="how often each is measured (default: 1)"
     )
     group.add_argument(
         "--connections",

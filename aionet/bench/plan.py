@@ -1,7 +1,15 @@
-"""What is to be measured: workloads by peers by rounds, in turns."""
+"""What is to be measured: workloads by peers by rounds, in turns.
+
+Theory of operation
+-------------------
+Peers take turns, and turns are short. What disturbs a shared machine lasts for seconds: it hits the one
+whose turn it is and spares the next. So the seconds of a peer in a round are cut in pieces of about one, and
+between two of them all others have theirs; a round's figure is that of its pieces together (`summary`).
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +26,7 @@ __all__ = ["BenchPlan", "Pinning", "Turn", "resolved"]
 _ANY_FILES_BESIDE = 64  # what an interpreter has open besides its connections
 _FIRST_BATCH = 200  # of idle connections
 _ANSWERS_WITHIN = 5.0  # seconds
+_PIECE = 1.0  # seconds; a shorter turn would be mostly starting and ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +127,22 @@ class BenchPlan:
         """A B C A B C ..., one case after the other, so that the turns of a round lie close together."""
         peers: Sequence[Peer | None] = (None,) if self.target else self.peers
         for workload, connections, size in self._cases():
-            for number in range(1, self.rounds + 1):
-                for peer in peers:
-                    yield Turn(
-                        workload=workload,
-                        peer=peer,
-                        connections=connections,
-                        size=size,
-                        seconds=self.seconds,
-                        rate=self.rate if workload.paced else 0.0,
-                        round=number,
-                    )
+            pieces = self._pieces(workload)
+            for number, _, peer in itertools.product(range(1, self.rounds + 1), range(pieces), peers):
+                yield Turn(
+                    workload=workload,
+                    peer=peer,
+                    connections=connections,
+                    size=size,
+                    seconds=self.seconds / pieces,
+                    rate=self.rate if workload.paced else 0.0,
+                    round=number,
+                )
+
+    def _pieces(self, workload: Workload) -> int:
+        """The turns of a peer in a round: one, where it is alone, or no time is measured."""
+        alone = self.target is not None or len(self.peers) == 1
+        return 1 if alone or workload.load == "idle" else max(1, round(self.seconds / _PIECE))
 
     def _cases(self) -> Iterator[tuple[Workload, int, int]]:
         for workload in self.workloads:

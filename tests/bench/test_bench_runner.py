@@ -11,6 +11,8 @@ import textwrap
 from typing import Any
 
 import pytest
+from records import record as a_record
+from records import turn as a_turn
 
 from aionet import implementation
 from aionet.bench import BenchError, BenchPlan, BenchProgress, LatencyHistogram, run_bench, summarise
@@ -19,6 +21,7 @@ from aionet.bench.generating import Target
 from aionet.bench.peers import PEERS, Peer, peers_named
 from aionet.bench.plan import Pinning
 from aionet.bench.runner import NoObserver
+from aionet.bench.summary import Figure
 from aionet.bench.workloads import WORKLOADS
 
 EVERY_TURN = {
@@ -113,6 +116,35 @@ def test_one_case_comes_after_the_other_and_rounds_within_it() -> None:
     cases = [("accept", connections, 1) for connections in (1, 3)]
     cases += [("echo", connections, size) for connections in (1, 3) for size in (5, 6)]
     assert turns == [(*case, number, peer) for case in cases for number in (1, 2) for peer in ("c", "aionet")]
+
+
+def test_the_seconds_of_a_round_are_cut_in_pieces_that_take_turns() -> None:
+    def turns(workload: str, peers: str) -> list[tuple[int, str, float]]:
+        asked = plan(workload, peers=peers, seconds=3.0, rounds=2)
+        return [(turn.round, turn.name, turn.seconds) for turn in asked.turns()]
+
+    assert turns("echo", "c,aionet")[:6] == [(1, "c", 1.0), (1, "aionet", 1.0)] * 3
+    assert len(turns("echo", "c,aionet")) == 12
+    assert turns("echo", "aionet") == [(1, "aionet", 3.0), (2, "aionet", 3.0)]  # nobody to take turns with
+    assert len(turns("idle", "c,aionet")) == 4  # no time is measured
+
+
+def test_the_turns_of_a_round_are_one_figure() -> None:
+    turns = [
+        a_turn("c", 1.0, 1, requests=100, server_cpu_seconds=1.0),
+        a_turn("aionet", 0.8, 1, requests=80, seconds=1.0, server_cpu_seconds=1.0),
+        a_turn("c", 2.0, 1, requests=600, server_cpu_seconds=3.0),
+        a_turn("aionet", 0.2, 1, requests=60, seconds=3.0, server_cpu_seconds=3.0),
+        a_turn("c", 1.0, 2),
+        a_turn("aionet", 0.5, 2),
+    ]
+    ours = next(row for row in summarise(a_record(*turns)) if row.peer == "aionet")
+    assert ours.rounds == 2
+    assert ours.to_reference == Figure(pytest.approx(0.35), pytest.approx(0.2), pytest.approx(0.5))
+    assert ours.per_cpu_second is not None
+    assert ours.per_cpu_second.lowest == pytest.approx(140 / 4)
+    assert ours.rate is not None
+    assert ours.rate.lowest == pytest.approx(140 / 4)
 
 
 def test_an_open_loop_is_in_the_record() -> None:
