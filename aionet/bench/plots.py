@@ -117,7 +117,7 @@ def draw(rows: Sequence[Row]) -> list[Picture]:
         pictures.extend(_scaling(rows, styles))
         for workload in dict.fromkeys(case.workload for case in cases_of(rows)):
             timed = [row for row in rows if row.workload == workload and _points(row)]
-            if timed:
+            if timed and workload != "idle":  # whose only replies are those to the rush at the beginning
                 pictures.append(_latencies(workload, timed, styles))
         if idle := [row for row in rows if row.workload == "idle" and figure_of(row)]:
             pictures.append(_memory(idle, styles))

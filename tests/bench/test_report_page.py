@@ -22,7 +22,7 @@ needs_matplotlib = pytest.mark.skipif(
 pytestmark = pytest.mark.slow  # drawing takes seconds
 
 ECHO = {"workload": "echo", "size": 64}
-IDLE = {"workload": "idle", "size": 0, "connections": 4000, "requests_per_cpu_second": None, "latency": {}}
+IDLE = {"workload": "idle", "size": 0, "connections": 4000, "requests_per_cpu_second": None}
 
 
 def some_record() -> dict[str, Any]:
