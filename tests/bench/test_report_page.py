@@ -39,6 +39,7 @@ def some_record() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the page is. Who draws anything else asks for it, too: matplotlib keeps its fonts open."""
     return write_report(some_record(), tmp_path_factory.mktemp("out") / "below")
 
 
@@ -152,6 +153,7 @@ def test_pngs_are_wide_enough_to_be_read_at_half_their_size(report: Path) -> Non
 
 
 @needs_matplotlib
+@pytest.mark.usefixtures("report")
 def test_without_the_reference_the_figures_themselves_are_drawn(tmp_path: Path) -> None:
     page = write_report(record(*three_rounds("aionet", 0.8, 0.8, 0.8, latency={})), tmp_path)
     assert "connections per CPU second of the server<" in page.read_text(encoding="utf-8")
@@ -185,6 +187,7 @@ def test_without_matplotlib_the_error_says_what_to_install(
 
 
 @needs_matplotlib
+@pytest.mark.usefixtures("report")
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BenchError, match="file"):
