@@ -147,7 +147,7 @@ class Acceptor:
     def _accept_now(self, state: EventLoopState, limit: int) -> list[Any]:
         if self.closed:
             raise self._closed_error()
-        if self._holders or self._retry is not None:
+        if self._rests:
             return []  # what is ready stays so: `_look_again` comes
         listeners = self._listeners
         for _ in range(len(listeners)):
@@ -200,7 +200,7 @@ class Acceptor:
         waiters.append(waiter)
         try:
             while True:
-                if waiters[0] is waiter and self._may_take():
+                if waiters[0] is waiter and self._any_ready() and not self._rests:
                     await state.yield_turn()  # it is the budget that is used up
                 else:
                     self._expect_word(state)
@@ -211,18 +211,21 @@ class Acceptor:
                 waiters[0] = waiter = state.loop.create_future()
         finally:
             waiters.remove(waiter)
-            if any(listener.ready for listener in self._listeners):
+            if self._any_ready():
                 self._wake_next()
 
-    def _may_take(self) -> bool:
-        """Whether a connection may be ready, and be taken now."""
-        if self._holders or self._retry is not None:
-            return False
+    def _any_ready(self) -> bool:
+        """Whether a connection may be ready."""
         return any(listener.ready for listener in self._listeners)
+
+    @property
+    def _rests(self) -> bool:
+        """Whether nothing is taken for now: somebody holds it, or it waits for resources."""
+        return bool(self._holders) or self._retry is not None
 
     def _expect_word(self, state: EventLoopState) -> None:
         """Make sure that the next event wakes the first waiter."""
-        if state.reactor.one_shot and not (self._holders or self._retry is not None):
+        if state.reactor.one_shot and not self._rests:
             for listener in self._listeners:
                 state.reactor.arm_reads(listener.sock.fileno())
 

@@ -127,7 +127,8 @@ class BenchPlan:
         """A B C A B C ..., one case after the other, so that the turns of a round lie close together."""
         peers: Sequence[Peer | None] = (None,) if self.target else self.peers
         for workload, connections, size in self._cases():
-            pieces = self._pieces(workload)
+            whole = len(peers) == 1 or workload.load == "idle"  # nobody to take turns with, or no time counts
+            pieces = 1 if whole else max(1, round(self.seconds / _PIECE))
             for number, _, peer in itertools.product(range(1, self.rounds + 1), range(pieces), peers):
                 yield Turn(
                     workload=workload,
@@ -138,11 +139,6 @@ class BenchPlan:
                     rate=self.rate if workload.paced else 0.0,
                     round=number,
                 )
-
-    def _pieces(self, workload: Workload) -> int:
-        """The turns of a peer in a round: one, where it is alone, or no time is measured."""
-        alone = self.target is not None or len(self.peers) == 1
-        return 1 if alone or workload.load == "idle" else max(1, round(self.seconds / _PIECE))
 
     def _cases(self) -> Iterator[tuple[Workload, int, int]]:
         for workload in self.workloads:

@@ -110,14 +110,16 @@ def draw(rows: Sequence[Row]) -> list[Picture]:
     styles = style_of(peers_of(rows))
     pictures: list[Picture] = []
     with _settings():
-        for workload in dict.fromkeys(case.workload for case in cases_of(rows)):
+        # idle's only replies are those to the rush at the beginning
+        timed_workloads = dict.fromkeys(case.workload for case in cases_of(rows) if case.workload != "idle")
+        for workload in timed_workloads:
             of_workload = [row for row in rows if row.workload == workload and figure_of(row)]
-            if of_workload and workload != "idle":
+            if of_workload:
                 pictures.append(_rates(workload, of_workload, styles))
         pictures.extend(_scaling(rows, styles))
-        for workload in dict.fromkeys(case.workload for case in cases_of(rows)):
+        for workload in timed_workloads:
             timed = [row for row in rows if row.workload == workload and _points(row)]
-            if timed and workload != "idle":  # whose only replies are those to the rush at the beginning
+            if timed:
                 pictures.append(_latencies(workload, timed, styles))
         if idle := [row for row in rows if row.workload == "idle" and figure_of(row)]:
             pictures.append(_memory(idle, styles))

@@ -103,7 +103,10 @@ class Intake:
             self._rate.take(count)
 
     async def find_room(self, sockets: list[Any]) -> None:
-        """There is no room for the last of `sockets`: turn it away, or make room at another's cost."""
+        """There is no room for the last of `sockets`: turn it away, or make room at another's cost.
+
+        Cancel safety: `sockets` holds all that are not turned away.
+        """
         if not self._overload.evicts:
             self._overload.refuse(sockets.pop())
             return
