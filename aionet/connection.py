@@ -8,6 +8,7 @@ import os
 from typing import Any, Generic, Protocol, TypeVar
 
 from .close_reason import CloseCause, CloseReason, Phase
+from .engine import ConnectionBase
 from .errors import SocketClosedError
 from .stream_socket import AsyncStreamSocket
 from .tls_failure import TlsFailure
@@ -31,34 +32,30 @@ class WatchesConnections(Protocol):
         """So many of its bytes wait for the peer."""
 
 
-class Connection(Generic[SocketT]):
+class Connection(ConnectionBase, Generic[SocketT]):
     """A connection that is being served."""
 
+    # Only what every connection needs is set at once, by the engine's base: servers make very many of them.
+    __slots__ = ("_enforcer", "_id", "_phase", "_tls_failure")
+
+    socket: SocketT
+    started: float
+    """When it was accepted, by the loop's clock, in seconds."""
+    _reason: CloseReason | None
+    _task: asyncio.Task[None] | None
+    _cause: CloseCause | None
+    """Of its end, where its spawner decided that."""
     _enforcer: WatchesConnections
     _id: str
     _phase: Phase
     _tls_failure: TlsFailure | None
 
-    # Only what every connection needs is set at once: servers make very many of them.
-    __slots__ = (
-        "_cause",
-        "_enforcer",
-        "_id",
-        "_phase",
-        "_reason",
-        "_task",
-        "_tls_failure",
-        "socket",
-        "started",
-    )
-
     def __init__(self, socket: SocketT, started: float) -> None:
         self.socket = socket
         self.started = started
-        """When it was accepted, by the loop's clock, in seconds."""
-        self._reason: CloseReason | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._cause: CloseCause | None = None  # of its end, where its spawner decided that
+        self._reason = None
+        self._task = None
+        self._cause = None
 
     @property
     def id(self) -> str:

@@ -17,8 +17,10 @@ else:
     from .wires.native import NativeWire as _wire  # noqa: N813
 
 __all__ = [
+    "ConnectionBase",
     "Driver",
     "Implementation",
+    "Roster",
     "SocketBase",
     "accept",
     "drive",
@@ -52,10 +54,14 @@ Driver: Any = None if compiled is None else compiled.Driver
 drive: Any = None if compiled is None else compiled.drive
 """Makes a driver of a handler, with a function to be called at its end; or ``None``."""
 
-_Base: Any = object if compiled is None else compiled.SocketBase
+Roster: Any = None if compiled is None else compiled.Roster
+"""Begins and ends connections of which there is nothing special to be said (`native/roster.c`); or ``None``."""
+
+_SocketBase: Any = object if compiled is None else compiled.SocketBase
+_ConnectionBase: Any = object if compiled is None else compiled.ConnectionBase
 
 
-class SocketBase(_Base):  # type: ignore[misc]
+class SocketBase(_SocketBase):  # type: ignore[misc]
     """The attributes of a socket, which an engine makes and looks at."""
 
     __slots__ = ("_dialing", "_ledger", "_options", "_received", "_wire") if compiled is None else ()
@@ -65,6 +71,12 @@ class SocketBase(_Base):  # type: ignore[misc]
         def _close_at_once(self) -> bool:
             """Close, if that takes no waiting and nobody has to be told; whether it did."""
             return False
+
+
+class ConnectionBase(_ConnectionBase):  # type: ignore[misc]
+    """The attributes of every connection that is being served, where an engine finds them."""
+
+    __slots__ = ("_cause", "_reason", "_task", "socket", "started") if compiled is None else ()
 
 
 def short_cut(method: F) -> F:

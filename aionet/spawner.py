@@ -44,7 +44,7 @@ from .cleaning_up import see_through
 from .close_reason import CloseCause, CloseReason
 from .connection import Connection, close_reason_of
 from .draining import Drain, DrainReport
-from .engine import drive
+from .engine import Roster, drive
 from .errors import SocketBusyError, SocketClosedError, TlsError
 from .limiting.enforcing import LimitEnforcer
 from .limiting.intake import Intake
@@ -134,6 +134,7 @@ class ConnectionSpawner(Generic[SocketT]):
         """Whether a driver may call the handler itself, as a coroutine that stays parked while it waits."""
         self._followed = on_close is not None
         """Whether anybody but the counters wants to know that a connection ends."""
+        self._roster: Any = None  # where connections are plain, from `serve` on
 
     async def serve(self, *servers: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         """Accept from `servers` and run the handlers, until `drain`, or until all servers are closed.
@@ -203,6 +204,8 @@ class ConnectionSpawner(Generic[SocketT]):
         """Let `stats` tell bytes, too, from the connections on that are served now."""
         self._traffic = self._traffic or Traffic()
         self._followed = True
+        if self._roster is not None:
+            self._roster.followed = True
 
     @property
     def stats(self) -> SpawnerStats:
@@ -229,7 +232,26 @@ class ConnectionSpawner(Generic[SocketT]):
         self._intake.begin(acceptors, [server._acceptor for server in shaking], self._enforcer)
         if self._intake.handshakes is not None:
             self._followed = True
+        if self._direct and self._enforcer is None and self._intake.pauses:
+            self._roster = self._make_roster()
         self._look_at_certificates()
+
+    def _make_roster(self) -> Any:
+        """Make what begins and ends a connection of which there is nothing special to be said."""
+        roster = Roster(
+            connection_class=Connection,
+            handler=self._handler,
+            task_name=self._task_name,
+            draining=self._draining_signal,
+            connections=self._connections,
+            counts=self._counts,
+            causes=(CloseCause.COMPLETED, CloseCause.PEER_ENDED, CloseCause.PEER_LOST),
+            logged=partial(_log.isEnabledFor, logging.DEBUG),
+            ended=self._handler_ended,
+            most=self._limits.max_connections or 0,
+        )
+        roster.followed = self._followed
+        return roster
 
     def _end(self) -> None:
         self._close_servers()
@@ -260,6 +282,9 @@ class ConnectionSpawner(Generic[SocketT]):
                 now = loop.time()
                 make_task = self._maker_of_direct_tasks(loop) if tls is None else None
                 intake.took(len(sockets))
+                if make_task is not None and self._roster is not None and self._drain is None:
+                    self._roster.begin(sockets, now, make_task)
+                    self._fill_if_full()
                 sockets.reverse()
                 while sockets:
                     if self._drain is not None:  # begun meanwhile, or by an eager handler of this batch
@@ -306,15 +331,17 @@ class ConnectionSpawner(Generic[SocketT]):
         socket._draining = self._draining_signal
         if self._enforcer is not None and not self._take_care(self._enforcer, connection, tls):
             return
-        connections = self._connections
-        connections.add(connection)
-        if len(connections) == self._limits.max_connections:
-            self._intake.fill()
+        self._connections.add(connection)
+        self._fill_if_full()
         if make_task is not None:
             coroutine = drive(self._handler, socket, self._handler_ended, connection)
             connection._task = make_task(coroutine, name=self._task_name)
         else:
             self._make_task(connection, loop, tls)
+
+    def _fill_if_full(self) -> None:
+        if len(self._connections) == self._limits.max_connections:
+            self._intake.fill()
 
     def _make_task(
         self, connection: Connection[SocketT], loop: asyncio.AbstractEventLoop, tls: TlsForServer | None

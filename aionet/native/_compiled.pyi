@@ -173,6 +173,36 @@ class Method(Generic[_F]):
     def __get__(self, instance: Any, owner: Any = None, /) -> Any: ...
 
 @disjoint_base
+class ConnectionBase:
+    socket: Any
+    started: Any
+    _reason: Any
+    _task: Any
+    _cause: Any
+
+@final
+class Roster:
+    followed: bool
+    def __new__(
+        cls,
+        *,
+        connection_class: type[ConnectionBase],
+        handler: Callable[[Any], Any],
+        task_name: str,
+        draining: Any,
+        connections: set[Any],
+        counts: list[int],
+        causes: tuple[Any, Any, Any],
+        logged: Callable[[], bool],
+        ended: Callable[[Any, BaseException | None], Coroutine[Any, Any, object] | None],
+        most: int,
+    ) -> Self: ...
+    def begin(self, sockets: list[Any], started: float, make_task: Callable[..., Any], /) -> None: ...
+    def __call__(
+        self, connection: Any, error: BaseException | None, /
+    ) -> Coroutine[Any, Any, object] | None: ...
+
+@disjoint_base
 class Selector:
     def __new__(cls) -> Self: ...
     def fileno(self) -> int: ...

@@ -481,6 +481,18 @@ static PyObject *driver_new(PyTypeObject *type, PyObject *arguments, PyObject *n
     return (PyObject *)driver;
 }
 
+PyObject *driver_for(ModuleState *state, PyObject *start, PyObject *argument, PyObject *on_end, PyObject *on_end_argument)
+{
+    Driver *driver = driver_make(state->driver_type, state);
+    if (driver != NULL) {
+        driver->start = Py_NewRef(start);
+        driver->start_argument = Py_NewRef(argument);
+        driver->on_end = Py_NewRef(on_end);
+        driver->on_end_argument = Py_NewRef(on_end_argument);
+    }
+    return (PyObject *)driver;
+}
+
 const char driver_drive_doc[] =
     "drive(start, argument, on_end, on_end_argument, /)\n--\n\n"
     "Return a driver of what `start(argument)` returns at the first step.\n\n"
@@ -488,19 +500,11 @@ const char driver_drive_doc[] =
 
 PyObject *driver_drive(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
-    ModuleState *state = module_state(module);
     if (count != 4) {
         PyErr_SetString(PyExc_TypeError, "drive(start, argument, on_end, on_end_argument)");
         return NULL;
     }
-    Driver *driver = driver_make(state->driver_type, state);
-    if (driver != NULL) {
-        driver->start = Py_NewRef(arguments[0]);
-        driver->start_argument = Py_NewRef(arguments[1]);
-        driver->on_end = Py_NewRef(arguments[2]);
-        driver->on_end_argument = Py_NewRef(arguments[3]);
-    }
-    return (PyObject *)driver;
+    return driver_for(module_state(module), arguments[0], arguments[1], arguments[2], arguments[3]);
 }
 
 /* What debuggers and inspect ask of a coroutine is answered by the one that is driven. */

@@ -29,8 +29,7 @@ static const struct {
     {"write", WRITE, 1, 0}, {"write_vectored", WRITE_VECTORED, 1, 0},
 };
 
-/* The stream beneath a socket, or NULL (without an error) if there is no short cut to it. */
-static Stream *stream_of(ModuleState *state, PyObject *socket)
+Stream *stream_of(ModuleState *state, PyObject *socket)
 {
     PyObject *wire;
     if (Py_TYPE(socket) != state->socket_class) {
@@ -267,31 +266,32 @@ static void socket_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* Close, if that takes no waiting and nobody has to be told; whether it did. */
-static PyObject *socket_close_at_once(PyObject *self, PyObject *unused)
+/* Close, if that takes no waiting and nobody has to be told. */
+int socket_close_at_once(ModuleState *state, PyObject *self)
 {
     SocketBase *socket = (SocketBase *)self;
-    ModuleState *state = state_of(self);
-    Stream *stream = state == NULL ? NULL : stream_of(state, self);
-    if (stream == NULL || socket->dialing != Py_None || socket->options == NULL || socket->ledger == NULL) {
-        if (PyErr_Occurred())
-            return NULL;
-        Py_RETURN_FALSE;
-    }
+    Stream *stream = stream_of(state, self);
+    if (stream == NULL || socket->dialing != Py_None || socket->options == NULL || socket->ledger == NULL)
+        return 0;
     PyObject *linger = PyObject_GetAttr(socket->options, state->str_linger);
     double seconds = linger == NULL ? -1 : PyFloat_AsDouble(linger);
     Py_XDECREF(linger);
     if (seconds == -1 && PyErr_Occurred())
-        return NULL;
+        return -1;
     if (!stream_close_at_once(stream, seconds))
-        Py_RETURN_FALSE;
-    if (socket->ledger != Py_None && PySet_Discard(socket->ledger, self) < 0)
-        return NULL;
-    Py_RETURN_TRUE;
+        return 0;
+    return socket->ledger != Py_None && PySet_Discard(socket->ledger, self) < 0 ? -1 : 1;
+}
+
+static PyObject *socket_close_at_once_method(PyObject *self, PyObject *unused)
+{
+    ModuleState *state = state_of(self);
+    int closed = state == NULL ? -1 : socket_close_at_once(state, self);
+    return closed < 0 ? NULL : PyBool_FromLong(closed);
 }
 
 static PyMethodDef socket_methods[] = {
-    {"_close_at_once", socket_close_at_once, METH_NOARGS, NULL},
+    {"_close_at_once", socket_close_at_once_method, METH_NOARGS, NULL},
     {NULL},
 };
 

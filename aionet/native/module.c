@@ -167,6 +167,8 @@ static int add_types(PyObject *module, ModuleState *state)
                    add_type(module, &state->driver_type, &driver_spec, (PyObject *)state->wait_type) ||
                    add_type(module, &state->socket_base_type, &socket_base_spec, NULL) ||
                    add_type(module, &state->method_type, &method_spec, NULL) ||
+                   add_type(module, &state->connection_base_type, &connection_base_spec, NULL) ||
+                   add_type(module, &state->roster_type, &roster_spec, NULL) ||
                    add_type(module, &state->selector_type, &selector_spec, NULL) ||
                    add_type(module, &state->tls_type, &tls_spec, NULL) ||
                    add_type(module, &state->tls_operation_type, &tls_operation_spec, NULL) ||
@@ -217,10 +219,11 @@ static int prepare_names(ModuleState *state)
         intern(&state->str_pending, "pending") || intern(&state->str_reply, "_reply") ||
         intern(&state->str_receive_slowly, "_receive_slowly") || intern(&state->str_sslobj, "_sslobj") ||
         intern(&state->str_receive_into_slowly, "_receive_into_slowly") ||
-        intern(&state->str_send_slowly, "_send_slowly"))
+        intern(&state->str_send_slowly, "_send_slowly") || intern(&state->str_draining, "_draining"))
         return -1;
     state->context_keyword = PyTuple_Pack(1, state->str_context);
-    return state->context_keyword == NULL ? -1 : 0;
+    state->name_keyword = Py_BuildValue("(s)", "name");
+    return state->context_keyword == NULL || state->name_keyword == NULL ? -1 : 0;
 }
 
 static int module_exec(PyObject *module)
@@ -265,6 +268,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->driver_type);
     Py_VISIT(state->socket_base_type);
     Py_VISIT(state->method_type);
+    Py_VISIT(state->connection_base_type);
+    Py_VISIT(state->roster_type);
     Py_VISIT(state->selector_type);
     Py_VISIT(state->tls_type);
     Py_VISIT(state->tls_operation_type);

@@ -11,6 +11,8 @@
  *   driver.c     the parked task: a coroutine that the reactor resumes directly, without a step of its Task
  *   tls.c        the hot half of a TLS wire over a stream, and its operations
  *   methods.c    what a socket's `read` and `write` are: a short cut to operations around a Python function
+ *   connection.c the attributes of a connection that is being served
+ *   roster.c     the everyday beginning and end of such a connection
  *   selector.c   a selector whose select() waits on the reactor's epoll instance
  *   load.c       the load generator of `aionet bench`; load.h has its own theory
  *   module.c     the module, its state, and accept(2)
@@ -56,7 +58,7 @@ typedef enum { READ, NEXT_CHUNK, READ_INTO, WRITE, WRITE_VECTORED, METHODS, UNTI
 
 typedef struct {
     PyTypeObject *wait_type, *reactor_type, *stream_type, *operation_type, *driver_type;
-    PyTypeObject *socket_base_type, *method_type, *selector_type, *tls_type, *tls_operation_type, *window_type, *load_type;
+    PyTypeObject *socket_base_type, *method_type, *connection_base_type, *roster_type, *selector_type, *tls_type, *tls_operation_type, *window_type, *load_type;
     /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
     PyObject *enter_task, *leave_task, *current_task, *cancelled_error;
     PyObject *connection_lost_error, *closed_descriptors; /* aionet's: an exception, and who waits for descriptors */
@@ -68,11 +70,11 @@ typedef struct {
     PyObject *slow[METHODS]; /* the Python functions that the methods stand for */
     /* interned */
     PyObject *str_add_reader, *str_blocking, *str_busy_error, *str_call_soon, *str_cancel, *str_close,
-        *str_closed_error, *str_context, *str_ends, *str_error, *str_finish_send, *str_get_coro, *str_is_closed,
+        *str_closed_error, *str_context, *str_draining, *str_ends, *str_error, *str_finish_send, *str_get_coro, *str_is_closed,
         *str_linger, *str_msg, *str_note_end, *str_on_cold_events, *str_on_events, *str_operation, *str_pending,
         *str_read, *str_receive_into_slowly, *str_receive_slowly, *str_reply, *str_scheduled, *str_selector,
         *str_send_rest, *str_send_slowly, *str_sslobj, *str_throw, *str_write;
-    PyObject *context_keyword; /* ("context",) */
+    PyObject *context_keyword, *name_keyword; /* ("context",) and ("name",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     int budget, unit_bits; /* of fairness: wires/budget.py has the numbers, wires/event_loop.py the theory */
     Operation *free_operations, *free_tls_operations;
@@ -259,6 +261,7 @@ struct Driver {
 
 int driver_resume(Driver *driver); /* from the reactor: no task is running */
 PyObject *driver_cancel(Driver *driver, PyObject *message);
+PyObject *driver_for(ModuleState *state, PyObject *start, PyObject *argument, PyObject *on_end, PyObject *on_end_argument);
 PyObject *driver_drive(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 extern const char driver_drive_doc[];
 
@@ -267,7 +270,7 @@ extern const char driver_drive_doc[];
 /* NULL without an error: there is no short cut. */
 PyObject *tls_operation_for(ModuleState *state, Kind kind, PyObject *socket, PyObject *argument, Py_ssize_t max_bytes);
 
-/* -- methods.c, selector.c, module.c ------------------------------------------------------------------------- */
+/* -- connection.c, methods.c, roster.c, selector.c, module.c ----------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
@@ -276,10 +279,20 @@ typedef struct {
     PyObject *options, *ledger, *dialing;
 } SocketBase;
 
+Stream *stream_of(ModuleState *state, PyObject *socket); /* beneath it; NULL without an error: there is none */
+int socket_close_at_once(ModuleState *state, PyObject *socket); /* whether that was possible; -1: an error */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *socket, *started;
+    PyObject *reason, *task, *cause; /* NULL for None */
+} ConnectionBase;
+
 int selector_attach(PyObject *selector, Reactor *reactor); /* the descriptor of its epoll instance, or -1 */
 void selector_detach(PyObject *selector);
 
 extern PyType_Spec wait_spec, reactor_spec, stream_spec, operation_spec, driver_spec, socket_base_spec, method_spec,
+    connection_base_spec, roster_spec,
     selector_spec, tls_spec, tls_operation_spec, window_spec, load_spec;
 
 extern struct PyModuleDef native_module;
