@@ -37,11 +37,16 @@ from .wires import descriptors
 from .wires.budget import BUDGET
 from .wires.event_loop import EventLoopState, running_state
 
-__all__ = ["Acceptor", "Listener"]
+__all__ = ["Acceptor", "Listener", "room_for_one"]
 
 _log = logging.getLogger("aionet.server")
 
 _COST = 8  # of the loop's budget of 64: eight connections to a turn, so that they are served while still warm
+
+
+def room_for_one() -> int:
+    """Who accepts takes a single connection."""
+    return 1
 
 
 class Listener:
@@ -92,17 +97,16 @@ class Acceptor:
         at once."""
         self.closed = False
 
-    def take(self, limit: int = 1) -> list[Any]:
-        """Return the sockets of up to `limit` connections; none if none is ready, or others wait already.
+    async def take(self, room: Callable[[], int] = room_for_one) -> list[Any]:
+        """Return the sockets of the next connections, one or up to `room()`, after those who wait already.
 
         Raises `SocketClosedError` once closed, and `OSError` where the listener has become unusable.
+        Cancel safety: no connection is lost.
         """
         state = self._state or self._bind_loop()
-        if state.budget <= 0 or self._waiters:
-            return []
-        accepted = self._accept_now(state, min(limit, max(state.budget // _COST, 1)))
-        state.budget -= _COST * len(accepted)
-        return accepted
+        if state.budget >= _COST and not self._waiters and (accepted := self._accept_batch(state, room())):
+            return accepted
+        return await self._wait(state, room)
 
     def hold(self, holder: object) -> None:
         """Leave new connections in the kernel's queue until this and every other `holder` releases."""
@@ -143,6 +147,11 @@ class Acceptor:
         return () if self.closed else tuple(listener.sock for listener in self._listeners)
 
     # Taking -------------------------------------------------------------------------------------------
+
+    def _accept_batch(self, state: EventLoopState, room: int) -> list[Any]:
+        accepted = self._accept_now(state, min(room, max(state.budget // _COST, 1)))
+        state.budget -= _COST * len(accepted)
+        return accepted
 
     def _accept_now(self, state: EventLoopState, limit: int) -> list[Any]:
         if self.closed:
@@ -189,12 +198,8 @@ class Acceptor:
 
     # Waiting ------------------------------------------------------------------------------------------
 
-    async def wait(self) -> Any:
-        """Return the socket of the next connection, after those who wait already.
-
-        Raises as `take`. Cancel safety: no connection is lost.
-        """
-        state = self._state or self._bind_loop()
+    async def _wait(self, state: EventLoopState, room: Callable[[], int]) -> list[Any]:
+        """Take a place in the queue, and go on when there is something for its head."""
         waiters = self._waiters
         waiter = state.loop.create_future()
         waiters.append(waiter)
@@ -206,8 +211,8 @@ class Acceptor:
                     self._expect_word(state)
                     await waiter
                     state.budget = BUDGET
-                for socket in self._accept_now(state, 1):
-                    return socket
+                if accepted := self._accept_batch(state, room()):
+                    return accepted
                 waiters[0] = waiter = state.loop.create_future()
         finally:
             waiters.remove(waiter)

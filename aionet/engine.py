@@ -55,7 +55,7 @@ drive: Any = None if compiled is None else compiled.drive
 """Makes a driver of a handler, with a function to be called at its end; or ``None``."""
 
 Roster: Any = None if compiled is None else compiled.Roster
-"""Begins and ends connections of which there is nothing special to be said (`native/roster.c`); or ``None``."""
+"""Begins and ends connections that have nothing special about them (`native/roster.c`); or ``None``."""
 
 _SocketBase: Any = object if compiled is None else compiled.SocketBase
 _ConnectionBase: Any = object if compiled is None else compiled.ConnectionBase

@@ -278,7 +278,7 @@ class ConnectionSpawner(Generic[SocketT]):
         tls = server._tls
         try:
             while True:
-                sockets = server._take(intake.room) or [await server._next()]
+                sockets = await server._take(intake.room)
                 now = loop.time()
                 make_task = self._maker_of_direct_tasks(loop) if tls is None else None
                 intake.took(len(sockets))

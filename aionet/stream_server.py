@@ -10,10 +10,10 @@ inherit them (Linux, for TCP) an accepted connection costs no setsockopt at all.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Self, TypeVar
 
-from .accepting import Acceptor
+from .accepting import Acceptor, room_for_one
 from .addresses import SocketAddress, UnixAddress
 from .errors import SocketClosedError
 from .options import StreamOptions, inherits_options
@@ -92,27 +92,20 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
 
     async def _next(self) -> SocketT:
         """Accept a connection as it is, before any handshake."""
-        for accepted in self._take():
-            return accepted
-        return self._prepared(await self._acceptor.wait())
+        return (await self._take())[0]
 
-    def _take(self, limit: int = 1) -> list[SocketT]:
-        """Accept up to `limit` connections, as far as that takes no waiting; see `Acceptor.take`."""
-        accepted = self._acceptor.take(limit)
-        if self._set_up_per_socket:
-            for socket in accepted:
-                self._prepared(socket)
-        return accepted
-
-    def _prepared(self, socket: SocketT) -> SocketT:
-        """Set the options, where accepted sockets do not inherit them."""
-        if self._set_up_per_socket:
+    async def _take(self, room: Callable[[], int] = room_for_one) -> list[SocketT]:
+        """Accept the next connections, as they are; see `Acceptor.take`."""
+        accepted: list[SocketT] = await self._acceptor.take(room)
+        if self._set_up_per_socket:  # where accepted sockets do not inherit the options
             try:
-                self._options.apply_to_stream(socket.raw_socket, connected=True)
+                for socket in accepted:
+                    self._options.apply_to_stream(socket.raw_socket, connected=True)
             except BaseException:
-                socket.abort()
+                for socket in accepted:
+                    socket.abort()
                 raise
-        return socket
+        return accepted
 
     def pause(self) -> None:
         """Stop accepting; the kernel's queue holds new connections. Waiting `accept` calls go on waiting."""

@@ -88,7 +88,6 @@ class Intake:
         """Give back what was kept in reserve."""
         self._overload.end()
 
-    @property
     def room(self) -> int:
         """How many connections may be taken now."""
         most = self._limits.max_connections
