@@ -41,7 +41,7 @@ __all__ = ["Acceptor", "Listener", "room_for_one"]
 
 _log = logging.getLogger("aionet.server")
 
-_COST = 8  # of the loop's budget of 64: eight connections to a turn, so that they are served while still warm
+_COST = 4  # of the loop's budget: with all its work a connection costs what four messages do
 
 
 def room_for_one() -> int:

@@ -242,7 +242,7 @@ static void roster_dealloc(PyObject *self)
 
 static PyMethodDef roster_methods[] = {
     {"begin", (PyCFunction)(void (*)(void))roster_begin, METH_FASTCALL,
-     "begin(sockets, started, make_task, /)\n--\n\nTake all `sockets` out of their list, and give each a connection and a task."},
+     "begin($self, sockets, started, make_task, /)\n--\n\nTake all `sockets` out of their list, and give each a connection and a task."},
     {NULL},
 };
 
