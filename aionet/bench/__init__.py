@@ -9,8 +9,9 @@ and `cases` (medians and ratios, and what they are called), `baseline` (what mov
 
 from .children import BenchError
 from .histogram import LatencyHistogram
+from .measuring import Record
 from .plan import BenchPlan
-from .runner import BenchProgress, Record, run_bench
+from .runner import BenchProgress, run_bench
 from .summary import Row, summarise
 
 __all__ = [

@@ -92,6 +92,20 @@ class Child:
             raise BenchError(f"the {self.name} process wrote something other than a record: {line[:200]!r}")
         return record
 
+    def say(self, line: str) -> None:
+        """Write a line to its standard input. Raises `BenchError` if the child ended."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self.failure() from None
+
+    def say_no_more(self) -> None:
+        """End its standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def failure(self) -> BenchError:
         """The error that tells how this process ended, with what it wrote to its standard error."""
         try:

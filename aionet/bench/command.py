@@ -22,12 +22,13 @@ from .arguments import number, seconds, whole_number
 from .baseline import compare, comparison_text, read_record
 from .children import BenchError
 from .facts import usable_cpus
+from .measuring import Record
 from .peers import PEERS, REFERENCE, Peer, peers_named
 from .plan import BenchPlan, Pinning, resolved
 from .progress import ProgressDisplay
 from .report import print_report
 from .report_page import write_report
-from .runner import Record, run_bench
+from .runner import run_bench
 from .workloads import WORKLOADS, Workload, workloads_named
 
 __all__ = ["add_arguments", "plan_from", "run"]

@@ -108,13 +108,16 @@ class PythonLoad:
         self._resting = False  # while others are opened
         self._next_due = 0
         self._driven_until = 0
+        self._rested = 0  # between the times in which it was driven
         self.next_message = message_maker(self.size)
 
     # -- what drives it -------------------------------------------------------------------------------------
 
     def drive(self, seconds: float, until_served: bool = False, /) -> None:
         """Put the load on for so many seconds, or until each connection has had a reply."""
-        now = _clock()
+        if self._driven_until:
+            self._rested += self.clock() - self._driven_until
+        now = self.clock()
         end = now + round(seconds * _SECOND)
         if until_served and self._interval and not self.stays:
             return  # its connections are requests, and not due yet
@@ -133,7 +136,7 @@ class PythonLoad:
                 connection = by_fd.get(fd)
                 if connection is not None:  # not closed earlier in the same batch
                     self._on_event(connection, bits)
-            after = _clock()
+            after = self.clock()
             if not events and not busy:
                 self.idle += after - now
             now = after
@@ -148,7 +151,7 @@ class PythonLoad:
 
     def finish(self, patience: float, /) -> None:
         """Close all connections, and count what had no answer for so many seconds."""
-        now = self._driven_until  # what fell due since then would be asked too much
+        now = self._driven_until  # where its clock stands
         for connection in self._connections:
             asked = connection.socket is not None and (connection.asking or connection.connecting)
             if asked and self._interval:
@@ -165,6 +168,10 @@ class PythonLoad:
         for connection in self._connections:
             self._close(connection)
         self._poller.close()
+
+    def clock(self) -> int:
+        """Nanoseconds; it stands still while nobody drives."""
+        return time.perf_counter_ns() - self._rested
 
     # -- what was counted -----------------------------------------------------------------------------------
 
@@ -198,7 +205,7 @@ class PythonLoad:
             if self.stays:
                 self._open(connection)
             elif not self._interval:
-                self._ask(connection, _clock())
+                self._ask(connection, self.clock())
             else:
                 self._offer(connection)
         return opened
@@ -221,7 +228,7 @@ class PythonLoad:
             connection = self._free.popleft()
             connection.queued = False
             if connection.socket is not None and not connection.connecting and not connection.asking:
-                self._ask(connection, _clock())
+                self._ask(connection, self.clock())
 
     def _timeout(self, now: int) -> float:
         soon = self._interval and self._next_due - now < _WAIT * _SECOND
@@ -290,7 +297,7 @@ class PythonLoad:
         connection.connecting = False
         self._poller.modify(connection.socket.fileno(), READABLE)
         if self.stays:
-            connection.started = _clock()  # only the other workloads count connecting
+            connection.started = self.clock()  # only the other workloads count connecting
         connection.asking = True
         self._exchange.ask(connection)
 
@@ -332,7 +339,7 @@ class PythonLoad:
         if self._exchange.only_once:
             return
         if not self._interval and not self._resting:
-            self._ask(connection, now if self.stays else _clock())
+            self._ask(connection, now if self.stays else self.clock())
         else:
             self._offer(connection)
 
@@ -350,7 +357,7 @@ class PythonLoad:
     def _fail(self, connection: _Connection, kind: int | str) -> None:
         self._errors[kind] += 1
         self._close(connection)
-        connection.started = _clock() + _REOPEN_DELAY
+        connection.started = self.clock() + _REOPEN_DELAY
         self._closed.append(connection)
 
     def _close(self, connection: _Connection) -> None:
@@ -392,7 +399,7 @@ class _Exchange:
         due = connection.expected[received:] if received else connection.expected
         if data == due:
             self.load.bytes_compared += len(data)
-            self.load.replied(connection, _clock())
+            self.load.replied(connection, self.load.clock())
         elif not data:
             self.load.fail(connection, "early end")
         elif data != due[: len(data)]:
@@ -416,7 +423,7 @@ class _Connect(_Exchange):
         if connection.socket.recv(1):
             self.load.fail(connection, "mismatch")
         else:
-            self.load.replied(connection, _clock())
+            self.load.replied(connection, self.load.clock())
 
 
 class _Bulk(_Exchange):
@@ -459,8 +466,6 @@ _EXCHANGES: dict[str, type[_Exchange]] = {
     "bulk": _Bulk,
     "idle": _Idle,
 }
-
-_clock = time.perf_counter_ns
 
 
 def _family(host: str, port: int) -> socket.AddressFamily:

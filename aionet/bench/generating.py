@@ -38,7 +38,10 @@ class Target:
 
 
 class Load(Protocol):
-    """N connections and what they counted. All times are nanoseconds, but for `drive`."""
+    """N connections and what they counted. All times are nanoseconds, but for `drive`.
+
+    Its clock stands still while it is not driven, so that several loads can take turns.
+    """
 
     @property
     def requests(self) -> int: ...

@@ -9,9 +9,14 @@ often. (On a machine with a single cpu it must not spin, for it would spin on th
 
 A run has three phases. *Opening*: connections are opened until each has had a reply, so that slow acceptance
 is not taken for starvation. *Warm-up*: requests flow and are forgotten, errors are not. *Measuring*:
-latencies, bytes, the server's cpu time and the kernel's drops count. What it says goes to standard output as
+latencies, bytes and the server's cpu time count. What it says goes to standard output as
 lines of JSON: ``progress`` about four times a second and one final ``result``. It ends by itself after its
 time, or as soon as nobody reads its lines any more.
+
+With ``--as-told`` several can take turns: it says ``ready`` before it measures, and then, whenever a line of
+its standard input tells seconds, measures for so long and says ``rest``. The end of the input ends it. The
+load's clock stands still at rest. What the server still does then is for requests that count, so its cpu time
+is that of the whole.
 
 ``busy_share`` is the share of the measured time in which the load had something to do, ``load_cpu_share``
 what it used of its cpu; with a busy share near 1 it was the load, not the server, that limited the rate, and
@@ -33,7 +38,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from .arguments import number, seconds, whole_number
-from .facts import listen_losses, pin_to, private_bytes, process_cpu_seconds
+from .facts import pin_to, private_bytes, process_cpu_seconds
 from .generating import GENERATORS, GeneratorName, Load, Target, make_load, named_errors
 from .payloads import STREAM_BYTES
 
@@ -106,22 +111,37 @@ class _Run:
     def _until_all_answered(self, load: Load, measured: float) -> float:
         """Go on where many connections have not had their turn yet; how long it was altogether."""
         started = time.monotonic() - measured
+        most = measured + _PATIENCE
         while (
             not self._options.rate
             and load.requests < self._options.connections
             and not load.errors()
-            and measured < self._options.seconds + _PATIENCE
+            and measured < most
         ):
             load.drive(_SLICE / 10)
             measured = time.monotonic() - started
         return measured
 
+    def _as_told(self, load: Load) -> float:
+        """Measure for as long as each line of the input says; how long it was together."""
+        measured = 0.0
+        _say({"event": "ready"})
+        for line in sys.stdin:
+            measured += self._phase(load, "measuring", float(line))
+            _say({"event": "rest"})
+        if not measured:
+            raise BrokenPipeError("nobody told what to measure")
+        return measured
+
     def _measure(self, load: Load) -> dict[str, object]:
-        losses, own, cpu = listen_losses(), time.process_time(), self._server_cpu()
+        own, cpu = time.process_time(), self._server_cpu()
         load.begin()
-        measured = self._phase(load, "measuring", self._options.seconds)
+        if self._options.as_told:
+            measured = self._as_told(load)
+        else:
+            measured = self._phase(load, "measuring", self._options.seconds)
         measured = self._until_all_answered(load, measured)
-        cpu_after, own_after, losses_after = self._server_cpu(), time.process_time(), listen_losses()
+        cpu_after, own_after = self._server_cpu(), time.process_time()
         load.finish(_PATIENCE)
         least, most, starved = load.service()
         mean = load.requests / self._options.connections
@@ -137,8 +157,6 @@ class _Run:
             "starved": starved if self._stays() else 0,
             "least_service": least / mean if mean and self._stays() else None,
             "most_service": most / mean if mean and self._stays() else None,
-            "listen_overflows": _difference(losses, losses_after, 0),
-            "listen_drops": _difference(losses, losses_after, 1),
         }
 
     def _idle(self) -> dict[str, object]:
@@ -196,10 +214,6 @@ class _Run:
         )
 
 
-def _difference(before: tuple[int, int] | None, after: tuple[int, int] | None, which: int) -> int | None:
-    return None if before is None or after is None else after[which] - before[which]
-
-
 def _say(record: dict[str, object]) -> None:
     print(json.dumps(record), flush=True)
 
@@ -219,7 +233,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rate", type=number(0, 1e9), default=0.0, help="requests per second (default: closed loop)"
     )
-    parser.add_argument("--seconds", type=seconds, default=10.0, help="how long to measure")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=seconds, default=10.0, help="how long to measure")
+    length.add_argument("--as-told", action="store_true", help="measure when a line of input says how long")
     parser.add_argument("--warm-up", type=seconds, default=1.0, help="seconds before measuring")
     parser.add_argument("--server-pid", type=whole_number(1, 1 << 31), help="whose cpu time to read")
     parser.add_argument("--cpu", type=whole_number(0, 4095), help="the cpu to stay on")

@@ -2,9 +2,12 @@
 
 Theory of operation
 -------------------
-Peers take turns, and turns are short. What disturbs a shared machine lasts for seconds: it hits the one
-whose turn it is and spares the next. So the seconds of a peer in a round are cut in pieces of about one, and
-between two of them all others have theirs; a round's figure is that of its pieces together (`summary`).
+What disturbs a shared machine lasts for seconds: it hits the one who is measured meanwhile and spares the
+next. So the peers of a round are measured in a *heat*, side by side: all are there, and each has its seconds
+in slices of a quarter of one, between which all others have theirs. Whatever happens then happens to all.
+
+A heat is of one turn only where there are too many connections to have those of all peers at a time, and
+where no time is measured.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ __all__ = ["BenchPlan", "Pinning", "Turn", "resolved"]
 _ANY_FILES_BESIDE = 64  # what an interpreter has open besides its connections
 _FIRST_BATCH = 200  # of idle connections
 _ANSWERS_WITHIN = 5.0  # seconds
-_PIECE = 1.0  # seconds; a shorter turn would be mostly starting and ending
+_SLICE = 0.25  # seconds; after a shorter one caches would have been cold for most of it
+_MOST_SIDE_BY_SIDE = 20_000  # connections, of all peers together
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,22 +127,39 @@ class BenchPlan:
         shared = self.pinning.load is not None and self.pinning.load == self.pinning.server
         return not shared and (len(usable_cpus()) or os.cpu_count() or 1) > 1
 
-    def turns(self) -> Iterator[Turn]:
-        """A B C A B C ..., one case after the other, so that the turns of a round lie close together."""
-        peers: Sequence[Peer | None] = (None,) if self.target else self.peers
+    def heats(self) -> Iterator[Sequence[Turn]]:
+        """One case after the other, round by round: who is measured side by side."""
         for workload, connections, size in self._cases():
-            whole = len(peers) == 1 or workload.load == "idle"  # nobody to take turns with, or no time counts
-            pieces = 1 if whole else max(1, round(self.seconds / _PIECE))
-            for number, _, peer in itertools.product(range(1, self.rounds + 1), range(pieces), peers):
-                yield Turn(
-                    workload=workload,
-                    peer=peer,
-                    connections=connections,
-                    size=size,
-                    seconds=self.seconds / pieces,
-                    rate=self.rate if workload.paced else 0.0,
-                    round=number,
-                )
+            for number in range(1, self.rounds + 1):
+                heat = [self._turn(workload, connections, size, number, peer) for peer in self._measured]
+                if workload.load == "idle" or connections * len(heat) > _MOST_SIDE_BY_SIDE:
+                    yield from ([turn] for turn in heat)
+                else:
+                    yield heat
+
+    def slices(self, heat: Sequence[Turn]) -> Sequence[float]:
+        """The seconds of a heat's turns, cut so that nobody is at rest for long."""
+        count = max(1, round(self.seconds / _SLICE)) if len(heat) > 1 else 1
+        return [self.seconds / count] * count
+
+    def turns(self) -> Iterator[Turn]:
+        """All turns, heat by heat."""
+        return itertools.chain.from_iterable(self.heats())
+
+    @property
+    def _measured(self) -> Sequence[Peer | None]:
+        return (None,) if self.target else self.peers
+
+    def _turn(self, workload: Workload, connections: int, size: int, number: int, peer: Peer | None) -> Turn:
+        return Turn(
+            workload=workload,
+            peer=peer,
+            connections=connections,
+            size=size,
+            seconds=self.seconds,
+            rate=self.rate if workload.paced else 0.0,
+            round=number,
+        )
 
     def _cases(self) -> Iterator[tuple[Workload, int, int]]:
         for workload in self.workloads:

@@ -56,11 +56,7 @@ class ProgressDisplay:
             return
         if self._task is None:
             self._task = self._rich.add_task("", total=1.0, place=place, what=what)
-        within = (
-            progress.elapsed / progress.seconds if progress.phase == "measuring" and progress.seconds else 0.0
-        )
-        share = (progress.number - 1 + min(1.0, within)) / progress.turns
-        self._rich.update(self._task, completed=share, place=place, what=what)
+        self._rich.update(self._task, completed=progress.share, place=place, what=what)
 
     def on_turn(self, turn: Mapping[str, Any]) -> None:
         """Leave a line of what came out."""

@@ -1,14 +1,16 @@
-"""A run: turn after turn, a server process and a load process each, and the record of all of it.
+"""A run: heat after heat, a server process and a load process for each turn, and the record of all of it.
 
 Theory of operation
 -------------------
+The turns of a heat go on side by side (`plan`): all are started, and then each has a slice of its time after
+the other, again and again, while the others are at rest (`measuring`).
+
 The two processes of a turn are on different cpus where there are two; with one, the load sleeps instead of
-spinning and the record says ``spinning: false``. The server's cpu time is read at both ends of the measured
-time by the load process, which alone knows when those are; it is None where the system does not tell it.
+spinning and the record says ``spinning: false``.
 
 `run_bench()` blocks. What cannot run here is in the record with the reason; a turn that failed is, too, and
-the others go on. On every way out, Ctrl-C included, both processes have been ended and waited for. A run that
-is interrupted leaves a record of the turns that were over.
+the others go on. On every way out, Ctrl-C included, all processes have been ended and waited for. A run that
+is interrupted leaves a record of what was measured until then.
 
 The figure to trust is ``requests_per_cpu_second``: it hardly moves when a neighbour steals the machine, and
 it is to be compared as a ratio between turns of the same round (`summary`).
@@ -16,40 +18,31 @@ it is to be compared as a ratio between turns of the same round (`summary`).
 
 from __future__ import annotations
 
+import itertools
 import platform
-import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..version import __version__
-from .children import BenchError, Child, module_command
-from .facts import build_flags, cpu_name, kernel, listen_losses, memory_bytes, usable_cpus
-from .histogram import LatencyHistogram
-from .peers import CHECKOUT, compiled_program
+from .children import BenchError
+from .facts import build_flags, cpu_name, kernel, memory_bytes, usable_cpus
+from .measuring import Measurement, Record, place_of, tls_generator
 from .plan import BenchPlan, Turn
 
-__all__ = ["SCHEMA", "BenchProgress", "NoObserver", "Observer", "Record", "run_bench", "running_server"]
-
-Record = dict[str, Any]
-"""What `run_bench` returns, and what is stored as JSON: see `benchmarks/README.md`."""
+__all__ = ["SCHEMA", "BenchProgress", "NoObserver", "Observer", "run_bench"]
 
 SCHEMA = 1
 """The form of a record."""
 
-_START_UP = 15.0  # seconds that a process may take to say its first word
-_SLACK = 40.0  # seconds beyond warm-up and measuring, opening all connections included
-_OPENED_PER_SECOND = 500  # as the load process has it
-_LOOK_EVERY = 0.1
-_ENDED_WELL = (0, -signal.SIGTERM)  # asked, or told where that takes too long: one with thousands of threads
 _OVERHEAD = 0.6  # seconds that starting and ending take, until it is known better
-_PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9, "p99.99": 99.99}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +62,8 @@ class BenchProgress:
     errors: int
     remaining: float
     """Seconds until the whole run is over, as far as can be told."""
+    share: float
+    """Of the whole run that is over, from 0 to 1."""
 
 
 class Observer(Protocol):
@@ -102,7 +97,7 @@ def run_bench(plan: BenchPlan, *, command: Sequence[str] = (), observer: Observe
 
 
 class _Run:
-    """The turns of a plan, one after the other."""
+    """The heats of a plan, one after the other."""
 
     def __init__(self, plan: BenchPlan, observer: Observer) -> None:
         self._plan = plan
@@ -110,21 +105,26 @@ class _Run:
         self._reasons = dict(plan.reasons())
         self._certificate: tuple[Path, ...] = ()
         self._turns: list[Turn] = []
-        self._done = 0
-        self._overheads: list[float] = []
+        self._numbers: dict[int, int] = {}
+        self._spent: dict[int, float] = {}
+        """By the number of a turn: for how many seconds it had its load."""
+        self._begun = 0.0
+        self._error: BenchError | None = None
         self._results: list[Record] = []
         self._failures: list[Record] = []
         self._messages: dict[str, str] = {}
 
     def run(self, command: Sequence[str]) -> Record:
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        error = BenchError("nothing of what was asked for can run here")
+        self._begun = time.monotonic()
         interrupted = False
         with self._prepared():
-            self._turns = [turn for turn in self._plan.turns() if self._reason(turn) is None]
+            heats = [[turn for turn in heat if self._reason(turn) is None] for heat in self._plan.heats()]
+            self._turns = list(itertools.chain.from_iterable(heats))
+            self._numbers = {id(turn): number for number, turn in enumerate(self._turns, 1)}
             try:
-                for turn in self._turns:
-                    error = self._attempt(turn) or error
+                for heat in heats:
+                    self._measure(heat)
             except KeyboardInterrupt:
                 if not self._results:
                     raise
@@ -132,7 +132,8 @@ class _Run:
         results, failures = self._results, self._failures
         skipped = self._skipped()
         if not results:
-            raise error if failures else BenchError("; ".join([str(error), *map(": ".join, skipped.items())]))
+            nothing = "nothing of what was asked for can run here"
+            raise self._error or BenchError("; ".join([nothing, *map(": ".join, skipped.items())]))
         return {
             "schema": SCHEMA,
             "command": list(command),
@@ -170,7 +171,7 @@ class _Run:
                 ]
                 try:
                     if workload.tls and peers:
-                        compiled_program(CHECKOUT / "tls_load_generator.c")
+                        tls_generator()
                         self._certificate = self._certificate or _make_certificate(Path(directory))
                 except BenchError as error:
                     self._reasons |= {(workload.name, peer.name): str(error) for peer in peers}
@@ -204,175 +205,80 @@ class _Run:
 
     # -- one turn -------------------------------------------------------------------------------------------
 
-    def _attempt(self, turn: Turn) -> BenchError | None:
-        """Note what comes of a turn; return why it failed, if it did."""
-        begun = time.monotonic()
-        error = None
+    # -- turns ----------------------------------------------------------------------------------------------
+
+    def _measure(self, heat: Sequence[Turn]) -> None:
+        """Measure turns side by side, and note what comes of each.
+
+        If it is interrupted, what was measured until then counts, of those who have had a slice.
+        """
+        with ExitStack() as stack:
+            going = []
+            for turn in heat:
+                measurement = Measurement(turn, self._plan, self._certificate, self._tell)
+                stack.enter_context(measurement)
+                if self._succeeds(measurement.start, turn):
+                    going.append(measurement)
+            try:
+                for seconds in self._plan.slices(heat):
+                    going = [each for each in going if self._succeeds(partial(each.go, seconds), each.turn)]
+            except KeyboardInterrupt:
+                for each in going:
+                    if each.measured:
+                        self._succeeds(partial(self._finish, each), each.turn)
+                raise
+            for each in going:
+                self._succeeds(partial(self._finish, each), each.turn)
+
+    def _succeeds(self, step: Callable[[], object], turn: Turn) -> bool:
+        """Take a step of a turn's; a failure is noted, and does not concern the others."""
         try:
-            result, said = self._take(turn)
+            step()
         except BenchError as failure:
-            error = failure
-            self._failures.append(_place(turn) | {"reason": str(failure)})
+            self._error = failure
+            self._failures.append(place_of(turn) | {"reason": str(failure)})
             self._observer.on_failure(turn, failure)
-        else:
-            self._results.append(result)
-            if said:
-                self._messages[turn.name] = said.rpartition("\n")[2]
-            self._observer.on_turn(result)
-        self._overheads.append(time.monotonic() - begun - turn.expected_seconds)
-        self._done += 1
-        return error
+            self._over(turn)
+            return False
+        return True
 
-    def _take(self, turn: Turn) -> tuple[Record, str]:
-        """Server and load, and what came of them; also what the server wrote to its standard error."""
-        self._tell(turn, "starting", 0.0, 0.0, 0, 0)
-        losses = listen_losses()
-        with ExitStack() as children:
-            server: Child | None = None
-            ready: Mapping[str, Any] = {}
-            if turn.peer:
-                server, ready = children.enter_context(
-                    running_server(turn, self._plan, certificate=self._certificate)
-                )
-            load = children.enter_context(
-                Child("load", self._load_command(turn, server, ready), cpu=self._plan.pinning.load)
-            )
-            record = self._follow(turn, server, load)
-            load.end()
-            if server is not None and server.end() not in _ENDED_WELL:
-                raise server.failure()
-            said = "" if server is None else server.messages()
-        losses_after = listen_losses()
-        if losses and losses_after:
-            for place, name in enumerate(("listen_overflows", "listen_drops")):
-                record.setdefault(name, losses_after[place] - losses[place])
-        return _turn_record(turn, ready, record), said
+    def _finish(self, measurement: Measurement) -> None:
+        result, said = measurement.finish()
+        turn = measurement.turn
+        self._results.append(result)
+        if said:
+            self._messages[turn.name] = said.rpartition("\n")[2]
+        self._over(turn)
+        self._observer.on_turn(result)
 
-    def _load_command(self, turn: Turn, server: Child | None, ready: Mapping[str, Any]) -> list[str]:
-        pid = self._plan.target_pid if server is None else server.pid
-        if turn.workload.tls:
-            numbers = (ready["port"], turn.connections, turn.size, turn.seconds, turn.warm_up, pid)
-            program = compiled_program(CHECKOUT / "tls_load_generator.c")
-            return [str(program), turn.workload.load, *map(str, numbers)]
-        target = self._plan.target
-        if target is None:
-            where = ["--port", str(ready["port"])]
-        elif target.port:
-            where = ["--host", target.host, "--port", str(target.port)]
-        else:
-            where = ["--path", target.host]
-        return module_command(
-            "aionet.bench.load_process",
-            *("--workload", turn.workload.load, *where),
-            *("--connections", str(turn.connections), "--size", str(turn.size)),
-            *("--seconds", repr(turn.seconds), "--warm-up", repr(turn.warm_up)),
-            *(["--rate", repr(turn.rate)] if turn.rate else []),
-            *([] if pid is None else ["--server-pid", str(pid)]),
-            *([] if self._plan.spinning else ["--wait"]),
-        )
-
-    def _follow(self, turn: Turn, server: Child | None, load: Child) -> Record:
-        """Read what the load process says until its result; both processes are watched meanwhile."""
-        begun = time.monotonic()
-        slack = _SLACK + turn.connections / _OPENED_PER_SECOND
-        deadline = begun + turn.expected_seconds + slack
-        while (now := time.monotonic()) < deadline:
-            record = load.next_record(_LOOK_EVERY)
-            if record is not None and record["event"] == "result":
-                return dict(record)
-            if server is not None and server.ended():
-                raise server.failure()
-            if record is not None:
-                told: dict[str, Any] = {name: value for name, value in record.items() if name != "event"}
-                self._tell(turn, **told)
-            elif turn.workload.tls:  # its generator says nothing before the end
-                self._tell(turn, "measuring", now - begun, turn.expected_seconds, 0, 0)
-        raise BenchError(f"the load process took more than {slack:g} seconds too long")
+    def _over(self, turn: Turn) -> None:
+        self._spent[self._numbers[id(turn)]] = turn.expected_seconds
 
     def _tell(
         self, turn: Turn, phase: str, elapsed: float, seconds: float, requests: int, errors: int
     ) -> None:
-        overhead = sum(self._overheads) / len(self._overheads) if self._overheads else _OVERHEAD
-        to_come = sum(later.expected_seconds + overhead for later in self._turns[self._done :])
-        spent = {"starting": 0.0, "opening": 0.0, "warm-up": elapsed}.get(phase, turn.warm_up + elapsed)
+        number = self._numbers[id(turn)]
+        known = {"starting": 0.0, "opening": 0.0, "warm-up": elapsed}
+        self._spent[number] = known.get(phase, turn.warm_up + elapsed)
+        loaded = sum(self._spent.values())
+        since = time.monotonic() - self._begun
+        overhead = (since - loaded) / len(self._spent) if len(self._spent) > 1 else _OVERHEAD
+        to_come = sum(each.expected_seconds for each in self._turns) - loaded
+        remaining = max(0.0, to_come + overhead * (len(self._turns) - len(self._spent)))
         self._observer.on_progress(
             BenchProgress(
                 turn=turn,
-                number=self._done + 1,
+                number=number,
                 turns=len(self._turns),
                 phase=phase,
                 elapsed=elapsed,
                 seconds=seconds,
                 requests=requests,
                 errors=errors,
-                remaining=max(0.0, to_come - spent),
+                share=since / (since + remaining) if remaining else 1.0,
+                remaining=remaining,
             )
         )
-
-
-@contextmanager
-def running_server(
-    turn: Turn,
-    plan: BenchPlan,
-    *,
-    certificate: Sequence[Path] = (),
-    prefix: Sequence[str] = (),
-    start_up: float = _START_UP,
-) -> Iterator[tuple[Child, Mapping[str, Any]]]:
-    """Start the server of a turn and end it in the end; with it comes what it said when it was ready.
-
-    `prefix` is a command to run it under. Raises `BenchError` if it did not start.
-    """
-    assert turn.peer is not None
-    environment = dict(turn.peer.environment)
-    if plan.cold_malloc:
-        environment["AIONET_BENCH_COLD_MALLOC"] = "1"
-    command = [*prefix, *turn.peer.command(turn.workload, certificate if turn.workload.tls else ())]
-    with Child("server", command, environment=environment, cpu=plan.pinning.server) as server:
-        ready = server.next_record(start_up)
-        if ready is None:
-            raise BenchError(f"the server process did not start within {start_up:g} seconds")
-        yield server, ready
-
-
-def _turn_record(turn: Turn, ready: Mapping[str, Any], record: Mapping[str, Any]) -> Record:
-    latencies = LatencyHistogram.from_json(record["histogram"])
-    cpu_seconds = record.get("server_cpu_seconds")
-    per_cpu_second = (1 / cpu_seconds) if cpu_seconds else None
-    measured = {"until_all_served": None} | dict(record)
-    for name in ("event", "workload", "histogram", "closed_loop", "size", "connections", "busy_share"):
-        measured.pop(name, None)
-    result = (
-        _place(turn)
-        | {
-            "engine": ready.get("engine"),
-            "loop": ready.get("loop"),
-            "connections": turn.connections,
-            "size": turn.size,
-            "rate": record["requests"] / record["seconds"] if record["seconds"] else None,
-            "open_loop_rate": turn.rate or None,
-            "requests_per_cpu_second": per_cpu_second and record["requests"] * per_cpu_second,
-            "latency": {
-                **{name: _seconds(latencies.percentile(percent)) for name, percent in _PERCENTILES.items()},
-                "max": _seconds(latencies.maximum),
-            },
-            "load_busy_share": record.get("busy_share"),
-        }
-        | measured
-        | {"histogram": record["histogram"]}
-    )
-    if turn.workload.load == "bulk":
-        result["bytes_per_cpu_second"] = per_cpu_second and record["bytes_compared"] * per_cpu_second
-        result["bytes_per_second"] = record["bytes_compared"] / record["seconds"]
-    return result
-
-
-def _place(turn: Turn) -> Record:
-    return {"workload": turn.workload.name, "peer": turn.name, "round": turn.round}
-
-
-def _seconds(nanoseconds: float | None) -> float | None:
-    return None if nanoseconds is None else nanoseconds / 1e9
 
 
 def _python() -> Record:

@@ -16,6 +16,9 @@
  * one that is due longest, and latency counts from when it was due, not from when it could be sent. What was due and
  * has no reply in the end is recorded with the time that it has waited: nothing slow is left out (coordinated omission).
  *
+ * Its clock stands still while nobody drives it, so that several loads can take turns: an answer that comes meanwhile
+ * is not late, and nothing falls due.
+ *
  * While connections are opened, those that have had their first reply rest: their requests would stand in the way of
  * those that come.
  *
@@ -99,17 +102,18 @@ typedef struct {
 
     int64_t next_due;
     int64_t driven_until;
+    int64_t rested; /* between the times in which it was driven */
     int64_t idle; /* ns in which there was nothing to do */
     uint64_t requests, bytes_compared, overdue;
     uint64_t errnos[LOAD_ERRNOS], mistakes[LOAD_MISTAKES];
     LoadHistogram histogram;
 } Load;
 
-static inline int64_t load_now(void)
+static inline int64_t load_now(const Load *load)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec - load->rested;
 }
 
 static inline int load_stays(const Load *load) /* whether a connection serves for more than one request */

@@ -58,7 +58,7 @@ void load_completed(Load *load, int slot, int64_t now)
     if (load->workload == LOAD_IDLE)
         c->phase = LOAD_FREE;
     else if (load->interval == 0 && !(load->resting && load_stays(load)))
-        load_ask(load, slot, load_stays(load) ? now : load_now());
+        load_ask(load, slot, load_stays(load) ? now : load_now(load));
     else {
         c->phase = load_stays(load) ? LOAD_FREE : LOAD_CLOSED;
         offer(load, slot);
@@ -69,7 +69,7 @@ static void close_and_reopen(Load *load, int slot)
 {
     LoadConnection *c = &load->connections[slot];
     load_close_connection(load, slot);
-    c->started = load_now() + LOAD_REOPEN_AFTER;
+    c->started = load_now(load) + LOAD_REOPEN_AFTER;
     push(&load->closed, slot);
 }
 
@@ -100,7 +100,7 @@ static int open_due(Load *load, int64_t now)
         if (load_stays(load))
             load_open(load, slot);
         else if (load->interval == 0)
-            load_ask(load, slot, load_now());
+            load_ask(load, slot, load_now(load));
         else
             offer(load, slot);
     }
@@ -131,7 +131,7 @@ static void ask_all(Load *load)
         int slot = pop(&load->free);
         load->connections[slot].queued = 0;
         if (load->connections[slot].phase == LOAD_FREE)
-            load_ask(load, slot, load_now());
+            load_ask(load, slot, load_now(load));
     }
 }
 
@@ -145,7 +145,9 @@ static int timeout(const Load *load, int64_t now)
 void load_drive(Load *load, int64_t nanoseconds, int until_served)
 {
     struct epoll_event events[EVENTS];
-    int64_t now = load_now(), end = now + nanoseconds;
+    if (load->driven_until > 0)
+        load->rested += load_now(load) - load->driven_until;
+    int64_t now = load_now(load), end = now + nanoseconds;
     if (until_served && load->interval > 0 && !load_stays(load))
         return; /* its connections are requests, and not due yet */
     load->resting = until_served;
@@ -160,7 +162,7 @@ void load_drive(Load *load, int64_t nanoseconds, int until_served)
         int count = epoll_wait(load->epoll, events, EVENTS, busy ? 0 : timeout(load, now));
         for (int i = 0; i < count; i++)
             load_on_event(load, (int)events[i].data.u32, events[i].events);
-        int64_t after = load_now();
+        int64_t after = load_now(load);
         if (count <= 0 && !busy)
             load->idle += after - now;
         now = after;
@@ -211,7 +213,7 @@ void load_begin(Load *load)
 
 void load_finish(Load *load, int64_t patience)
 {
-    int64_t now = load->driven_until; /* what fell due since then would be asked too much */
+    int64_t now = load->driven_until; /* where its clock stands */
     for (int slot = 0; slot < load->count; slot++) {
         LoadConnection *c = &load->connections[slot];
         int asked = c->phase == LOAD_ASKING || c->phase == LOAD_CONNECTING;

@@ -119,7 +119,7 @@ static void finish_connecting(Load *load, int slot)
         shutdown(c->fd, SHUT_WR);
     else if (load->workload != LOAD_BULK) {
         if (load_stays(load))
-            c->started = load_now(); /* only the other workloads count connecting */
+            c->started = load_now(load); /* only the other workloads count connecting */
         send_next(load, slot);
     }
 }
@@ -149,7 +149,7 @@ static void receive_reply(Load *load, int slot)
         } else if (c->ended && load_stays(load))
             load_mistaken(load, slot, LOAD_EARLY_END);
         else
-            load_completed(load, slot, load_now());
+            load_completed(load, slot, load_now(load));
     }
 }
 
@@ -191,7 +191,7 @@ static void receive_end(Load *load, int slot)
     } else if (received > 0)
         load_mistaken(load, slot, LOAD_MISMATCH);
     else
-        load_completed(load, slot, load_now());
+        load_completed(load, slot, load_now(load));
 }
 
 /* Nothing was asked: input is a surplus, and an end comes too early. */

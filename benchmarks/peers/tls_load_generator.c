@@ -1,6 +1,6 @@
 /* The load for TLS: as aionet/native/load.h, with TLS 1.3 on every connection and no sessions resumed.
  *
- *     tls_load_generator echo|accept PORT CONNECTIONS SIZE SECONDS WARM_UP SERVER_PID
+ *     tls_load_generator echo|accept PORT CONNECTIONS SIZE WARM_UP SERVER_PID
  *     cc -O2 -o tls_load_generator tls_load_generator.c -lssl -lcrypto
  *
  * echo:   messages of SIZE bytes on connections that stay; latency from send to the whole reply.
@@ -11,8 +11,9 @@
  * verified: who the server is was settled by who started it. OpenSSL reads ahead, so what it holds already is asked for
  * before the descriptor is.
  * The warm-up begins when every connection has had its first reply ("until_all_served"; null if that took too long).
- * The server's processor time is read at both ends of the measured time. Prints one line of JSON,
- * as aionet/bench/load_process.py does.
+ * Then it rests, and measures for as many seconds as each line of its input says, until that ends; its clock stands
+ * still meanwhile. The server's processor time is read at both ends of all of it. Prints lines of JSON, as
+ * aionet/bench/load_process.py does.
  */
 #define _GNU_SOURCE
 #if !__has_include(<openssl/ssl.h>)
@@ -59,6 +60,7 @@ static uint32_t sequence;
 static long completed, bytes_compared, errors, first_replies;
 static long histogram[BUCKETS];
 static int64_t idle, shortest, longest, total_latency;
+static int64_t rested; /* nanoseconds that do not count */
 
 static void die(const char *what)
 {
@@ -71,7 +73,7 @@ static int64_t now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec - rested;
 }
 
 /* Seconds that another process has run, user and system together, ended threads included. */
@@ -320,20 +322,35 @@ static int count_starved(int count)
     return accepting ? 0 : starved;
 }
 
+/* Seconds that were measured altogether. */
+static double measure_as_told(void)
+{
+    char line[64];
+    int64_t start = now(), end = start;
+    printf("{\"event\": \"ready\"}\n");
+    while (fflush(stdout) == 0 && fgets(line, sizeof line, stdin) != NULL) {
+        rested += now() - end;
+        drive_until(now() + (int64_t)(atof(line) * 1e9), LONG_MAX);
+        end = now();
+        printf("{\"event\": \"rest\"}\n");
+    }
+    return (end - start) / 1e9;
+}
+
 int main(int argument_count, char **arguments)
 {
-    if (argument_count != 8 || (strcmp(arguments[1], "echo") && strcmp(arguments[1], "accept"))) {
-        fprintf(stderr, "usage: tls_load_generator echo|accept PORT CONNECTIONS SIZE SECONDS WARM_UP SERVER_PID\n");
+    if (argument_count != 7 || (strcmp(arguments[1], "echo") && strcmp(arguments[1], "accept"))) {
+        fprintf(stderr, "usage: tls_load_generator echo|accept PORT CONNECTIONS SIZE WARM_UP SERVER_PID\n");
         return 2;
     }
     accepting = !strcmp(arguments[1], "accept");
     address.sin_port = htons(atoi(arguments[2]));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int count = atoi(arguments[3]), pid = atoi(arguments[7]);
+    int count = atoi(arguments[3]), pid = atoi(arguments[6]);
     size = accepting ? 1 : atoi(arguments[4]);
-    double seconds = atof(arguments[5]), warm_up = atof(arguments[6]);
-    if (count < 1 || size < 1 || seconds <= 0 || warm_up < 0) {
-        fprintf(stderr, "tls_load_generator: connections, size and seconds are above 0\n");
+    double warm_up = atof(arguments[5]);
+    if (count < 1 || size < 1 || warm_up < 0) {
+        fprintf(stderr, "tls_load_generator: connections and size are above 0\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
@@ -354,10 +371,8 @@ int main(int argument_count, char **arguments)
     double until_all_served = first_replies < count ? -1 : (now() - opened) / 1e9;
     drive_until(now() + (int64_t)(warm_up * 1e9), LONG_MAX);
     begin_measuring();
-    int64_t start = now();
     double cpu = cpu_seconds_of(pid), own = own_cpu_seconds();
-    drive_until(start + (int64_t)(seconds * 1e9), LONG_MAX);
-    double measured = (now() - start) / 1e9;
+    double measured = measure_as_told();
     cpu = cpu_seconds_of(pid) - cpu;
     own = own_cpu_seconds() - own;
     double busy = 1 - idle / 1e9 / measured;

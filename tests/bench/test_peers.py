@@ -9,10 +9,11 @@ import pytest
 
 from aionet.bench import BenchPlan
 from aionet.bench.children import BenchError
+from aionet.bench.measuring import running_server
 from aionet.bench.payloads import STREAM_PERIOD
 from aionet.bench.peers import CHECKOUT, PEERS, Peer, compiled_program, peers_named
 from aionet.bench.plan import Turn
-from aionet.bench.runner import _make_certificate, running_server
+from aionet.bench.runner import _make_certificate
 from aionet.bench.workloads import WORKLOADS
 
 STARTING = 30.0  # seconds
