@@ -2,9 +2,10 @@
 
 Only names are gathered here. The rooms: `histogram`, `payloads`, `workloads` (no I/O), `polling` and
 `exchanges` (the load in plain Python), `generating` (which load), `load_process` and `server_process` (the
-two programs), `peers` and `plan` (who, what, in which turns), `runner` (starts and ends them), `summary`
-and `cases` (medians and ratios, and what they are called), `baseline` (what moved since an earlier record),
-`plots` and `report_page` (a page and pictures), `report`, `progress` and `command` (what a person sees).
+two programs), `peers` and `plan` (who, what, side by side with whom), `measuring` (one turn of the two
+programs), `runner` (all turns), `summary` and `cases` (medians and ratios, and what they are called),
+`baseline` (what moved since an earlier record), `plots` and `report_page` (a page and pictures), `report`,
+`progress` and `command` (what a person sees).
 """
 
 from .children import BenchError

@@ -127,7 +127,7 @@ class _Run:
         measured = 0.0
         _say({"event": "ready"})
         for line in sys.stdin:
-            measured += self._phase(load, "measuring", float(line))
+            measured += self._phase(load, "measuring", seconds(line.strip()))
             _say({"event": "rest"})
         if not measured:
             raise BrokenPipeError("nobody told what to measure")
@@ -257,6 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.disable()  # nothing here makes cycles, and a collection would be measured as latency
     try:
         _say(_Run(options).run())
+    except argparse.ArgumentTypeError as error:
+        print(f"load_process: error: {error}", file=sys.stderr)
+        return 2
     except (BrokenPipeError, KeyboardInterrupt):
         return 1  # nobody wants the answer any more
     return 0

@@ -3,10 +3,9 @@
 Theory of operation
 -------------------
 The machines are shared and noisy, so a figure means something only beside another of the same round: ratios
-are taken within each round, between turns that ran minutes apart at most, and their median is reported with
-the lowest and the highest. A peer may have had several turns in a round: together they are one figure, all
-requests by all seconds. What is compared is requests per second of the server's cpu time; for `idle`, which
-has none, it is memory.
+are taken within each round, whose turns ran side by side where that is possible, and their median is reported
+with the lowest and the highest. What is compared is requests per second of the server's cpu time; for `idle`,
+which has none, it is memory.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ __all__ = ["PLAIN", "REFERENCE", "Figure", "Row", "summarise"]
 
 REFERENCE = "c"
 PLAIN = "asyncio-streams"
-
-_PER_CPU_SECOND = ("requests", "server_cpu_seconds", "requests_per_cpu_second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +99,9 @@ def _row(turns: Sequence[Mapping[str, Any]], everything: Sequence[Mapping[str, A
         engine=first.get("engine"),
         loop=first.get("loop"),
         rounds=len({turn["round"] for turn in turns}),
-        rate=_by_round(turns, "requests", "seconds", "rate"),
-        per_cpu_second=_by_round(turns, *_PER_CPU_SECOND),
-        bytes_per_cpu_second=_by_round(turns, "bytes_compared", "server_cpu_seconds", "bytes_per_cpu_second"),
+        rate=_figure(turns, "rate"),
+        per_cpu_second=_figure(turns, "requests_per_cpu_second"),
+        bytes_per_cpu_second=_figure(turns, "bytes_per_cpu_second"),
         private_bytes=_figure(turns, "private_bytes_per_connection"),
         latency={
             name: Figure.of([turn["latency"][name] for turn in turns if turn["latency"][name] is not None])
@@ -135,23 +132,11 @@ def _ratio(
     turns: Sequence[Mapping[str, Any]], everything: Sequence[Mapping[str, Any]], other: str
 ) -> Figure | None:
     beside = [turn for turn in everything if turn["peer"] == other and _setting(turn) == _setting(turns[0])]
-    own, base = _rates(turns, *_PER_CPU_SECOND), _rates(beside, *_PER_CPU_SECOND)
-    return Figure.of([rate / base[number] for number, rate in own.items() if rate and base.get(number)])
+    own, base = _by_round(turns), _by_round(beside)
+    return Figure.of([figure / base[number] for number, figure in own.items() if number in base])
 
 
-def _by_round(turns: Sequence[Mapping[str, Any]], count: str, seconds: str, rate: str) -> Figure | None:
-    return Figure.of(list(_rates(turns, count, seconds, rate).values()))
-
-
-def _rates(turns: Sequence[Mapping[str, Any]], count: str, seconds: str, rate: str) -> dict[int, float]:
-    """By round: the count of all its turns by their seconds; `rate` is that of a turn by itself."""
-    rounds: dict[int, list[Mapping[str, Any]]] = {}
-    for turn in turns:
-        if turn.get(rate) is not None:
-            rounds.setdefault(turn["round"], []).append(turn)
-    return {
-        number: own[0][rate]
-        if len(own) == 1
-        else sum(turn[count] for turn in own) / sum(turn[seconds] for turn in own)
-        for number, own in rounds.items()
-    }
+def _by_round(turns: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Requests per cpu second."""
+    figures = {turn["round"]: turn.get("requests_per_cpu_second") for turn in turns}
+    return {number: figure for number, figure in figures.items() if figure}

@@ -320,6 +320,7 @@ def where(phase: str, elapsed: float) -> BenchProgress:
         seconds=4,
         requests=100,
         errors=2,
+        share=0.25,
         remaining=75.0,
     )
 

@@ -1,6 +1,7 @@
 """Real, short runs through the runner, and what it makes of processes that fail."""
 
 import dataclasses
+import itertools
 import json
 import os
 import select
@@ -11,8 +12,6 @@ import textwrap
 from typing import Any
 
 import pytest
-from records import record as a_record
-from records import turn as a_turn
 
 from aionet import implementation
 from aionet.bench import BenchError, BenchPlan, BenchProgress, LatencyHistogram, run_bench, summarise
@@ -21,7 +20,6 @@ from aionet.bench.generating import Target
 from aionet.bench.peers import PEERS, Peer, peers_named
 from aionet.bench.plan import Pinning
 from aionet.bench.runner import NoObserver
-from aionet.bench.summary import Figure
 from aionet.bench.workloads import WORKLOADS
 
 EVERY_TURN = {
@@ -118,33 +116,56 @@ def test_one_case_comes_after_the_other_and_rounds_within_it() -> None:
     assert turns == [(*case, number, peer) for case in cases for number in (1, 2) for peer in ("c", "aionet")]
 
 
-def test_the_seconds_of_a_round_are_cut_in_pieces_that_take_turns() -> None:
-    def turns(workload: str, peers: str) -> list[tuple[int, str, float]]:
-        asked = plan(workload, peers=peers, seconds=3.0, rounds=2)
-        return [(turn.round, turn.name, turn.seconds) for turn in asked.turns()]
+def test_the_peers_of_a_round_are_measured_side_by_side() -> None:
+    def heats(workload: str, **other: Any) -> list[list[str]]:
+        asked = plan(workload, peers="c,aionet", rounds=2, **other)
+        return [[turn.name for turn in heat] for heat in asked.heats()]
 
-    assert turns("echo", "c,aionet")[:6] == [(1, "c", 1.0), (1, "aionet", 1.0)] * 3
-    assert len(turns("echo", "c,aionet")) == 12
-    assert turns("echo", "aionet") == [(1, "aionet", 3.0), (2, "aionet", 3.0)]  # nobody to take turns with
-    assert len(turns("idle", "c,aionet")) == 4  # no time is measured
+    assert heats("echo") == heats("accept", seconds=20) == [["c", "aionet"]] * 2
+    assert heats("tls", connections=(10_000,)) == [["c", "aionet"]] * 2
+    alone = [["c"], ["aionet"]] * 2
+    assert heats("idle") == alone  # no time is measured
+    assert heats("echo", connections=(10_001,)) == alone  # too many connections to be open at a time
 
 
-def test_the_turns_of_a_round_are_one_figure() -> None:
-    turns = [
-        a_turn("c", 1.0, 1, requests=100, server_cpu_seconds=1.0),
-        a_turn("aionet", 0.8, 1, requests=80, seconds=1.0, server_cpu_seconds=1.0),
-        a_turn("c", 2.0, 1, requests=600, server_cpu_seconds=3.0),
-        a_turn("aionet", 0.2, 1, requests=60, seconds=3.0, server_cpu_seconds=3.0),
-        a_turn("c", 1.0, 2),
-        a_turn("aionet", 0.5, 2),
+def test_the_seconds_of_a_turn_are_cut_where_others_have_theirs_between() -> None:
+    asked = plan("echo", peers="c,aionet", seconds=2.0)
+    both = next(asked.heats())
+    assert asked.slices(both) == [0.25] * 8
+    assert asked.slices(both[:1]) == [2.0]
+    assert dataclasses.replace(asked, seconds=0.1).slices(both) == [0.1]
+
+
+def test_slices_take_turns_and_are_one_turn_in_the_record() -> None:
+    seen = Seen()
+    record = run_bench(plan("echo", peers="aionet-asyncio,aionet", seconds=0.75), observer=seen)
+    assert [turn["peer"] for turn in record["turns"]] == ["aionet-asyncio", "aionet"]
+    for turn in record["turns"]:
+        assert 0.75 <= turn["seconds"] < 2
+        assert turn["errors"] == {}
+        assert LatencyHistogram.from_json(turn["histogram"]).count == turn["requests"]
+    told = [(each.number, each.phase) for each in seen.progress]
+    order = [
+        number for number, _ in itertools.groupby(number for number, phase in told if phase == "measuring")
     ]
-    ours = next(row for row in summarise(a_record(*turns)) if row.peer == "aionet")
-    assert ours.rounds == 2
-    assert ours.to_reference == Figure(pytest.approx(0.35), pytest.approx(0.2), pytest.approx(0.5))
-    assert ours.per_cpu_second is not None
-    assert ours.per_cpu_second.lowest == pytest.approx(140 / 4)
-    assert ours.rate is not None
-    assert ours.rate.lowest == pytest.approx(140 / 4)
+    assert order == [1, 2] * 3
+    assert all(0 <= each.share <= 1 for each in seen.progress)
+
+
+def test_one_that_dies_does_not_end_the_heat() -> None:
+    class Killer(NoObserver):
+        def on_progress(self, progress: BenchProgress) -> None:
+            if progress.phase == "measuring" and progress.number == 1 and not killed:
+                killed.append(min(children_of_this_process("server_process")))
+                os.kill(killed[0], signal.SIGKILL)
+
+    killed: list[int] = []
+    record = run_bench(plan("echo", peers="aionet-asyncio,aionet", seconds=0.75), observer=Killer())
+    assert [failure["peer"] for failure in record["failed"]] == ["aionet-asyncio"]
+    assert "killed by signal 9" in record["failed"][0]["reason"]
+    assert [turn["peer"] for turn in record["turns"]] == ["aionet"]
+    assert record["turns"][0]["errors"] == {}
+    assert children_of_this_process("aionet.bench") == []
 
 
 def test_an_open_loop_is_in_the_record() -> None:
@@ -269,6 +290,21 @@ def test_an_interrupted_run_leaves_what_was_over() -> None:
     record = run_bench(plan("echo", seconds=0.05, rounds=3), observer=InterruptLater())
     assert record["interrupted"]
     assert [turn["round"] for turn in record["turns"]] == [1]
+    assert children_of_this_process("aionet.bench") == []
+
+
+def test_an_interrupted_heat_leaves_what_was_measured() -> None:
+    class InterruptLater(NoObserver):
+        def on_progress(self, progress: BenchProgress) -> None:
+            if progress.phase == "measuring" and progress.number == 2:
+                raise KeyboardInterrupt
+
+    record = run_bench(plan("echo", peers="aionet-asyncio,aionet", seconds=5), observer=InterruptLater())
+    assert record["interrupted"]
+    (turn,) = record["turns"]  # the other one had no slice yet
+    assert turn["peer"] == "aionet-asyncio"
+    assert 0 < turn["seconds"] < 5
+    assert turn["requests"] > 0
     assert children_of_this_process("aionet.bench") == []
 
 
