@@ -122,7 +122,7 @@ def test_the_peers_of_a_round_are_measured_side_by_side() -> None:
         return [[turn.name for turn in heat] for heat in asked.heats()]
 
     assert heats("echo") == heats("accept", seconds=20) == [["c", "aionet"]] * 2
-    assert heats("tls", connections=(10_000,)) == [["c", "aionet"]] * 2
+    assert heats("connect", connections=(10_000,)) == [["c", "aionet"]] * 2
     alone = [["c"], ["aionet"]] * 2
     assert heats("idle") == alone  # no time is measured
     assert heats("echo", connections=(10_001,)) == alone  # too many connections to be open at a time
@@ -138,8 +138,8 @@ def test_the_seconds_of_a_turn_are_cut_where_others_have_theirs_between() -> Non
 
 def test_slices_take_turns_and_are_one_turn_in_the_record() -> None:
     seen = Seen()
-    record = run_bench(plan("echo", peers="aionet-asyncio,aionet", seconds=0.75), observer=seen)
-    assert [turn["peer"] for turn in record["turns"]] == ["aionet-asyncio", "aionet"]
+    record = run_bench(plan("echo", peers="aionet,aionet-asyncio", seconds=0.75), observer=seen)
+    assert [turn["peer"] for turn in record["turns"]] == ["aionet", "aionet-asyncio"]
     for turn in record["turns"]:
         assert 0.75 <= turn["seconds"] < 2
         assert turn["errors"] == {}
@@ -160,10 +160,10 @@ def test_one_that_dies_does_not_end_the_heat() -> None:
                 os.kill(killed[0], signal.SIGKILL)
 
     killed: list[int] = []
-    record = run_bench(plan("echo", peers="aionet-asyncio,aionet", seconds=0.75), observer=Killer())
-    assert [failure["peer"] for failure in record["failed"]] == ["aionet-asyncio"]
+    record = run_bench(plan("echo", peers="aionet,aionet-asyncio", seconds=0.75), observer=Killer())
+    assert [failure["peer"] for failure in record["failed"]] == ["aionet"]
     assert "killed by signal 9" in record["failed"][0]["reason"]
-    assert [turn["peer"] for turn in record["turns"]] == ["aionet"]
+    assert [turn["peer"] for turn in record["turns"]] == ["aionet-asyncio"]
     assert record["turns"][0]["errors"] == {}
     assert children_of_this_process("aionet.bench") == []
 
@@ -299,10 +299,10 @@ def test_an_interrupted_heat_leaves_what_was_measured() -> None:
             if progress.phase == "measuring" and progress.number == 2:
                 raise KeyboardInterrupt
 
-    record = run_bench(plan("echo", peers="aionet-asyncio,aionet", seconds=5), observer=InterruptLater())
+    record = run_bench(plan("echo", peers="aionet,aionet-asyncio", seconds=5), observer=InterruptLater())
     assert record["interrupted"]
     (turn,) = record["turns"]  # the other one had no slice yet
-    assert turn["peer"] == "aionet-asyncio"
+    assert turn["peer"] == "aionet"
     assert 0 < turn["seconds"] < 5
     assert turn["requests"] > 0
     assert children_of_this_process("aionet.bench") == []
