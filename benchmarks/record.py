@@ -1,8 +1,8 @@
 """Our own record: what runs it, and what is written of it.
 
     python benchmarks/record.py commands                  # what is run, as one would type it
-    python benchmarks/record.py run                       # all of it, stored, and written up (about an hour)
-    python benchmarks/record.py run accept idle --rounds 5
+    python benchmarks/record.py run                       # all of it, stored, and written up (about half an hour)
+    python benchmarks/record.py run accept idle --rounds 10
     python benchmarks/record.py write                     # tables and pictures anew from what is stored
     python benchmarks/record.py report DIRECTORY          # one page of everything that is stored
 
@@ -42,7 +42,7 @@ from aionet.bench.summary import summarise
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SECONDS, ROUNDS = 1.0, 5
+SECONDS, ROUNDS = 1.0, 3
 FILES_BESIDE = 1000  # descriptors left to everything that is no connection
 
 
