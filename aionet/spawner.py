@@ -16,6 +16,9 @@ any.
 *Handshakes.* What comes before the handler, a preface, a TLS handshake or one after the other, happens in the
 connection's own task, and never where connections are accepted. A server without either pays nothing for it.
 
+*The everyday case.* A connection that nothing limits and nobody follows is begun and ended by the engine's
+roster, if it has one (`native/roster.c`). What is not an everyday end comes back here.
+
 *Why it ended.* Every connection ends for one `CloseCause`: the spawner's, if it decided that, else what the
 handler's end says. Causes are counted; a whole `CloseReason` is made only if somebody wants it (`on_close`).
 
@@ -134,7 +137,8 @@ class ConnectionSpawner(Generic[SocketT]):
         """Whether a driver may call the handler itself, as a coroutine that stays parked while it waits."""
         self._followed = on_close is not None
         """Whether anybody but the counters wants to know that a connection ends."""
-        self._roster: Any = None  # where connections are plain, from `serve` on
+        self._roster: Any = None
+        """Begins and ends connections, from `serve` on, if nothing is special about them."""
 
     async def serve(self, *servers: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         """Accept from `servers` and run the handlers, until `drain`, or until all servers are closed.
@@ -237,7 +241,6 @@ class ConnectionSpawner(Generic[SocketT]):
         self._look_at_certificates()
 
     def _make_roster(self) -> Any:
-        """Make what begins and ends a connection of which there is nothing special to be said."""
         roster = Roster(
             connection_class=Connection,
             handler=self._handler,
@@ -245,7 +248,7 @@ class ConnectionSpawner(Generic[SocketT]):
             draining=self._draining_signal,
             connections=self._connections,
             counts=self._counts,
-            causes=(CloseCause.COMPLETED, CloseCause.PEER_ENDED, CloseCause.PEER_LOST),
+            causes=(CloseCause.COMPLETED, CloseCause.PEER_ENDED, CloseCause.PEER_LOST),  # in this order
             logged=partial(_log.isEnabledFor, logging.DEBUG),
             ended=self._handler_ended,
             most=self._limits.max_connections or 0,

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from .children import BenchError, Child, module_command
@@ -104,17 +103,15 @@ class Measurement:
             self._result |= zip(("listen_overflows", "listen_drops"), self._losses, strict=True)
         return _turn_record(self.turn, self._ready, self._result), said
 
+    def close(self) -> None:
+        """End both processes, whatever they do."""
+        self._children.close()
+
     def __enter__(self) -> Measurement:
-        self._children.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._children.__exit__(kind, error, traceback)
+    def __exit__(self, *exc_info: Any) -> None:
+        self._children.__exit__(*exc_info)
 
     def _load_command(self) -> list[str]:
         turn, plan, ready = self.turn, self._plan, self._ready

@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -203,8 +202,6 @@ class _Run:
                 versions |= turn.peer.versions()
         return versions
 
-    # -- one turn -------------------------------------------------------------------------------------------
-
     # -- turns ----------------------------------------------------------------------------------------------
 
     def _measure(self, heat: Sequence[Turn]) -> None:
@@ -217,24 +214,26 @@ class _Run:
             for turn in heat:
                 measurement = Measurement(turn, self._plan, self._certificate, self._tell)
                 stack.enter_context(measurement)
-                if self._succeeds(measurement.start, turn):
+                if self._succeeds(measurement, Measurement.start):
                     going.append(measurement)
             try:
                 for seconds in self._plan.slices(heat):
-                    going = [each for each in going if self._succeeds(partial(each.go, seconds), each.turn)]
+                    going = [each for each in going if self._succeeds(each, Measurement.go, seconds)]
             except KeyboardInterrupt:
                 for each in going:
                     if each.measured:
-                        self._succeeds(partial(self._finish, each), each.turn)
+                        self._succeeds(each, self._finish)
                 raise
             for each in going:
-                self._succeeds(partial(self._finish, each), each.turn)
+                self._succeeds(each, self._finish)
 
-    def _succeeds(self, step: Callable[[], object], turn: Turn) -> bool:
-        """Take a step of a turn's; a failure is noted, and does not concern the others."""
+    def _succeeds(self, measurement: Measurement, step: Callable[..., object], *arguments: float) -> bool:
+        """Take a step; a failure is noted, ends that turn, and does not concern the others."""
+        turn = measurement.turn
         try:
-            step()
+            step(measurement, *arguments)
         except BenchError as failure:
+            measurement.close()
             self._error = failure
             self._failures.append(place_of(turn) | {"reason": str(failure)})
             self._observer.on_failure(turn, failure)

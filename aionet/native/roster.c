@@ -89,7 +89,7 @@ static int is_loss_of(ModuleState *state, PyObject *error, PyObject *wire)
 /* Which of the everyday causes it is; CAUSES if it is another one, -1 on an error. */
 static int cause_of(Roster *roster, ConnectionBase *connection, PyObject *error)
 {
-    Stream *stream = stream_of(roster->state, connection->socket);
+    Stream *stream = connection->socket == NULL ? NULL : stream_of(roster->state, connection->socket);
     if (stream == NULL || (connection->cause != NULL && connection->cause != Py_None))
         return CAUSES;
     if (error == Py_None)
