@@ -1,7 +1,7 @@
 """Our own record: what runs it, and what is written of it.
 
     python benchmarks/record.py commands                  # what is run, as one would type it
-    python benchmarks/record.py run                       # all of it, stored, and written up (about half an hour)
+    python benchmarks/record.py run                       # all of it, stored, and written up (half an hour)
     python benchmarks/record.py run accept idle --rounds 10
     python benchmarks/record.py write                     # tables and pictures anew from what is stored
     python benchmarks/record.py report DIRECTORY          # one page of everything that is stored

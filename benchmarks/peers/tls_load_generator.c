@@ -56,6 +56,7 @@ static struct sockaddr_in address = {.sin_family = AF_INET};
 static SSL_CTX *context;
 static char *pattern, *incoming;
 static int poller, accepting, size;
+static int count, settling, closed; /* connections; none is opened any more; so many wait to be */
 static uint32_t sequence;
 static long completed, bytes_compared, errors, first_replies;
 static long histogram[BUCKETS];
@@ -207,6 +208,14 @@ static void reset_connection(int fd)
     close(fd);
 }
 
+static void open_next(void)
+{
+    if (settling)
+        closed++;
+    else
+        open_connection();
+}
+
 static void failed(int fd, const char *what)
 {
     fprintf(stderr, "connection %d: %s%s%s\n", fd, what, errno ? ": " : "", errno ? strerror(errno) : "");
@@ -214,7 +223,7 @@ static void failed(int fd, const char *what)
     if (++errors >= MOST_ERRORS)
         exit(1);
     reset_connection(fd);
-    open_connection();
+    open_next();
 }
 
 static void whole_reply(int fd)
@@ -227,7 +236,7 @@ static void whole_reply(int fd)
     c->started = t;
     if (accepting) {
         reset_connection(fd);
-        open_connection();
+        open_next();
     } else {
         send_next(fd);
     }
@@ -293,7 +302,7 @@ static void on_event(int fd, unsigned events)
 static void drive_until(int64_t end, long enough)
 {
     struct epoll_event events[EVENTS];
-    for (int64_t t = now(); t < end && first_replies < enough;) {
+    for (int64_t t = now(); t < end && first_replies < enough && closed < count;) {
         int count = epoll_wait(poller, events, EVENTS, 0);
         for (int i = 0; i < count; i++)
             on_event(events[i].data.fd, events[i].events);
@@ -314,12 +323,22 @@ static void begin_measuring(void)
 }
 
 /* Connections that got less than a tenth of the mean service; connections of the accept workload do not stay. */
-static int count_starved(int count)
+static int count_starved(void)
 {
     int starved = 0;
     for (int fd = 0; fd < MOST_FILES; fd++)
         starved += connections[fd].started && connections[fd].completed < completed / (10.0 * count);
     return accepting ? 0 : starved;
+}
+
+/* Let what was begun come to its end: a server need not be patient with a handshake that rests in the middle. */
+static void settle(void)
+{
+    if (!accepting)
+        return;
+    settling = 1;
+    drive_until(now() + SLOWEST_START, LONG_MAX);
+    settling = 0;
 }
 
 /* Seconds that were measured altogether. */
@@ -330,7 +349,10 @@ static double measure_as_told(void)
     printf("{\"event\": \"ready\"}\n");
     while (fflush(stdout) == 0 && fgets(line, sizeof line, stdin) != NULL) {
         rested += now() - end;
+        for (; closed > 0; closed--)
+            open_connection();
         drive_until(now() + (int64_t)(atof(line) * 1e9), LONG_MAX);
+        settle();
         end = now();
         printf("{\"event\": \"rest\"}\n");
     }
@@ -346,7 +368,8 @@ int main(int argument_count, char **arguments)
     accepting = !strcmp(arguments[1], "accept");
     address.sin_port = htons(atoi(arguments[2]));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int count = atoi(arguments[3]), pid = atoi(arguments[6]);
+    count = atoi(arguments[3]);
+    int pid = atoi(arguments[6]);
     size = accepting ? 1 : atoi(arguments[4]);
     double warm_up = atof(arguments[5]);
     if (count < 1 || size < 1 || warm_up < 0) {
@@ -370,6 +393,7 @@ int main(int argument_count, char **arguments)
     drive_until(opened + SLOWEST_START, count); /* a server may take thousands of connections up slowly */
     double until_all_served = first_replies < count ? -1 : (now() - opened) / 1e9;
     drive_until(now() + (int64_t)(warm_up * 1e9), LONG_MAX);
+    settle();
     begin_measuring();
     double cpu = cpu_seconds_of(pid), own = own_cpu_seconds();
     double measured = measure_as_told();
@@ -379,7 +403,7 @@ int main(int argument_count, char **arguments)
     printf("{\"event\": \"result\", \"generator\": \"openssl\", \"requests\": %ld, \"seconds\": %.6f, "
            "\"server_cpu_seconds\": %.6f, \"bytes_compared\": %ld, \"starved\": %d, \"load_cpu_share\": %.4f, "
            "\"busy_share\": %.4f, \"saturated\": %s, ",
-           completed, measured, cpu, bytes_compared, count_starved(count), own / measured, busy,
+           completed, measured, cpu, bytes_compared, count_starved(), own / measured, busy,
            busy > SATURATED ? "true" : "false");
     printf(until_all_served < 0 ? "\"until_all_served\": null, " : "\"until_all_served\": %.3f, ", until_all_served);
     printf(errors > 0 ? "\"errors\": {\"failed\": %ld}, " : "\"errors\": {}, ", errors);
