@@ -152,6 +152,7 @@ def test_slices_take_turns_and_are_one_turn_in_the_record() -> None:
     assert all(0 <= each.share <= 1 for each in seen.progress)
 
 
+@pytest.mark.slow
 def test_one_that_dies_does_not_end_the_heat() -> None:
     class Killer(NoObserver):
         def on_progress(self, progress: BenchProgress) -> None:
@@ -293,6 +294,7 @@ def test_an_interrupted_run_leaves_what_was_over() -> None:
     assert children_of_this_process("aionet.bench") == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_heat_leaves_what_was_measured() -> None:
     class InterruptLater(NoObserver):
         def on_progress(self, progress: BenchProgress) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from command_line import AionetServer, aionet, connect_raw, receive_exactly, receive_to_end
 
+pytestmark = pytest.mark.slow
+
 APP = """\
 import helper
 

@@ -17,6 +17,8 @@ import pytest
 from command_line import PATIENCE, AionetServer, aionet, connect_raw, receive_exactly, receive_to_end
 from processes import Process
 
+pytestmark = pytest.mark.slow
+
 APP = """\
 async def upper(socket):
     async for chunk in socket:

@@ -17,6 +17,8 @@ from command_line import PATIENCE, AionetServer, aionet, connect_raw, receive_to
 from helpers import until
 from prometheus_client.parser import text_string_to_metric_families
 
+pytestmark = pytest.mark.slow
+
 APP = """\
 import os
 from aionet.workers.settings import in_worker
