@@ -481,7 +481,8 @@ static PyObject *driver_new(PyTypeObject *type, PyObject *arguments, PyObject *n
     return (PyObject *)driver;
 }
 
-PyObject *driver_for(ModuleState *state, PyObject *start, PyObject *argument, PyObject *on_end, PyObject *on_end_argument)
+PyObject *driver_for(ModuleState *state, PyObject *start, PyObject *argument, PyObject *on_end,
+                     PyObject *on_end_argument)
 {
     Driver *driver = driver_make(state->driver_type, state);
     if (driver != NULL) {

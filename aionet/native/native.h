@@ -58,7 +58,8 @@ typedef enum { READ, NEXT_CHUNK, READ_INTO, WRITE, WRITE_VECTORED, METHODS, UNTI
 
 typedef struct {
     PyTypeObject *wait_type, *reactor_type, *stream_type, *operation_type, *driver_type;
-    PyTypeObject *socket_base_type, *method_type, *connection_base_type, *roster_type, *selector_type, *tls_type, *tls_operation_type, *window_type, *load_type;
+    PyTypeObject *socket_base_type, *method_type, *connection_base_type, *roster_type, *selector_type;
+    PyTypeObject *tls_type, *tls_operation_type, *window_type, *load_type;
     /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
     PyObject *enter_task, *leave_task, *current_task, *cancelled_error;
     PyObject *connection_lost_error, *closed_descriptors; /* aionet's: an exception, and who waits for descriptors */
@@ -70,10 +71,10 @@ typedef struct {
     PyObject *slow[METHODS]; /* the Python functions that the methods stand for */
     /* interned */
     PyObject *str_add_reader, *str_blocking, *str_busy_error, *str_call_soon, *str_cancel, *str_close,
-        *str_closed_error, *str_context, *str_draining, *str_ends, *str_error, *str_finish_send, *str_get_coro, *str_is_closed,
-        *str_linger, *str_msg, *str_note_end, *str_on_cold_events, *str_on_events, *str_operation, *str_pending,
-        *str_read, *str_receive_into_slowly, *str_receive_slowly, *str_reply, *str_scheduled, *str_selector,
-        *str_send_rest, *str_send_slowly, *str_sslobj, *str_throw, *str_write;
+        *str_closed_error, *str_context, *str_draining, *str_ends, *str_error, *str_finish_send, *str_get_coro,
+        *str_is_closed, *str_linger, *str_msg, *str_note_end, *str_on_cold_events, *str_on_events, *str_operation,
+        *str_pending, *str_read, *str_receive_into_slowly, *str_receive_slowly, *str_reply, *str_scheduled,
+        *str_selector, *str_send_rest, *str_send_slowly, *str_sslobj, *str_throw, *str_write;
     PyObject *context_keyword, *name_keyword; /* ("context",) and ("name",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     int budget, unit_bits; /* of fairness: wires/budget.py has the numbers, wires/event_loop.py the theory */
@@ -261,7 +262,8 @@ struct Driver {
 
 int driver_resume(Driver *driver); /* from the reactor: no task is running */
 PyObject *driver_cancel(Driver *driver, PyObject *message);
-PyObject *driver_for(ModuleState *state, PyObject *start, PyObject *argument, PyObject *on_end, PyObject *on_end_argument);
+PyObject *driver_for(ModuleState *state, PyObject *start, PyObject *argument, PyObject *on_end,
+                     PyObject *on_end_argument);
 PyObject *driver_drive(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 extern const char driver_drive_doc[];
 

@@ -32,7 +32,7 @@ typedef struct {
 
 /* -- beginning --------------------------------------------------------------------------------------------------- */
 
-/* Put the connection of `socket` on the list, and give it a task. */
+/* Put a connection of `socket` on the roster, and give it a task. */
 static int begin_one(Roster *roster, PyObject *socket, PyObject *started, PyObject *make_task)
 {
     ConnectionBase *connection = (ConnectionBase *)roster->connection_class->tp_alloc(roster->connection_class, 0);
@@ -132,7 +132,8 @@ static int end_at_once(Roster *roster, ConnectionBase *connection, PyObject *err
 static PyObject *roster_vectorcall(PyObject *self, PyObject *const *arguments, size_t flags, PyObject *names)
 {
     Roster *roster = (Roster *)self;
-    if (PyVectorcall_NARGS(flags) != 2 || names != NULL || !PyObject_TypeCheck(arguments[0], roster->connection_class)) {
+    if (PyVectorcall_NARGS(flags) != 2 || names != NULL ||
+        !PyObject_TypeCheck(arguments[0], roster->connection_class)) {
         PyErr_SetString(PyExc_TypeError, "a roster is called with a connection and the error of its handler, or None");
         return NULL;
     }
@@ -242,7 +243,8 @@ static void roster_dealloc(PyObject *self)
 
 static PyMethodDef roster_methods[] = {
     {"begin", (PyCFunction)(void (*)(void))roster_begin, METH_FASTCALL,
-     "begin($self, sockets, started, make_task, /)\n--\n\nTake all `sockets` out of their list, and give each a connection and a task."},
+     "begin($self, sockets, started, make_task, /)\n--\n\n"
+     "Take all `sockets` out of their list, and give each a connection and a task."},
     {NULL},
 };
 
