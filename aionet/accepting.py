@@ -41,7 +41,7 @@ __all__ = ["Acceptor", "Listener", "room_for_one"]
 
 _log = logging.getLogger("aionet.server")
 
-_COST = 4  # of the loop's budget: with all its work a connection costs what four messages do
+_COST = 4  # with all its work a connection costs what four messages do
 
 
 def room_for_one() -> int:
@@ -95,6 +95,8 @@ class Acceptor:
         self.on_exhausted: Callable[[socket.socket, OSError], bool] | None = None
         """Asked, with a listening socket and its error, when resources are exhausted: whether to try again
         at once."""
+        self.cost = _COST
+        """What a connection takes of the loop's budget of 64, that is, how many there are to a turn."""
         self.closed = False
 
     async def take(self, room: Callable[[], int] = room_for_one) -> list[Any]:
@@ -104,7 +106,8 @@ class Acceptor:
         Cancel safety: no connection is lost.
         """
         state = self._state or self._bind_loop()
-        if state.budget >= _COST and not self._waiters and (accepted := self._accept_batch(state, room())):
+        at_once = state.budget >= self.cost and not self._waiters
+        if at_once and (accepted := self._accept_batch(state, room())):
             return accepted
         return await self._wait(state, room)
 
@@ -149,8 +152,8 @@ class Acceptor:
     # Taking -------------------------------------------------------------------------------------------
 
     def _accept_batch(self, state: EventLoopState, room: int) -> list[Any]:
-        accepted = self._accept_now(state, min(room, max(state.budget // _COST, 1)))
-        state.budget -= _COST * len(accepted)
+        accepted = self._accept_now(state, min(room, max(state.budget // self.cost, 1)))
+        state.budget -= self.cost * len(accepted)
         return accepted
 
     def _accept_now(self, state: EventLoopState, limit: int) -> list[Any]:

@@ -30,6 +30,7 @@ from .overload import Overload
 __all__ = ["Intake"]
 
 _BATCH = 64  # connections taken at once, at the most; the acceptor has its own idea of what is fair
+_COST = 8  # of an accept where pending bytes are limited: all of a turn may write before one of them is cut
 _PATIENCE = 1.0  # seconds that a connection has to go when its place is needed; then another one has to
 
 
@@ -70,6 +71,9 @@ class Intake:
         if self._limits.accept_rate is not None:
             self._rate = AcceptRate(self._limits.accept_rate, acceptors)
         self._overload.begin()
+        if self._limits.max_pending_bytes is not None:
+            for acceptor in acceptors:
+                acceptor.cost = _COST
         if not self.pauses:
             for acceptor in acceptors:
                 acceptor.on_exhausted = self._make_descriptors
