@@ -1,7 +1,7 @@
 """``aionet bench``: arguments in, exit code out.
 
-Exit codes: 0, 1 if any error was counted or a turn failed, 2 for bad usage, 130 for Ctrl-C, after which the
-turns that were over are shown and stored like those of a whole run. With ``--json`` standard output holds the
+Exit codes: 0, 1 if any error was counted or a turn failed, 2 for bad usage, 130 for Ctrl-C, after which what
+was measured until then is shown and stored like a whole run. With ``--json`` standard output holds the
 record and nothing else; whatever there is to say goes to standard error.
 """
 

@@ -298,16 +298,16 @@ static void on_event(int fd, unsigned events)
 
 /* -- the run -------------------------------------------------------------------------------------------------- */
 
-/* Until then, or until so many connections have had their first reply. */
+/* Until then, or until so many connections have had their first reply, or all have come to their end (`settle`). */
 static void drive_until(int64_t end, long enough)
 {
     struct epoll_event events[EVENTS];
     for (int64_t t = now(); t < end && first_replies < enough && closed < count;) {
-        int count = epoll_wait(poller, events, EVENTS, 0);
-        for (int i = 0; i < count; i++)
+        int ready = epoll_wait(poller, events, EVENTS, 0);
+        for (int i = 0; i < ready; i++)
             on_event(events[i].data.fd, events[i].events);
         int64_t after = now();
-        if (count == 0)
+        if (ready == 0)
             idle += after - t;
         t = after;
     }

@@ -39,11 +39,15 @@ def loading(
         yield load
 
 
-def drive_until(load: Load, reached: Callable[[], bool]) -> None:
+def drive_until(load: Load, reached: Callable[[], bool]) -> int:
+    """For how many nanoseconds the load was driven until then."""
+    driven = 0
     for _ in range(round(ENOUGH / 0.02)):
+        begun = time.perf_counter_ns()
         load.drive(0.02)
+        driven += time.perf_counter_ns() - begun
         if reached():
-            return
+            return driven
     raise AssertionError(f"it was not reached: {load.requests} requests, {load.errors()}")
 
 
@@ -80,23 +84,6 @@ def test_latencies_are_where_the_histogram_puts_them(generator: GeneratorName) -
         )
 
 
-class Driven:
-    """Drives a load, and knows for how long it did that altogether."""
-
-    def __init__(self, load: Load) -> None:
-        self.load = load
-        self.nanoseconds = 0
-
-    def until(self, reached: Callable[[], bool]) -> None:
-        for _ in range(round(ENOUGH / 0.02)):
-            begun = time.perf_counter_ns()
-            self.load.drive(0.02)
-            self.nanoseconds += time.perf_counter_ns() - begun
-            if reached():
-                return
-        raise AssertionError(f"it was not reached: {self.load.requests} requests, {self.load.errors()}")
-
-
 def test_an_answer_that_comes_while_the_load_rests_is_not_late(generator: GeneratorName) -> None:
     asked, answer = threading.Event(), threading.Event()
 
@@ -106,26 +93,24 @@ def test_an_answer_that_comes_while_the_load_rests_is_not_late(generator: Genera
         connection.sendall(data)
 
     with threaded_server(when_told) as port, loading(generator, "echo", port, connections=1) as load:
-        driven = Driven(load)
-        driven.until(asked.is_set)
+        driven = drive_until(load, asked.is_set)
         time.sleep(0.3)  # what is to count is not this
         answer.set()
-        driven.until(lambda: load.requests >= 1)
+        driven += drive_until(load, lambda: load.requests >= 1)
         slowest = LatencyHistogram.from_json(load.histogram()).maximum
         assert slowest is not None
-        assert slowest <= driven.nanoseconds
+        assert slowest <= driven
 
 
 def test_nothing_falls_due_while_the_load_rests(generator: GeneratorName) -> None:
     with threaded_server(send_all) as port, loading(generator, "echo", port, rate=1000.0) as load:
         load.drive(ENOUGH, True)
         load.begin()  # without the first reply to each
-        driven = Driven(load)
-        driven.until(lambda: load.requests >= 3)
+        driven = drive_until(load, lambda: load.requests >= 3)
         time.sleep(0.3)  # what is to count is not this
-        driven.until(lambda: load.requests >= 6)
+        driven += drive_until(load, lambda: load.requests >= 6)
         load.finish(1.0)
-        assert load.requests + load.overdue <= driven.nanoseconds / 1e6 + 1
+        assert load.requests + load.overdue <= driven / 1e6 + 1
 
 
 def test_a_stream_is_compared_byte_by_byte(generator: GeneratorName) -> None:
