@@ -94,7 +94,7 @@ static PySendResult ended(Driver *driver, PySendResult status, PyObject **result
     Py_CLEAR(driver->coroutine);
     PyObject *on_end = driver->on_end, *argument = driver->on_end_argument;
     driver->on_end = driver->on_end_argument = NULL;
-    PyObject *rest = PyObject_CallFunctionObjArgs(on_end, argument, error, NULL);
+    PyObject *arguments[] = {argument, error}, *rest = PyObject_Vectorcall(on_end, arguments, 2, NULL);
     Py_DECREF(on_end);
     Py_DECREF(argument);
     if (error != Py_None && !PyObject_TypeCheck(error, (PyTypeObject *)PyExc_Exception))

@@ -243,6 +243,8 @@ static int module_exec(PyObject *module)
         import_from("asyncio.tasks", "_leave_task", &state->leave_task) ||
         import_from("asyncio.tasks", "current_task", &state->current_task) ||
         import_from("asyncio.exceptions", "CancelledError", &state->cancelled_error) ||
+        import_from("asyncio.tasks", "Task", &state->task_class) ||
+        import_from("aionet.native.woken", "WOKEN", &state->woken) ||
         import_from("aionet.errors", "ConnectionLostError", &state->connection_lost_error) ||
         import_from("aionet.wires.descriptors", "waiting", &state->closed_descriptors) ||
         import_number("aionet.wires.budget", "BUDGET", &state->budget) ||
@@ -279,6 +281,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->leave_task);
     Py_VISIT(state->current_task);
     Py_VISIT(state->cancelled_error);
+    Py_VISIT(state->task_class);
+    Py_VISIT(state->woken);
     Py_VISIT(state->connection_lost_error);
     Py_VISIT(state->closed_descriptors);
     Py_VISIT(state->swap_task);

@@ -61,7 +61,8 @@ typedef struct {
     PyTypeObject *socket_base_type, *method_type, *connection_base_type, *roster_type, *selector_type;
     PyTypeObject *tls_type, *tls_operation_type, *window_type, *load_type;
     /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
-    PyObject *enter_task, *leave_task, *current_task, *cancelled_error;
+    PyObject *enter_task, *leave_task, *current_task, *cancelled_error, *task_class;
+    PyObject *woken; /* what its tasks are woken with: woken.py */
     PyObject *connection_lost_error, *closed_descriptors; /* aionet's: an exception, and who waits for descriptors */
     PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before */
     /* the ssl module's, which is imported when it is needed: exceptions, types, and methods of these */
@@ -128,6 +129,7 @@ struct Reactor {
     int guesses;   /* turns since then */
     int readers;   /* streams that somebody waits for */
     unsigned long reads; /* how often something was read */
+    unsigned long turns; /* how often somebody was to be woken */
     char *scratch;
     PyObject *window; /* over bytes that are passed on: tls.c */
 };

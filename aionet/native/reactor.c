@@ -364,6 +364,7 @@ static void tell_loop(Reactor *reactor)
 int reactor_wake_ready(Reactor *reactor)
 {
     Operation *operation;
+    reactor->turns++;
     while ((operation = next_ready(reactor)) != NULL) {
         if (operation->driver == NULL)
             reactor_leave(reactor);

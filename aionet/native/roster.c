@@ -24,7 +24,9 @@ typedef struct {
     PyObject *connections, *counts; /* shared with the spawner: a set; a list by a cause's number */
     PyObject *causes;
     Py_ssize_t numbers[CAUSES];
-    PyObject *logged; /* whether the log wants to have every loss: it may change its mind at any time */
+    PyObject *logged; /* whether the log wants to have every loss; it may change its mind, and is asked in each turn */
+    int logs;         /* what it said */
+    unsigned long asked; /* in which turn */
     PyObject *ended;
     Py_ssize_t most; /* connections at a time, or 0 */
     char followed;   /* whether somebody wants to know of every end */
@@ -86,6 +88,21 @@ static int is_loss_of(ModuleState *state, PyObject *error, PyObject *wire)
     return ends == wire;
 }
 
+/* Whether the log wants to have every loss; -1 on an error. */
+static int logs_losses(Roster *roster, Reactor *reactor)
+{
+    if (roster->asked != reactor->turns) {
+        PyObject *answer = PyObject_CallNoArgs(roster->logged);
+        int logs = answer == NULL ? -1 : PyObject_IsTrue(answer);
+        Py_XDECREF(answer);
+        if (logs < 0)
+            return -1;
+        roster->logs = logs;
+        roster->asked = reactor->turns;
+    }
+    return roster->logs;
+}
+
 /* Which of the everyday causes it is; CAUSES if it is another one, -1 on an error. */
 static int cause_of(Roster *roster, ConnectionBase *connection, PyObject *error)
 {
@@ -96,9 +113,7 @@ static int cause_of(Roster *roster, ConnectionBase *connection, PyObject *error)
         return stream->end_seen ? PEER_ENDED : RETURNED;
     if (!is_loss_of(roster->state, error, (PyObject *)stream))
         return CAUSES;
-    PyObject *answer = PyObject_CallNoArgs(roster->logged);
-    int logged = answer == NULL ? -1 : PyObject_IsTrue(answer);
-    Py_XDECREF(answer);
+    int logged = logs_losses(roster, stream->reactor);
     return logged < 0 ? -1 : logged ? CAUSES : PEER_LOST;
 }
 
@@ -196,6 +211,7 @@ static PyObject *roster_new(PyTypeObject *type, PyObject *arguments, PyObject *n
     roster->logged = Py_NewRef(logged);
     roster->ended = Py_NewRef(ended);
     roster->most = most;
+    roster->asked = ULONG_MAX;
     if (know_numbers(roster) < 0)
         Py_CLEAR(roster);
     return (PyObject *)roster;

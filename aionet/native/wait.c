@@ -35,6 +35,14 @@ Wait *wait_new(ModuleState *state, PyObject *loop, Operation *operation)
     return wait;
 }
 
+/* What to call `callback` with. If asyncio's compiled Task made it, that wants nothing but a result (woken.py). */
+static PyObject *news_for(PyObject *callback, Wait *wait)
+{
+    int of_task = PyCFunction_CheckExact(callback) && PyCFunction_GET_SELF(callback) != NULL &&
+                  (PyObject *)Py_TYPE(PyCFunction_GET_SELF(callback)) == wait->state->task_class;
+    return of_task && !wait->cancelled ? wait->state->woken : (PyObject *)wait;
+}
+
 int wait_wake(Wait *wait)
 {
     PyObject *callback = wait->callback, *context = wait->context, *result;
@@ -46,7 +54,7 @@ int wait_wake(Wait *wait)
         Py_DECREF(context);
         return -1;
     }
-    result = PyObject_CallOneArg(callback, (PyObject *)wait);
+    result = PyObject_CallOneArg(callback, news_for(callback, wait));
     Py_DECREF(callback);
     PyObject *raised = result == NULL ? take_exception() : NULL;
     if (PyContext_Exit(context) < 0)

@@ -108,6 +108,8 @@ async def test_a_log_that_is_turned_up_meanwhile_tells_of_losses(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     spawner, server = await serving(stage)
+    await end_one(spawner, stage.client(server))
+    assert not [record for record in caplog.records if "ended" in record.message]
     client = stage.client(server)
     caplog.set_level(logging.DEBUG, "aionet")
     await end_one(spawner, client)
