@@ -41,7 +41,7 @@ __all__ = ["Acceptor", "Listener", "room_for_one"]
 
 _log = logging.getLogger("aionet.server")
 
-_COST = 4  # with all its work a connection costs what four messages do
+_COST = 2  # each makes work for others, who should have their turn before there are too many
 
 
 def room_for_one() -> int:

@@ -109,6 +109,16 @@ static PyObject *socket_of(Stream *stream, PyTypeObject *type, PyObject *options
     return (PyObject *)socket;
 }
 
+enum { COMPANY = 4 }; /* looking at fewer newcomers together saves nothing (newcomers.c) */
+
+/* Of a batch of some size all are newcomers. */
+static void note_newcomers(PyObject *sockets)
+{
+    Py_ssize_t count = PyList_GET_SIZE(sockets);
+    for (Py_ssize_t i = 0; count >= COMPANY && i < count; i++)
+        ((Stream *)((SocketBase *)PyList_GET_ITEM(sockets, i))->wire)->newcomer = 1;
+}
+
 static PyObject *accept_function(PyObject *module, PyObject *arguments)
 {
     ModuleState *state = module_state(module);
@@ -141,6 +151,8 @@ static PyObject *accept_function(PyObject *module, PyObject *arguments)
             Py_CLEAR(sockets);
         Py_XDECREF(socket);
     }
+    if (sockets != NULL)
+        note_newcomers(sockets);
     return sockets == NULL ? NULL : Py_BuildValue("(NO)", sockets, empty ? Py_True : Py_False);
 }
 

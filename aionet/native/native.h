@@ -132,6 +132,8 @@ struct Reactor {
     unsigned long turns; /* how often somebody was to be woken */
     char *scratch;
     PyObject *window; /* over bytes that are passed on: tls.c */
+    Stream **newcomers; /* owned */
+    int newcomer_count, newcomer_room;
 };
 
 int reactor_watch(Reactor *reactor, int fd, PyObject *watcher);
@@ -140,6 +142,7 @@ int reactor_note(Reactor *reactor, const struct epoll_event *events, int count);
 int reactor_wake_ready(Reactor *reactor);                                        /* runs tasks */
 void reactor_queue(Reactor *reactor, Operation *operation);
 int reactor_wake_later(Reactor *reactor, Operation *operation);
+int reactor_ask_for_a_turn(Reactor *reactor); /* for newcomers, and for whoever is to be woken later */
 int reactor_enter(Reactor *reactor, PyObject *task);
 void reactor_leave(Reactor *reactor); /* keeps an exception that is being raised */
 char *reactor_scratch(Reactor *reactor);
@@ -171,7 +174,7 @@ struct Stream {
     } peer_name; /* until somebody asks for `peer` */
     long long bytes_read, bytes_written; /* the latter without what went through `outgoing` */
     int fd;
-    char readable, ending, watched, anchored, large, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent, timestamps,
+    char newcomer, readable, ending, watched, anchored, large, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent, timestamps,
         peer_watched;
 };
 
@@ -186,8 +189,16 @@ PyObject *stream_raise(Stream *stream, PyObject *operation, int number);        
 PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *argument); /* NULL */
 ssize_t stream_send(Stream *stream, const char *bytes, Py_ssize_t length); /* what went; -2: an error is set */
 void raise_error_object(PyObject *error, PyObject *cause); /* steals both; `cause` may be NULL */
+void stream_anchor(Stream *stream); /* of a watched one: somebody waits for it */
 void stream_set_reader(Stream *stream, Operation *operation);
 void stream_clear_reader(Stream *stream, Operation *operation);
+
+/* -- newcomers.c --------------------------------------------------------------------------------------------- */
+
+int stream_watch(Stream *stream);
+void newcomers_settle(Reactor *reactor);
+int newcomers_traverse(Reactor *reactor, visitproc visit, void *arg);
+void newcomers_clear(Reactor *reactor);
 
 /* -- operation.c --------------------------------------------------------------------------------------------- */
 

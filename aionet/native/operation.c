@@ -117,11 +117,8 @@ static PySendResult go_on(Operation *operation, PyObject *value, PyObject **resu
 static PySendResult wait_for_input(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
-    if (!stream->watched) {
-        if (reactor_watch(stream->reactor, stream->fd, (PyObject *)stream) < 0)
-            return finish_with(operation, NULL, result);
-        stream->watched = 1;
-    }
+    if (!stream->watched && stream_watch(stream) < 0)
+        return finish_with(operation, NULL, result);
     Wait *wait = wait_new(operation->state, stream->reactor->loop, operation);
     if (wait == NULL)
         return finish_with(operation, NULL, result);

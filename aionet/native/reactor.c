@@ -294,7 +294,7 @@ static int is_closed(Reactor *reactor)
     return 0;
 }
 
-static int ask_for_a_turn(Reactor *reactor)
+int reactor_ask_for_a_turn(Reactor *reactor)
 {
     if (reactor->turn_asked)
         return 0;
@@ -375,7 +375,7 @@ int reactor_wake_ready(Reactor *reactor)
             tell_loop(reactor);
         } else if (failed) { /* KeyboardInterrupt, SystemExit: the loop is going down */
             PyObject *raised = take_exception();
-            if (reactor->first_ready != NULL && ask_for_a_turn(reactor) < 0)
+            if (reactor->first_ready != NULL && reactor_ask_for_a_turn(reactor) < 0)
                 PyErr_WriteUnraisable((PyObject *)reactor);
             reactor_leave(reactor);
             raise_taken(raised);
@@ -389,7 +389,7 @@ int reactor_wake_ready(Reactor *reactor)
 int reactor_wake_later(Reactor *reactor, Operation *operation)
 {
     reactor_queue(reactor, operation);
-    return ask_for_a_turn(reactor);
+    return reactor_ask_for_a_turn(reactor);
 }
 
 char *reactor_scratch(Reactor *reactor)
@@ -451,6 +451,7 @@ static PyObject *reactor_turn(PyObject *self, PyObject *unused)
 static PyObject *reactor_wake_ready_method(PyObject *self, PyObject *unused)
 {
     ((Reactor *)self)->turn_asked = 0;
+    newcomers_settle((Reactor *)self);
     if (reactor_wake_ready((Reactor *)self) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -521,7 +522,7 @@ static int reactor_traverse(PyObject *self, visitproc visit, void *arg)
     }
     for (Operation *operation = reactor->first_ready; operation != NULL; operation = operation->next_ready)
         Py_VISIT(operation);
-    return 0;
+    return newcomers_traverse(reactor, visit, arg);
 }
 
 static int reactor_clear(PyObject *self)
@@ -530,6 +531,7 @@ static int reactor_clear(PyObject *self)
     Operation *operation;
     while ((operation = next_ready(reactor)) != NULL)
         Py_DECREF(operation);
+    newcomers_clear(reactor);
     for (int fd = 0; fd < reactor->slot_count && reactor->watched > 0; fd++) {
         PyObject *watcher = reactor->slots[fd].watcher;
         if (watcher == NULL)
@@ -573,7 +575,7 @@ static PyMethodDef reactor_methods[] = {
     {"arm_reads", reactor_arm_reads, METH_O, "Nothing: input is always told of."},
     {"arm_writes", reactor_arm_writes, METH_O, "From now on tell when there is room to write, too."},
     {"turn", reactor_turn, METH_NOARGS, "Look for events and wake who waits for them."},
-    {"wake_ready", reactor_wake_ready_method, METH_NOARGS, "Wake who could not be woken where that was asked for."},
+    {"wake_ready", reactor_wake_ready_method, METH_NOARGS, "Settle newcomers; wake who was to be woken later."},
     {NULL},
 };
 

@@ -209,15 +209,21 @@ Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes)
 
 /* -- waiting -------------------------------------------------------------------------------------------------- */
 
+void stream_anchor(Stream *stream)
+{
+    if (!stream->anchored) {
+        stream->anchored = 1;
+        Py_INCREF(stream);
+    }
+}
+
 void stream_set_reader(Stream *stream, Operation *operation)
 {
     Operation *before = stream->reader;
     stream->reader = (Operation *)Py_NewRef(operation);
     stream->reactor->readers += before == NULL;
-    if (!stream->anchored && stream->watched) {
-        stream->anchored = 1;
-        Py_INCREF(stream);
-    }
+    if (stream->watched)
+        stream_anchor(stream);
     Py_XDECREF(before);
 }
 

@@ -1,8 +1,8 @@
 """`WOKEN`: what a task is told that waited for one of our streams, when it may go on.
 
-`asyncio.Task` asks whatever wakes it for its result. It looks right into a future of its own kind, and calls a method
-of anything else, which costs as much as a wait for a stream does otherwise. So all are woken with this one future,
-which ended long ago with ``None``. It belongs to no loop: an ended future has no use for one.
+`asyncio.Task` asks whatever wakes it for its result. It looks right into a future of asyncio's own, and calls
+a method of anything else by its name, which takes a thousand instructions. So all are woken with this one
+future, which ended long ago with ``None``. It belongs to no loop: an ended future has no use for one.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class InPython(asyncio.tasks._PyTask):  # type: ignore[misc,name-defined]
         self.news: list[Any] = []
         super().__init__(coroutine, **arguments)
 
-    def _Task__wakeup(self, future: Any) -> None:
+    def _Task__wakeup(self, future: Any) -> None:  # noqa: N802  # it is mangled
         self.news.append(future)
         super()._Task__wakeup(future)
 
