@@ -4,7 +4,8 @@
  * -------------------
  * One epoll instance per event loop, itself registered with `loop.add_reader`, so that any loop which has that
  * drives it; under a selector of our own (selector.c) that selector's instance is used instead, and a turn costs
- * one epoll_wait(2) in place of two. Descriptors are registered once, edge-triggered. A stream's is registered for
+ * one epoll_wait(2) in place of two. Descriptors are registered once, edge-triggered; streams, when they wait for the
+ * first time, or a turn later where many come together (newcomers.c). A stream's is registered for
  * input only, until a write has to wait for the first time: a fresh connection has room to write, and would at once
  * cause an event that nobody needs.
  *
