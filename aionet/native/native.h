@@ -132,7 +132,7 @@ struct Reactor {
     unsigned long turns; /* how often somebody was to be woken */
     char *scratch;
     PyObject *window; /* over bytes that are passed on: tls.c */
-    Stream **newcomers; /* owned */
+    Stream **newcomers; /* that are to be looked at in the next turn; owned */
     int newcomer_count, newcomer_room;
 };
 
@@ -174,8 +174,9 @@ struct Stream {
     } peer_name; /* until somebody asks for `peer` */
     long long bytes_read, bytes_written; /* the latter without what went through `outgoing` */
     int fd;
-    char newcomer, readable, ending, watched, anchored, large, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent, timestamps,
-        peer_watched;
+    char readable, ending, watched, anchored, large, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent;
+    char timestamps, peer_watched;
+    char newcomer; /* came with several others, and has not waited yet */
 };
 
 Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Reactor *reactor,
