@@ -35,3 +35,4 @@ def records() -> Iterator[Records]:
     logger.setLevel(logging.INFO)
     yield handler
     logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)  # no test is to live on what another one left

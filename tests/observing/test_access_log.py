@@ -206,6 +206,7 @@ INJECTION = 'x" id=0\n2000-01-01 id=fake peer=nobody\r\x1b[31m\u2028\u0085\\ = \
 
 
 @pytest.mark.asyncio
+@pytest.mark.usefixtures("records")
 @pytest.mark.parametrize("format", ["text", "json"])
 @pytest.mark.parametrize("name", [INJECTION.encode(), b"\xff\xfe\n", b" ", b"-", b"a=b"])
 async def test_no_peer_can_break_a_line(
