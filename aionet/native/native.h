@@ -132,8 +132,7 @@ struct Reactor {
     unsigned long turns; /* how often somebody was to be woken */
     char *scratch;
     PyObject *window; /* over bytes that are passed on: tls.c */
-    Stream **newcomers; /* that are to be looked at in the next turn; owned */
-    int newcomer_count, newcomer_room;
+    PyObject *newcomers; /* a list of streams that are to be looked at in the next turn, or NULL */
 };
 
 int reactor_watch(Reactor *reactor, int fd, PyObject *watcher);
@@ -198,7 +197,6 @@ void stream_clear_reader(Stream *stream, Operation *operation);
 
 int stream_watch(Stream *stream);
 void newcomers_settle(Reactor *reactor);
-int newcomers_traverse(Reactor *reactor, visitproc visit, void *arg);
 void newcomers_clear(Reactor *reactor);
 
 /* -- operation.c --------------------------------------------------------------------------------------------- */

@@ -20,31 +20,16 @@ enum { AT_A_TIME = 64 };
 
 /* -- coming ------------------------------------------------------------------------------------------------------- */
 
-static int make_room(Reactor *reactor)
-{
-    if (reactor->newcomer_count < reactor->newcomer_room)
-        return 0;
-    int room = reactor->newcomer_room ? 2 * reactor->newcomer_room : AT_A_TIME;
-    Stream **newcomers = PyMem_Realloc(reactor->newcomers, room * sizeof(Stream *));
-    if (newcomers == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    reactor->newcomers = newcomers;
-    reactor->newcomer_room = room;
-    return 0;
-}
-
 /* Have whoever waits for input of `stream` woken: at once by the reactor, or as a newcomer. */
 int stream_watch(Stream *stream)
 {
     Reactor *reactor = stream->reactor;
     if (stream->newcomer && reactor->forks == forks) {
         stream->newcomer = 0;
-        if (make_room(reactor) < 0 || reactor_ask_for_a_turn(reactor) < 0)
+        if ((reactor->newcomers == NULL && (reactor->newcomers = PyList_New(0)) == NULL) ||
+            reactor_ask_for_a_turn(reactor) < 0)
             return -1;
-        reactor->newcomers[reactor->newcomer_count++] = (Stream *)Py_NewRef(stream);
-        return 0;
+        return PyList_Append(reactor->newcomers, (PyObject *)stream);
     }
     if (reactor_watch(reactor, stream->fd, (PyObject *)stream) < 0)
         return -1;
@@ -74,48 +59,43 @@ static void settle(Stream *stream, uint32_t events)
     }
 }
 
-static void settle_all(Stream **newcomers, int count)
+static Stream *newcomer(PyObject *newcomers, Py_ssize_t index)
+{
+    return (Stream *)PyList_GET_ITEM(newcomers, index);
+}
+
+static void settle_some(PyObject *newcomers, Py_ssize_t first)
 {
     struct pollfd polls[AT_A_TIME]; /* whose events have epoll's numbers */
-    for (int i = 0; i < count; i++)
-        polls[i] = (struct pollfd){.fd = waits(newcomers[i]) ? newcomers[i]->fd : -1, .events = POLLIN | POLLRDHUP};
+    int count = 0;
+    for (Py_ssize_t i = first; i < PyList_GET_SIZE(newcomers) && count < AT_A_TIME; i++) {
+        int fd = waits(newcomer(newcomers, i)) ? newcomer(newcomers, i)->fd : -1;
+        polls[count++] = (struct pollfd){.fd = fd, .events = POLLIN | POLLRDHUP};
+    }
     int found = poll(polls, count, 0);
     for (int i = 0; i < count; i++)
-        settle(newcomers[i], found > 0 ? polls[i].revents : 0);
+        settle(newcomer(newcomers, first + i), found > 0 ? polls[i].revents : 0);
 }
 
 /* Before tasks are woken. */
 void newcomers_settle(Reactor *reactor)
 {
-    Stream **newcomers = reactor->newcomers;
-    int count = reactor->newcomer_count;
+    PyObject *newcomers = reactor->newcomers;
     reactor->newcomers = NULL; /* what runs meanwhile may bring others */
-    reactor->newcomer_count = reactor->newcomer_room = 0;
-    for (int i = 0; i < count && reactor->forks == forks; i += AT_A_TIME)
-        settle_all(newcomers + i, count - i < AT_A_TIME ? count - i : AT_A_TIME);
-    for (int i = 0; i < count; i++)
-        Py_DECREF(newcomers[i]);
-    PyMem_Free(newcomers);
+    if (newcomers == NULL)
+        return;
+    for (Py_ssize_t first = 0; first < PyList_GET_SIZE(newcomers) && reactor->forks == forks; first += AT_A_TIME)
+        settle_some(newcomers, first);
+    Py_DECREF(newcomers);
 }
 
-/* -- for the collector of garbage --------------------------------------------------------------------------------- */
-
-int newcomers_traverse(Reactor *reactor, visitproc visit, void *arg)
-{
-    for (int i = 0; i < reactor->newcomer_count; i++)
-        Py_VISIT(reactor->newcomers[i]);
-    return 0;
-}
-
+/* For the collector of garbage: nobody waits any more. */
 void newcomers_clear(Reactor *reactor)
 {
-    while (reactor->newcomer_count > 0) {
-        Stream *stream = reactor->newcomers[--reactor->newcomer_count];
+    for (Py_ssize_t i = 0; reactor->newcomers != NULL && i < PyList_GET_SIZE(reactor->newcomers); i++) {
+        Stream *stream = newcomer(reactor->newcomers, i);
         if (stream->reader != NULL)
             stream_clear_reader(stream, stream->reader);
-        Py_DECREF(stream);
     }
-    PyMem_Free(reactor->newcomers);
-    reactor->newcomers = NULL;
-    reactor->newcomer_room = 0;
+    Py_CLEAR(reactor->newcomers);
 }

@@ -516,6 +516,7 @@ static int reactor_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(reactor->loop);
     Py_VISIT(reactor->selector);
     Py_VISIT(reactor->entered);
+    Py_VISIT(reactor->newcomers);
     for (int fd = 0; reactor->state != NULL && fd < reactor->slot_count; fd++) {
         PyObject *watcher = reactor->slots[fd].watcher;
         if (watcher != NULL && (!is_stream(reactor, watcher) || ((Stream *)watcher)->anchored))
@@ -523,7 +524,7 @@ static int reactor_traverse(PyObject *self, visitproc visit, void *arg)
     }
     for (Operation *operation = reactor->first_ready; operation != NULL; operation = operation->next_ready)
         Py_VISIT(operation);
-    return newcomers_traverse(reactor, visit, arg);
+    return 0;
 }
 
 static int reactor_clear(PyObject *self)

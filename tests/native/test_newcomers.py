@@ -1,4 +1,4 @@
-"""Streams that the reactor has on its list of newcomers (`native/newcomers.c`) when the loop is closed."""
+"""Streams that the reactor has on its list of newcomers (`native/newcomers.c`) when the loop stops."""
 
 from __future__ import annotations
 

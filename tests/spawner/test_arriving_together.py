@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import select
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,11 +29,11 @@ COUNT = 8
 class Arrivals:
     """Clients that are all there before anybody accepts them, and the spawner that then serves them."""
 
-    def __init__(self, stage: Stage, kind: str, handler: Any) -> None:
+    def __init__(self, stage: Stage, kind: str, handler: Any, **options: Any) -> None:
         self._stage = stage
         self.server = stage.server(kind)
         self.clients = [stage.client(self.server) for _ in range(COUNT)]
-        self.spawner = aionet.ConnectionSpawner(handler)
+        self.spawner = aionet.ConnectionSpawner(handler, **options)
 
     async def serve(self) -> None:
         await self._stage.serve(self.spawner, self.server)
@@ -50,8 +51,8 @@ class Arrivals:
 
 
 @pytest.fixture
-def arrive(stage: Stage, kind: str) -> Callable[[Any], Arrivals]:
-    return lambda handler: Arrivals(stage, kind, handler)
+def arrive(stage: Stage, kind: str) -> Callable[..., Arrivals]:
+    return partial(Arrivals, stage, kind)
 
 
 async def echo(sock: Any) -> None:
@@ -194,10 +195,7 @@ async def test_each_has_two_who_want_to_know_of_its_input(arrive: Any) -> None:
         finally:
             gone.append(sock)
 
-    arrivals = arrive(handler)
-    arrivals.spawner = aionet.ConnectionSpawner(
-        handler, limits=aionet.ConnectionLimits(on_peer_gone="cancel")
-    )
+    arrivals = arrive(handler, limits=aionet.ConnectionLimits(on_peer_gone="cancel"))
     await arrivals.serve()
     await arrivals.answers()
     skip_without_epoll(served[0])
