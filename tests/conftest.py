@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import hypothesis  # noqa: F401 - before gc.freeze(), which its look at who refers to whom does not survive
 import pytest
-from helpers import open_descriptors
+from helpers import open_descriptors, require_program
 
 import aionet
 from aionet.wires import event_loop
@@ -75,6 +75,13 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
     if config.getoption("--all-loops") or item.path.parent.name in ON_OWN_LOOP:
         return LOOP_FACTORIES | OWN_LOOP
     return LOOP_FACTORIES
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip where a program is missing before anything begins: a skip later on leaves servers half begun."""
+    for marker in item.iter_markers("requires_program"):
+        for name in marker.args:
+            require_program(name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

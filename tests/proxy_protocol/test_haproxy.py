@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import trustme
-from helpers import require_program
 from peers import PATIENCE, RawListener, RawPeer
 
 import aionet
@@ -22,15 +21,9 @@ from aionet.proxy_protocol import parse_header
 
 from .haproxy import HaProxy
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("needs_haproxy")]
+pytestmark = [pytest.mark.asyncio, pytest.mark.requires_program("haproxy")]
 
 CLIENT, SERVER = SocketAddress("203.0.113.7", 56324), SocketAddress("198.51.100.1", 443)
-
-
-@pytest.fixture(scope="module")
-def needs_haproxy() -> None:
-    """Skips before anything is started: a skip in the middle of a fixture leaves its servers half begun."""
-    require_program("haproxy")
 
 
 class App:
