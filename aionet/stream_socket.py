@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncStreamSocket"]
 
 _CHUNK = 65536
-_LARGEST_CHUNK = 256 * 1024  # asked of the kernel at once for `read_exactly` of a lot
+_LARGEST_CHUNK = 256 * 1024  # asked of the kernel at once for `read_exactly` or `peek` of a lot
 
 AddressT = TypeVar("AddressT", SocketAddress, UnixAddress)
 
@@ -197,20 +197,28 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             return self._received.take_into(view)
         return await self._wire.receive_into(view)
 
-    async def peek(self, n: int = 1) -> bytes:
-        """Return 1 to `n` bytes as soon as there are any, and leave them unread; ``b""`` at a clean end.
+    async def peek(self, n: int = 1, *, at_least: int = 1) -> bytes:
+        """Return up to `n` bytes and leave them unread, as soon as there are `at_least` so many.
+
+        Where the stream ends first, what there is: ``b""`` at a clean end. What comes beyond `n` bytes stays
+        in the socket's buffer, 256 KiB at most.
 
         Raises:
-            ValueError: `n` is less than 1.
-            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`.
+            ValueError: not ``1 <= at_least <= n``.
+            TypeError: `n` or `at_least` is not a whole number.
+            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`; what came stays readable.
 
-        Cancel safety: no byte is lost.
+        Cancel safety: no byte is lost; what has come stays in the socket's buffer.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n!r}")
+        n, at_least = _checked_count("n", n), _checked_count("at_least", at_least)
+        if at_least > n:
+            raise ValueError(f"at_least ({at_least}) must not be more than n ({n})")
         buffered = await self._begin_buffered()
-        if not buffered:
-            buffered.feed(await self._wire.receive(max(n, _CHUNK)))
+        while len(buffered) < at_least:
+            data = await self._wire.receive(min(max(n - len(buffered), _CHUNK), _LARGEST_CHUNK))
+            if not data:
+                break
+            buffered.feed(data)
         return buffered.peek(n)
 
     def __aiter__(self) -> Self:

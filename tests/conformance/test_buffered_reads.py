@@ -6,9 +6,9 @@ import array
 import asyncio
 
 import pytest
-from helpers import begin, give_turns
+from helpers import begin, give_turns, until
 
-from aionet import IncompleteReadError, LimitExceededError
+from aionet import ConnectionLostError, IncompleteReadError, LimitExceededError
 
 pytestmark = pytest.mark.asyncio
 
@@ -200,6 +200,72 @@ async def test_peek_at_a_clean_end(sock, peer):
     peer.half_close()
     assert await sock.peek() == b""
     assert await sock.read() == b""
+
+
+async def test_peek_waits_for_as_many_bytes_as_it_needs(sock, peer):
+    """And does not look again and again for what has not come, while less than that lies in the buffer."""
+    before = sock.bytes_read
+    peeking = await begin(sock.peek(5, at_least=3))
+    for count in (1, 2):
+        peer.send_now(b"a")
+        await until(lambda count=count: sock.bytes_read == before + count)
+        for _ in range(20):
+            await asyncio.sleep(0)
+            assert sock._wire.waits_for_input
+        assert not peeking.done()
+    peer.send_now(b"b")
+    assert await peeking == b"aab"
+    peer.send_now(b"cdef")
+    assert await sock.peek(5, at_least=5) == b"aabcd"
+    assert await sock.read_exactly(7) == b"aabcdef"
+
+
+async def test_a_cancelled_peek_keeps_what_came(sock, peer):
+    peer.send_now(b"ab")
+    assert await sock.peek() == b"a"
+    peeking = await begin(sock.peek(3, at_least=3))
+    peeking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await peeking
+    peer.send_now(b"c")
+    assert await sock.peek(3, at_least=3) == b"abc"
+
+
+@pytest.mark.parametrize("came", [b"", b"ab"])
+async def test_peek_returns_what_there_is_where_the_stream_ends_first(sock, peer, came):
+    if came:
+        peer.send_now(came)
+    peer.half_close()
+    for _ in range(2):
+        assert await sock.peek(8, at_least=4) == came
+    assert await sock.read() == came
+
+
+async def test_peek_of_more_than_one_receive_brings(sock, peer):
+    data = bytes(range(256)) * 4096
+    sending = asyncio.create_task(peer.send(data))
+    peeked = await sock.peek(len(data), at_least=len(data) - 1)
+    assert len(peeked) >= len(data) - 1
+    assert data.startswith(peeked)
+    await sending
+    assert await sock.read_exactly(len(data)) == data
+
+
+async def test_what_came_stays_readable_where_the_connection_is_lost_first(transport, pair):
+    pair.peer.send_now(b"ab")
+    assert await pair.socket.peek() == b"a"
+    peeking = await begin(pair.socket.peek(3, at_least=3))
+    await transport.lose(pair)
+    with pytest.raises(ConnectionLostError):
+        await peeking
+    assert await pair.socket.read() == b"ab"
+
+
+@pytest.mark.parametrize(("n", "at_least"), [(1, 2), (5, 0), (5, -1)])
+async def test_peek_refuses_to_wait_for_more_than_it_returns_or_for_nothing(sock, n, at_least):
+    with pytest.raises(ValueError, match="at_least") as caught:
+        await sock.peek(n, at_least=at_least)
+    assert str(at_least) in str(caught.value)
 
 
 @pytest.mark.parametrize("count", [0, -1])
