@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from .close_reason import CloseCause, CloseReason, Phase
 from .engine import ConnectionBase
 from .errors import SocketClosedError
+from .no_copies import refuse_to_be_copied
 from .stream_socket import AsyncStreamSocket
 from .tls_failure import TlsFailure
 
@@ -49,6 +50,8 @@ class Connection(ConnectionBase, Generic[SocketT]):
     _id: str
     _phase: Phase
     _tls_failure: TlsFailure | None
+
+    __reduce__ = refuse_to_be_copied
 
     def __init__(self, socket: SocketT, started: float) -> None:
         self.socket = socket

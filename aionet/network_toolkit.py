@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from .cleaning_up import see_through
 from .engine import implementation
+from .no_copies import refuse_to_be_copied
 from .options import TcpOptions, UnixOptions
 from .resolving import Resolver
 from .scope import Scope, set_scope
@@ -36,6 +37,8 @@ class NetworkToolkit:
 
     Raises `RuntimeError` if another engine runs.
     """
+
+    __reduce__ = refuse_to_be_copied
 
     def __init__(
         self,

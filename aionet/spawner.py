@@ -52,6 +52,7 @@ from .errors import SocketBusyError, SocketClosedError, TlsError
 from .limiting.enforcing import LimitEnforcer
 from .limiting.intake import Intake
 from .limiting.limits import ConnectionLimits
+from .no_copies import refuse_to_be_copied
 from .signals import Signal
 from .spawner_stats import SpawnerStats, TlsCounts, stats_of
 from .stream_server import AsyncStreamConnectionServer
@@ -99,6 +100,8 @@ class ConnectionSpawner(Generic[SocketT]):
         context: called with each connection before its task is made; returns the `contextvars.Context` that
             the task is to begin with. By default it is that of the task that serves.
     """
+
+    __reduce__ = refuse_to_be_copied
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from typing import Any, Generic, Self, TypeVar
 from .accepting import Acceptor, room_for_one
 from .addresses import SocketAddress, UnixAddress
 from .errors import SocketClosedError
+from .no_copies import refuse_to_be_copied
 from .options import StreamOptions, inherits_options
 from .scope import current_scope
 from .stream_socket import AsyncStreamSocket
@@ -33,6 +34,8 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
 
     ``async with`` closes it at the end; ``async for socket in server`` accepts until it is closed.
     """
+
+    __reduce__ = refuse_to_be_copied
 
     _socket_class: type[SocketT]
     _acceptor: Acceptor

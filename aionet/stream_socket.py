@@ -28,6 +28,7 @@ from .addresses import SocketAddress, UnixAddress
 from .dialing import Dialed
 from .engine import SocketBase, short_cut, stream_wire
 from .errors import IncompleteReadError, LimitExceededError, SocketBusyError, SocketClosedError, TlsError
+from .no_copies import refuse_to_be_copied
 from .options import StreamOptions
 from .receive_buffer import ReceiveBuffer
 from .scope import current_scope
@@ -60,6 +61,8 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     """
 
     __slots__ = ("__weakref__", "_draining", "_peer_gone", "_proxy_header")
+
+    __reduce__ = refuse_to_be_copied
 
     _dialing: _Dialing | None
     _ledger: set[Any] | None
@@ -180,18 +183,22 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     async def read_into(self, buffer: bytearray | memoryview) -> int:
         """Read into `buffer`, as much as there is and fits; return how many bytes, 0 only at a clean end.
 
+        A buffer of any shape and format is filled as the bytes that it consists of.
+
         Raises:
-            ValueError: `buffer` is empty.
-            TypeError: it is not writable, or not contiguous.
+            ValueError: `buffer` has no room for a byte.
+            TypeError: it is not writable, or not C-contiguous.
             ConnectionLostError, SocketClosedError, SocketBusyError: as `read`.
 
         Cancel safety: no byte is lost.
         """
-        view = memoryview(buffer).cast("B")
-        if view.readonly:
-            raise TypeError(f"read_into() needs a writable buffer, not {type(buffer).__name__}")
+        view = memoryview(buffer)
+        if view.readonly or not view.c_contiguous:
+            kind = "writable" if view.readonly else "C-contiguous"
+            raise TypeError(f"read_into() needs a {kind} buffer, not {type(buffer).__name__}")
         if not view.nbytes:
             raise ValueError("read_into() needs room for at least one byte")
+        view = view.cast("B")
         if self._received:
             await self._wire.reader_turn()
             return self._received.take_into(view)
@@ -237,13 +244,15 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     async def write(self, data: Buffer) -> int:
         """Write all of `data`; return its length in bytes once the kernel has taken it.
 
-        Several tasks may write: whole buffers, first come first served, never interleaved.
+        Several tasks may write: whole buffers, first come first served, never interleaved. A buffer of any
+        shape and format is written as the bytes that it consists of; an empty one writes nothing.
 
         Raises:
             ConnectionLostError: the connection was reset, timed out or became unreachable.
             TlsError: over TLS, as a read was told, or would have been.
             SocketClosedError: this side has closed, or ended the stream with `send_eof`.
             TypeError: `data` is not bytes-like.
+            BufferError: it is not C-contiguous.
 
         Cancel safety: either nothing of `data` is sent or all of it, even if the task is cancelled meanwhile.
         The buffer may be changed as soon as this returns or raises.

@@ -38,6 +38,7 @@ from anyio.streams.tls import TLSAttribute
 
 from ..addresses import SocketAddress, UnixAddress
 from ..errors import AionetError, SocketBusyError, SocketClosedError
+from ..no_copies import refuse_to_be_copied
 from ..stream_server import AsyncStreamConnectionServer
 from ..stream_socket import AsyncStreamSocket
 from ..wires.tls.info import TlsInfo
@@ -63,6 +64,8 @@ class AionetByteStream(ByteStream):
     It has the attributes of `SocketAttribute`; addresses and ports outlive closing, ``raw_socket`` does not.
     Of a socket that speaks TLS by itself it has those of `TLSAttribute` that `TlsInfo` knows.
     """
+
+    __reduce__ = refuse_to_be_copied
 
     def __init__(self, socket: AsyncStreamSocket[Any]) -> None:
         self._socket = socket
@@ -156,6 +159,8 @@ class AionetListener(Listener[AionetByteStream]):
     It has the attributes of `SocketAttribute` that a listener has, until it is closed. Of a server that
     listens on several addresses they are those of one.
     """
+
+    __reduce__ = refuse_to_be_copied
 
     def __init__(self, server: AsyncStreamConnectionServer[Any, Any]) -> None:
         self._server = server

@@ -231,6 +231,7 @@ PySendResult operation_go_on(Operation *operation, PyObject *value, PyObject **r
 PySendResult operation_go_the_long_way(Operation *operation, PyObject **result);
 PySendResult operation_wait_for_input(Operation *operation, PyObject **result);
 PySendResult operation_refuse(PyObject *error, const char *why, PyObject **result);
+int operation_refuses_buffer(void);
 PyObject *operation_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t count);
 PyObject *operation_close(PyObject *self, PyObject *unused);
 int operation_traverse(PyObject *self, visitproc visit, void *arg);

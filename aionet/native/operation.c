@@ -238,6 +238,17 @@ ssize_t stream_send(Stream *stream, const char *bytes, Py_ssize_t length)
     return send_parts(stream, &part, 1, length);
 }
 
+/* Whether what was raised is about the buffer itself; then the Python half says so, in one way for all engines. */
+int operation_refuses_buffer(void)
+{
+    if (!PyErr_ExceptionMatches(PyExc_BufferError) && !PyErr_ExceptionMatches(PyExc_TypeError) &&
+        !PyErr_ExceptionMatches(PyExc_ValueError))
+        return 0;
+    PyErr_Clear();
+    return 1;
+}
+
+/* -2: an error was raised; -3: one of the buffers is none that can be sent. */
 static ssize_t send_argument(Operation *operation, Py_ssize_t *bytes)
 {
     int several = operation->kind == WRITE_VECTORED, count = 0;
@@ -248,8 +259,10 @@ static ssize_t send_argument(Operation *operation, Py_ssize_t *bytes)
     *bytes = 0;
     for (; count < given; count++) {
         PyObject *buffer = several ? PyTuple_GET_ITEM(operation->argument, count) : operation->argument;
-        if (PyObject_GetBuffer(buffer, &views[count], PyBUF_SIMPLE) < 0)
+        if (PyObject_GetBuffer(buffer, &views[count], PyBUF_SIMPLE) < 0) {
+            sent = operation_refuses_buffer() ? -3 : -2;
             goto release;
+        }
         parts[count] = (struct iovec){views[count].buf, views[count].len};
         *bytes += views[count].len;
     }
@@ -271,6 +284,8 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     ssize_t sent = send_argument(operation, &bytes);
     if (sent == -2)
         return finish_with(operation, NULL, result);
+    if (sent == -3)
+        return send_the_rest(operation, 0, result);
     stream->bytes_written += sent;
     if (sent < bytes)
         return send_the_rest(operation, sent, result);

@@ -424,7 +424,7 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
         return go_slowly(operation, result);
     Py_buffer view;
     if (PyObject_GetBuffer(operation->argument, &view, PyBUF_SIMPLE) < 0)
-        return operation_finish_with(operation, NULL, result);
+        return operation_refuses_buffer() ? go_slowly(operation, result) : operation_finish_with(operation, NULL, result);
     Py_ssize_t bytes = view.len;
     int simple = bytes > 0 && bytes <= MOST_WRITTEN, failed = simple && encrypt(tls, view.buf, bytes) < 0;
     PyBuffer_Release(&view);

@@ -252,8 +252,16 @@ class OutgoingFile:
 
 
 def _as_bytes_view(data: Buffer) -> memoryview:
+    """Return the bytes of a C-contiguous buffer, whatever its shape and format.
+
+    Raises `BufferError` for one that is not C-contiguous, `TypeError` for what is no buffer.
+    """
     view = memoryview(data)
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+    if not view.c_contiguous:
+        raise BufferError(f"a buffer that is written must be C-contiguous: {data!r}")
+    if view.format == "B" and view.ndim == 1:
+        return view
+    return view.cast("B") if view.nbytes else memoryview(b"")  # a shape with a zero in it cannot be cast
 
 
 def _has_fileno(file: IO[bytes]) -> bool:

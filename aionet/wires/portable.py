@@ -242,6 +242,8 @@ class PortableWire(DescriptorWire):
             sent = 0
         except OSError as error:
             raise self._error("write", error) from error
+        except (BufferError, TypeError, ValueError):  # what is wrong with it is said in one place
+            return await self._send_in_turn(OutgoingBuffers((data,)))
         self._bytes_sent += sent
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
         if sent == size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import ctypes
 
 import pytest
 from helpers import begin, give_turns, until
@@ -299,6 +300,17 @@ async def test_into_a_buffer_of_numbers(sock, peer):
     assert numbers.tolist() == [17, 4]
 
 
+@pytest.mark.parametrize("buffered", [False, True])
+async def test_into_a_buffer_of_any_shape(sock, peer, buffered):
+    peer.send_now(b"abcdefghij")
+    if buffered:
+        await sock.peek(10, at_least=10)
+    matrix, number = (ctypes.c_uint16 * 2 * 2)(), ctypes.c_uint16()
+    assert await sock.read_into(matrix) == 8
+    assert await sock.read_into(number) == 2
+    assert bytes(matrix) + bytes(number) == b"abcdefghij"
+
+
 async def test_into_a_buffer_from_what_was_buffered(sock, peer):
     peer.send_now(b"line\nrest")
     assert await sock.read_line() == b"line\n"
@@ -320,8 +332,12 @@ async def test_into_a_buffer_at_a_clean_end(sock, peer):
     ("buffer", "error"),
     [
         (bytearray(), ValueError),
+        ((ctypes.c_uint32 * 4 * 0)(), ValueError),
+        ((ctypes.c_uint32 * 0 * 4)(), ValueError),
         (b"constant", TypeError),
+        (b"", TypeError),
         (memoryview(bytearray(8))[::2], TypeError),
+        (memoryview(bytearray(8)).cast("H")[::-1], TypeError),
         ("text", TypeError),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import ctypes
 import io
 import os
 import time
@@ -61,6 +62,43 @@ async def test_refuses_what_is_no_buffer(sock, peer, data):
         await sock.write_vectored([b"not this either", data])
     await sock.write(b"!")
     assert await peer.receive_exactly(1) == b"!"
+
+
+def of_no_bytes():
+    return [
+        memoryview(bytearray(0)),
+        (ctypes.c_uint32 * 4 * 0)(),
+        (ctypes.c_uint32 * 0 * 4)(),
+        array.array("I"),
+    ]
+
+
+@pytest.mark.parametrize("queued", [False, True])
+async def test_a_buffer_of_any_shape_without_a_byte_writes_nothing(sock, peer, queued):
+    size = BIG if queued else 0
+    first = await begin(sock.write(bytes(size)))
+    writes = [await begin(sock.write(data)) for data in of_no_bytes()]
+    writes += [await begin(sock.write_vectored([b"x", data])) for data in of_no_bytes()]
+    assert (await peer.receive_exactly(size + 4))[size:] == b"xxxx"
+    assert await asyncio.gather(*writes) == [0] * 4 + [1] * 4
+    await first
+
+
+@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize("step", [2, -1])
+@pytest.mark.parametrize("count", [1, 100])
+async def test_refuses_what_is_not_contiguous_before_any_of_it_is_sent(sock, peer, queued, step, count):
+    """A write that waits may not find out in its turn: those behind it would wait for ever."""
+    size = BIG if queued else 0
+    first = await begin(sock.write(bytes(size)))
+    for data in (memoryview(bytes(9))[::step], memoryview(bytes(8)).cast("H")[::step]):
+        with pytest.raises(BufferError, match="contiguous"):
+            await sock.write(data)
+        with pytest.raises(BufferError, match="contiguous"):
+            await sock.write_vectored([b"not sent"] * count + [data])
+    last = await begin(sock.write(b"after"))
+    assert (await peer.receive_exactly(size + 5))[size:] == b"after"
+    await asyncio.gather(first, last)
 
 
 async def test_waits_while_the_peer_does_not_read(sock, peer):

@@ -18,6 +18,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "close_reason",
         "hanging_up",
         "tls_failure",
+        "no_copies",
     ),
     1: ("wires", "native", "engine"),
     2: ("resolving", "dialing", "listening", "accepting", "scope", "tls"),

@@ -159,6 +159,7 @@ def _enter_common():
         ("peek", "ValueError", lambda sock: sock.peek(1, at_least=2)),
         ("peek", "TypeError", lambda sock: sock.peek(1.5)),
         ("write", "TypeError", lambda sock: sock.write("text")),
+        ("write", "BufferError", lambda sock: sock.write(memoryview(b"text")[::2])),
         ("send_file", "ValueError", lambda sock: sock.send_file(io.BytesIO(), -1)),
         ("send_file", "TypeError", lambda sock: sock.send_file(io.StringIO())),
     ]:
