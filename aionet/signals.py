@@ -1,11 +1,15 @@
-"""`Signal`: something that happens once, and that a handler may ask about or wait for."""
+"""`Signal`: something that happens once, and that a handler may ask about or wait for.
+
+`Draining` is the one that a spawner shares with all its sockets. It also carries what a socket needs of its
+spawner's policy where the handler closes it with ``async with``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Literal
 
-__all__ = ["NEVER", "Signal"]
+__all__ = ["NEVER", "Draining", "Signal"]
 
 
 class Signal(asyncio.Event):
@@ -19,5 +23,14 @@ class Signal(asyncio.Event):
         return self.is_set()
 
 
-NEVER = Signal()
+class Draining(Signal):
+    """Set when a spawner drains."""
+
+    def __init__(self, *, resets_unfinished: bool = True) -> None:
+        """`resets_unfinished`: whether unfinished messages end in a reset; see `ConnectionLimits`."""
+        super().__init__()
+        self.resets_unfinished = resets_unfinished
+
+
+NEVER = Draining()
 """Of sockets that nobody supervises; it is not set, and waiting for it is waiting to be cancelled."""

@@ -53,7 +53,7 @@ from .limiting.enforcing import LimitEnforcer
 from .limiting.intake import Intake
 from .limiting.limits import ConnectionLimits
 from .no_copies import refuse_to_be_copied
-from .signals import Signal
+from .signals import Draining
 from .spawner_stats import SpawnerStats, TlsCounts, stats_of
 from .stream_server import AsyncStreamConnectionServer
 from .stream_socket import AsyncStreamSocket
@@ -61,7 +61,7 @@ from .tls.server import ServerTls, TlsForServer
 from .tls_failure import TlsFailure
 from .tls_handshakes import shake_hands
 from .traffic import Traffic
-from .verdict import verdict_on
+from .verdict import must_reset, verdict_on
 
 __all__ = ["ConnectionSpawner", "ContextOf", "Handler", "OnClose", "OnError"]
 
@@ -130,7 +130,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self._intake = Intake(self._limits, self._connections, self._turn_away, self._count_shed)
         self._servers: list[AsyncStreamConnectionServer[Any, SocketT]] = []
         self._time = time.monotonic  # until it serves: then its loop's
-        self._draining_signal = Signal()
+        self._draining_signal = Draining(resets_unfinished=self._limits.on_unfinished == "reset")
         self._drain: Drain | None = None
         self._draining: asyncio.Task[DrainReport] | None = None
         self._emptied = asyncio.Event()
@@ -466,26 +466,38 @@ class ConnectionSpawner(Generic[SocketT]):
         self, connection: Connection[SocketT], error: BaseException | None
     ) -> Coroutine[Any, Any, None] | None:
         """Report `error`, close the connection; return what of that is left to await, if anything is."""
+        try:
+            closing = self._close(connection, error)
+            if closing is not None:
+                return self._close_to_end(connection, closing)
+        except BaseException:  # a callback's, or an interrupt: the connection ends all the same
+            self._give_up(connection)
+            raise
+        self._ended(connection)
+        return None
+
+    def _close(
+        self, connection: Connection[SocketT], error: BaseException | None
+    ) -> Coroutine[Any, Any, None] | None:
         socket = connection.socket
         if error is None and connection._cause is None:
             connection._cause = CloseCause.PEER_ENDED if socket._wire.peer_ended else CloseCause.COMPLETED
         else:
             connection._cause = verdict_on(connection, error, self._on_error)
+        resets = error is not None and must_reset(connection, error, self._limits.on_unfinished)
         if self._followed:
             self._note_reason(connection, connection._cause, error)
             connection._phase = "closing"
+        if resets:
+            socket.abort()
+            return None
         if socket._close_at_once():
-            self._ended(connection)
             return None
         try:
-            closing = socket._begin_close()
+            return socket._begin_close()
         except OSError as reason:
             _log_bad_close(socket, reason)
-            closing = None
-        if closing is not None:
-            return self._close_to_end(connection, closing)
-        self._ended(connection)
-        return None
+            return None
 
     async def _close_to_end(
         self, connection: Connection[SocketT], closing: Coroutine[Any, Any, None]
@@ -497,6 +509,15 @@ class ConnectionSpawner(Generic[SocketT]):
         finally:
             self._ended(connection)
 
+    def _give_up(self, connection: Connection[SocketT]) -> None:
+        """End it, though something has gone wrong on the way."""
+        if connection._cause is None:
+            connection._cause = CloseCause.FAILED
+        try:
+            connection.socket.abort()
+        finally:
+            self._ended(connection)
+
     def _note_reason(
         self, connection: Connection[SocketT], cause: CloseCause, error: BaseException | None = None
     ) -> None:
@@ -505,6 +526,9 @@ class ConnectionSpawner(Generic[SocketT]):
             connection._reason = close_reason_of(connection, cause, error, self._time())
 
     def _ended(self, connection: Connection[SocketT]) -> None:
+        """Strike `connection` off. It is called at least once for each, and counts once."""
+        if connection not in self._connections:
+            return
         self._connections.remove(connection)
         self._counts[connection._cause.number] += 1  # type: ignore[union-attr]
         if not self._connections:
@@ -524,7 +548,7 @@ class ConnectionSpawner(Generic[SocketT]):
         if self._on_close is not None and connection._reason is not None:
             try:
                 self._on_close(connection, connection._reason)
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # it was not cancelled: it does not wait
                 _log.exception("on_close for %s failed", connection.socket.peer_address)
 
     async def _until_empty(self) -> None:

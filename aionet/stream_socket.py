@@ -32,11 +32,12 @@ from .no_copies import refuse_to_be_copied
 from .options import StreamOptions
 from .receive_buffer import ReceiveBuffer
 from .scope import current_scope
-from .signals import NEVER, Signal
+from .signals import NEVER, Draining, Signal
 from .tls.client import ClientTls, checked_client
 from .tls.laying import make_tls
 from .tls.server import TlsForServer, checked_server_tls, context_of
 from .tls_failure import TlsFailure
+from .unfinished import leaves_unfinished
 from .wires.contract import Buffer, Wire
 from .wires.event_loop import running_state
 from .wires.tls.info import TlsInfo
@@ -57,13 +58,16 @@ AddressT = TypeVar("AddressT", SocketAddress, UnixAddress)
 class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     """A stream of bytes both ways. Use `AsyncTcpSocket` or `AsyncUnixSocket`.
 
-    ``async with`` closes it at the end; ``async for chunk in socket`` reads to the end of the stream.
+    ``async with`` closes it at the end, and aborts it where an exception leaves the block (`__aexit__`);
+    ``async for chunk in socket`` reads to the end of the stream.
     """
 
     __slots__ = ("__weakref__", "_draining", "_peer_gone", "_proxy_header")
 
     __reduce__ = refuse_to_be_copied
 
+    _draining: Draining
+    """Its spawner's; left unset without one."""
     _dialing: _Dialing | None
     _ledger: set[Any] | None
     _options: StreamOptions
@@ -413,7 +417,16 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Close: `aclose`, or, where an exception may have left a message unfinished, `abort` (RST).
+
+        A clean end would let the peer take half a message for all of it. What the connection itself ended
+        with, and a cancellation while nothing waits to be sent, end it cleanly; so does whatever comes after
+        `send_eof`. ``await socket.aclose()`` in a ``finally`` always does; a spawner whose limits say
+        ``on_unfinished="close"`` has its sockets closed cleanly here, too.
+        """
+        if self.draining.resets_unfinished and leaves_unfinished(error, self._wire):
+            self.abort()
         await self.aclose()
 
     # Ends and options ---------------------------------------------------------------------------------
@@ -468,7 +481,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     # What a spawner says ------------------------------------------------------------------------------
 
     @property
-    def draining(self) -> Signal:
+    def draining(self) -> Draining:
         """True once the server of this connection is being drained; ``await draining.wait()`` waits."""
         return getattr(self, "_draining", NEVER)
 

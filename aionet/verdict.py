@@ -1,10 +1,14 @@
-"""What the end of a handler says: why its connection ends, and who has to be told.
+"""What the end of a handler means: why its connection ends, what is logged, and what its peer must see.
 
 Theory of operation
 -------------------
 Whoever decided before that the connection ends was right, whatever the handler made of it. Otherwise a peer
 that left is a DEBUG line, because servers see that all day long; a handler that crashed is an ERROR, with the
 peer; and a peer that does not know how to begin is in between.
+
+The peer must not take half a reply for all of it: where the handler may have left one (`unfinished.py`), the
+connection is reset. It is also reset where nothing can be waited for any more, and after a bad handshake,
+unless an alert says why.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from .close_reason import CloseCause
 from .connection import Connection
 from .errors import AionetError, ConnectionLostError, IncompleteReadError, SocketClosedError, TlsError
 from .stream_socket import AsyncStreamSocket
+from .unfinished import OnUnfinished, leaves_unfinished
 
-__all__ = ["OnCrash", "verdict_on"]
+__all__ = ["OnCrash", "must_reset", "verdict_on"]
 
 _log = logging.getLogger("aionet.server")
 
@@ -52,7 +57,6 @@ def verdict_on(
     if isinstance(error, asyncio.CancelledError):
         return decided or CloseCause.CANCELLED
     if not isinstance(error, Exception):
-        socket.abort()  # KeyboardInterrupt, SystemExit: the loop is going down
         return CloseCause.FAILED
     if connection.phase == "handshake":
         return _handshake_failed(connection, error, on_crash)
@@ -61,6 +65,24 @@ def verdict_on(
         return decided or CloseCause.PEER_LOST
     _report_crash(socket, error, on_crash)
     return decided or CloseCause.FAILED
+
+
+def must_reset(connection: Connection[Any], error: BaseException | None, policy: OnUnfinished) -> bool:
+    """Whether `connection` ends in a reset: its handler ended with `error`, and its cause is known."""
+    if error is None:
+        return False
+    if not isinstance(error, (Exception, asyncio.CancelledError)):
+        return True  # KeyboardInterrupt, SystemExit: the loop is going down, and a close could not wait
+    wire = connection.socket._wire
+    if wire.closed:  # by the handler, perhaps in good order
+        return False
+    if connection.phase == "handshake" and isinstance(error, Exception):
+        return not isinstance(error, TlsError)  # a reset would destroy the alert that tells the peer why
+    if policy == "close":
+        return False
+    if connection._cause is CloseCause.HANDLER_TIMEOUT:
+        return not wire.eof_sent
+    return leaves_unfinished(error, wire)
 
 
 def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any], kinds: _Kinds = _PEER_LEFT) -> bool:
@@ -78,8 +100,6 @@ def _handshake_failed(connection: Connection[Any], error: Exception, on_crash: O
         _log.info("handshake with %s failed: %s", connection.socket.peer_address, error)
     else:
         _report_crash(connection.socket, error, on_crash)
-    if not isinstance(error, TlsError):  # a reset would destroy the alert that tells the peer why
-        connection.socket.abort()
     return connection._cause or CloseCause.HANDSHAKE_FAILED
 
 
@@ -88,5 +108,5 @@ def _report_crash(socket: AsyncStreamSocket[Any], error: Exception, on_crash: On
     if on_crash is not None:
         try:
             on_crash(socket, error)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # it was not cancelled: it does not wait
             _log.exception("on_error for %s failed", socket.peer_address)

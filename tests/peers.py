@@ -77,6 +77,14 @@ class RawPeer:
             received += data
         return bytes(received)
 
+    async def end(self) -> str:
+        """Receive to the end, and return what it is: ``"end"``, or ``"reset"``."""
+        try:
+            await self.receive_to_end()
+        except ConnectionResetError:
+            return "reset"
+        return "end"
+
     def half_close(self) -> None:
         """End this direction (FIN)."""
         self.sock.shutdown(socket.SHUT_WR)

@@ -277,6 +277,11 @@ _LIMITS: dict[str, dict[str, Any]] = {
         "help": "when the peer has ended its side: nothing, set the socket's peer_gone, or cancel a handler"
         " that does not read",
     },
+    "on_unfinished": {
+        "choices": ["reset", "close"],
+        "help": "how a connection ends whose handler raised, took too long, or was cancelled in the middle of"
+        " a write: in a reset, or cleanly, as if its reply were complete",
+    },
     "drain_spread": {
         **_SECONDS,
         "help": "over how many seconds, at the end of the grace, those who are left are cancelled",

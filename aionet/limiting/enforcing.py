@@ -4,9 +4,9 @@ Theory of operation
 -------------------
 A spawner without such limits has no `LimitEnforcer` and pays nothing. With one, a connection is `admit`ted,
 looked after, and forgotten. A cut is the decision that a connection ends: its cause is kept, and what follows
-depends on it. Where the handler may have something to put in order it is cancelled and the connection closes
-gracefully; where the peer is at fault, or the place is needed, the connection is reset and the handler, if it
-waits for it, gets `SocketClosedError`.
+depends on it. Where the handler may have something to put in order it is cancelled, and the connection closes
+gracefully, if nothing that it wrote is unfinished; where the peer is at fault, or the place is needed, the
+connection is reset and the handler, if it waits for it, gets `SocketClosedError`.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ class LimitEnforcer:
         peer, named = connection.socket.peer_address, {"connection": connection.id}  # no task of its own runs
         level = logging.DEBUG if cause is CloseCause.EVICTED else logging.INFO  # a flood evicts all day long
         _log.log(level, "connection from %s cut: %s", peer, cause, extra=named)
+        if cause is CloseCause.HANDLER_TIMEOUT:
+            connection.socket._wire.note_interruption()
         if cause not in _CANCEL:
             connection.socket.abort()
         if cause not in _RESET and connection._task is not None:

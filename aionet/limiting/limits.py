@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from ..unfinished import OnUnfinished
+
 __all__ = ["ConnectionLimits", "OnFull", "OnPeerGone"]
 
 OnFull: TypeAlias = Literal["pause", "reset", "evict_idle"] | Callable[[Any], Awaitable[object]]
@@ -48,7 +50,8 @@ class ConnectionLimits:
     kernel's queue. Servers whose connections begin with the handler are not held."""
 
     idle_timeout: float | None = None
-    """Seconds without a byte in either direction. The handler is cancelled, and the connection closed."""
+    """Seconds without a byte in either direction. The handler is cancelled, and the connection closed, or
+    reset if bytes wait to be sent (see `on_unfinished`)."""
 
     read_stall_timeout: float | None = None
     """Seconds that a read may wait, the whole of a `read_exactly`, `read_until` or `read_line`, however many
@@ -58,7 +61,8 @@ class ConnectionLimits:
     """Seconds that a write may wait without a byte being taken. The connection is reset."""
 
     handler_timeout: float | None = None
-    """Seconds that a handler may take for all of its connection. It is cancelled."""
+    """Seconds that a handler may take for all of its connection. It is cancelled, and the connection reset,
+    unless the handler then returns (see `on_unfinished`)."""
 
     max_pending_bytes: int | None = None
     """Bytes that the writes of all connections may hold while they wait for their peers. When there are more,
@@ -68,6 +72,12 @@ class ConnectionLimits:
     """When the peer ends its side, or is lost: ``"ignore"`` leaves it to the handler's next read; ``"event"``
     sets `socket.peer_gone` at once; ``"cancel"`` cancels a handler that does not read for 0.1 s after it. A
     client that half-closes and waits for its reply has not left: where there are such, use ``"ignore"``."""
+
+    on_unfinished: OnUnfinished = "reset"
+    """When a handler raises, exceeds `handler_timeout`, or is cancelled in the middle of a write, its reply
+    may be unfinished: ``"reset"`` resets the connection, so that its peer does not take a part of the reply
+    for all of it; ``"close"`` sends what was written and ends the stream cleanly, as if the handler had
+    returned. That suits protocols whose messages carry their length or an end mark."""
 
     drain_spread: float | None = None
     """Seconds at the end of a drain's grace over which the cancellations are spread, so that clients do not
@@ -84,6 +94,8 @@ class ConnectionLimits:
             raise ValueError(f"on_full must be {expected}, not {self.on_full!r}")
         if self.on_peer_gone not in ("ignore", "event", "cancel"):
             raise ValueError(f"on_peer_gone must be 'ignore', 'event' or 'cancel', not {self.on_peer_gone!r}")
+        if self.on_unfinished not in ("reset", "close"):
+            raise ValueError(f"on_unfinished must be 'reset' or 'close', not {self.on_unfinished!r}")
 
 
 def _check_count(name: str, value: object) -> None:

@@ -75,7 +75,8 @@ typedef struct {
         *str_closed_error, *str_context, *str_draining, *str_ends, *str_error, *str_finish_send, *str_get_coro,
         *str_is_closed, *str_linger, *str_msg, *str_note_end, *str_on_cold_events, *str_on_events, *str_operation,
         *str_pending, *str_read, *str_receive_into_slowly, *str_receive_slowly, *str_reply, *str_scheduled,
-        *str_selector, *str_send_rest, *str_send_slowly, *str_sslobj, *str_throw, *str_write;
+        *str_selector, *str_send_rest, *str_send_slowly, *str_sslobj, *str_throw, *str_write,
+        *str_note_interruption;
     PyObject *context_keyword, *name_keyword; /* ("context",) and ("name",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     int budget, unit_bits; /* of fairness: wires/budget.py has the numbers, wires/event_loop.py the theory */
@@ -234,6 +235,7 @@ PySendResult operation_refuse(PyObject *error, const char *why, PyObject **resul
 int operation_refuses_buffer(void);
 PyObject *operation_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t count);
 PyObject *operation_close(PyObject *self, PyObject *unused);
+void operation_note_interruption(Operation *operation, PyObject *wire);
 int operation_traverse(PyObject *self, visitproc visit, void *arg);
 int operation_clear(PyObject *self);
 extern PyGetSetDef operation_getset[];

@@ -410,6 +410,23 @@ PyObject *operation_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t
     return NULL;
 }
 
+/* A write that has gone, and gives the others their turn, is cancelled: its message may be unfinished. */
+void operation_note_interruption(Operation *operation, PyObject *wire)
+{
+    if (operation->phase != YIELDED_AFTER)
+        return;
+    PyObject *noted = PyObject_CallMethodNoArgs(wire, operation->state->str_note_interruption);
+    if (noted == NULL)
+        PyErr_WriteUnraisable(wire);
+    Py_XDECREF(noted);
+}
+
+static PyObject *operation_throw_method(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    operation_note_interruption((Operation *)self, (PyObject *)((Operation *)self)->stream);
+    return operation_throw(self, arguments, count);
+}
+
 PyObject *operation_close(PyObject *self, PyObject *unused)
 {
     Operation *operation = (Operation *)self;
@@ -504,7 +521,8 @@ static void operation_dealloc(PyObject *self)
 
 static PyMethodDef operation_methods[] = {
     {"send", operation_send, METH_O, "Run until it waits."},
-    {"throw", (PyCFunction)(void (*)(void))operation_throw, METH_FASTCALL, "Raise an exception where it waits."},
+    {"throw", (PyCFunction)(void (*)(void))operation_throw_method, METH_FASTCALL,
+     "Raise an exception where it waits."},
     {"close", operation_close, METH_NOARGS, "End it where it waits."},
     {NULL},
 };

@@ -519,6 +519,12 @@ static PyObject *tls_operation_send(PyObject *self, PyObject *value)
     return returned_by_method(status, result);
 }
 
+static PyObject *tls_operation_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    operation_note_interruption((Operation *)self, (PyObject *)tls_of((Operation *)self));
+    return operation_throw(self, arguments, count);
+}
+
 static int tls_operation_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(tls_of((Operation *)self));
@@ -545,7 +551,7 @@ static void tls_operation_dealloc(PyObject *self)
 
 static PyMethodDef tls_operation_methods[] = {
     {"send", tls_operation_send, METH_O, "Run until it waits."},
-    {"throw", (PyCFunction)(void (*)(void))operation_throw, METH_FASTCALL, "Raise an exception where it waits."},
+    {"throw", (PyCFunction)(void (*)(void))tls_operation_throw, METH_FASTCALL, "Raise an exception where it waits."},
     {"close", operation_close, METH_NOARGS, "End it where it waits."},
     {NULL},
 };

@@ -87,6 +87,17 @@ class Wire(Protocol):
     def waits_for_room(self) -> bool:
         """Whether something that was written waits for room below."""
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a write waits, or the last one was interrupted, even if all that is left of it was sent."""
+
+    def note_interruption(self) -> None:
+        """What is being said is interrupted: it is `unfinished` from now on, until another write begins."""
+
+    @property
+    def eof_sent(self) -> bool:
+        """Whether this direction has ended."""
+
     def facts(self) -> tuple[int | None, float | None]:
         """Return how many bytes are not acknowledged, and for how many seconds none moved, if known."""
 

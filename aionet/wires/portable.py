@@ -250,7 +250,7 @@ class PortableWire(DescriptorWire):
             state = self._state
             state.budget -= 1 + (size >> UNIT_BITS)
             if state.budget < 0:  # afterwards, not before: writes go in the order of their calls
-                await state.yield_turn()
+                await self._yield_turn_writing()
             return size
         return await self._send_in_turn(OutgoingBuffers((data,), sent))
 

@@ -5,6 +5,10 @@ Theory of operation
 *Writing.* What could not go at once waits in an `OutgoingQueue` (`sending.py`), behind which everything else
 has to queue as long as it is not empty.
 
+*Unfinished.* A write that is cancelled leaves a message unfinished, whatever of it is sent, until another
+write begins. A write that queues clears the mark; one that is sent at once changes the number of bytes that
+the mark was made at, so that the hot path does nothing for it.
+
 *Loss.* The first error is kept (`lost`), and an end of stream after it is not believed.
 
 *Closing* finishes the queue, sees to it that the last reply arrives, and is over when the time is up,
@@ -146,8 +150,25 @@ class QueueingWire:
             raise SocketClosedError(
                 errno.EPIPE, "the stream was ended by send_eof()", operation="write", ends=self
             )
-        await self._queue().send(entry, "write")
+        await self._send_queued(entry)
         return entry.sent
+
+    async def _send_queued(self, entry: Outgoing) -> None:
+        queue = self._queue()
+        queue.interrupted_at = None
+        try:
+            await queue.send(entry, "write")
+        except asyncio.CancelledError:
+            self.note_interruption()
+            raise
+
+    async def _yield_turn_writing(self) -> None:
+        """After a write that went at once."""
+        try:
+            await self._state.yield_turn()
+        except asyncio.CancelledError:
+            self.note_interruption()
+            raise
 
     async def flush_all(self, operation: str) -> None:
         """Return when everything that was written so far has been handed down to the last wire."""
@@ -167,6 +188,18 @@ class QueueingWire:
     @property
     def waits_for_room(self) -> bool:
         return bool(self._outgoing)
+
+    @property
+    def unfinished(self) -> bool:
+        outgoing = self._outgoing
+        return outgoing is not None and (bool(outgoing) or outgoing.interrupted_at == self._bytes_sent)
+
+    @property
+    def eof_sent(self) -> bool:
+        return self._eof_sent
+
+    def note_interruption(self) -> None:
+        self._queue().interrupted_at = self._bytes_sent
 
     @property
     def unacknowledged(self) -> int:
@@ -217,8 +250,10 @@ class QueueingWire:
         except (TimeoutError, ConnectionLostError, SocketClosedError, TlsError):
             pass
         finally:
-            self.close_now(reset=reset)
-            self._closing.set_result(None)
+            try:
+                self.close_now(reset=reset)
+            finally:
+                self._closing.set_result(None)
         if self._outgoing is not None:
             self._tell_of_torn_writes(self._outgoing)
 

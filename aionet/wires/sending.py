@@ -36,6 +36,7 @@ class OutgoingQueue:
         "_translate",
         "broken",
         "failed",
+        "interrupted_at",
         "sent",
         "sock",
         "torn",
@@ -69,6 +70,8 @@ class OutgoingQueue:
         """Bytes of begun writes that were never handed to the kernel, because the connection was lost."""
         self.torn = 0
         """How many of those belonged to writes whose task had been cancelled: nobody was told yet."""
+        self.interrupted_at: int | None = None
+        """How many bytes had been sent past this queue when a write was cancelled; ``None`` without that."""
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -28,6 +28,8 @@ class UnconnectedWire:
     bytes_written = 0
     waits_for_input = False
     waits_for_room = False
+    unfinished = False
+    eof_sent = False
 
     def __init__(self, *, closed: bool) -> None:
         self.closed = closed
@@ -60,6 +62,9 @@ class UnconnectedWire:
         pass
 
     def watch_peer(self) -> None:
+        pass
+
+    def note_interruption(self) -> None:
         pass
 
     def facts(self) -> tuple[int | None, float | None]:

@@ -326,12 +326,12 @@ class TlsWire(TlsBase, WireOver):
             raise self._error("write", error) from error
         self._bytes_sent += size
         if self._seal.rests:
-            await self._queue().send(OutgoingBuffers((data,), size), "write")
+            await self._send_queued(OutgoingBuffers((data,), size))
             return size
         state = self._state
         state.budget -= 1 + (size >> UNIT_BITS)
         if state.budget < 0:  # afterwards, not before: writes go in the order of their calls
-            await state.yield_turn()
+            await self._yield_turn_writing()
         return size
 
     if TYPE_CHECKING or compiled is None:
@@ -345,7 +345,7 @@ class TlsWire(TlsBase, WireOver):
         except OSError as error:
             raise self._error("write", error) from error
         if self._seal.rests:
-            await self._queue().send(OutgoingBuffers((data,), size), "write")
+            await self._send_queued(OutgoingBuffers((data,), size))
         return size
 
     def _send_some(self, data: Buffer) -> int:
@@ -359,6 +359,10 @@ class TlsWire(TlsBase, WireOver):
     @property
     def bytes_written(self) -> int:
         return max(super().bytes_written - self._seal.unsent, 0)
+
+    @property
+    def unfinished(self) -> bool:
+        return bool(self._seal.rests) or super().unfinished
 
     def _on_room(self) -> None:
         if self._outgoing:
