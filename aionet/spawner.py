@@ -133,6 +133,8 @@ class ConnectionSpawner(Generic[SocketT]):
         self._draining_signal = Draining(resets_unfinished=self._limits.on_unfinished == "reset")
         self._drain: Drain | None = None
         self._draining: asyncio.Task[DrainReport] | None = None
+        self._drained = False
+        """Whether a `serve` has ended by a drain: another one is a mistake."""
         self._emptied = asyncio.Event()
         self._counts = [0] * len(CloseCause)
         self._traffic: Traffic | None = None
@@ -146,17 +148,24 @@ class ConnectionSpawner(Generic[SocketT]):
     async def serve(self, *servers: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         """Accept from `servers` and run the handlers, until `drain`, or until all servers are closed.
 
-        It returns when the last handler has ended. The servers are closed then, however it ends.
+        It returns when the last handler has ended. The servers are closed then, however it ends. Where the
+        drain comes first, before this has begun, it closes the servers and returns at once.
 
         Raises:
             TypeError: no server was given.
-            SocketBusyError: this spawner is already serving, or has been drained.
+            SocketBusyError: this spawner is already serving, or has served until it was drained.
             OSError: a listening socket has become unusable; the handlers were cancelled.
 
         Cancel safety: cancelled, it closes the servers, cancels the handlers and waits for their end.
         """
         if not servers:
             raise TypeError("serve() needs at least one server")
+        self._refuse_if_busy()
+        if self._drain is not None:  # it came between the call and this step
+            self._drained = True
+            for server in servers:
+                server.close()
+            return
         self._begin(servers)
         acceptors = [asyncio.create_task(self._accept_from(server)) for server in servers]
         try:
@@ -222,11 +231,13 @@ class ConnectionSpawner(Generic[SocketT]):
 
     # Accepting ----------------------------------------------------------------------------------------
 
-    def _begin(self, servers: tuple[AsyncStreamConnectionServer[Any, SocketT], ...]) -> None:
+    def _refuse_if_busy(self) -> None:
         if self._servers:
             raise SocketBusyError("this spawner is already serving", operation="serve")
-        if self._drain is not None:
+        if self._drained:
             raise SocketBusyError("this spawner has been drained", operation="serve")
+
+    def _begin(self, servers: tuple[AsyncStreamConnectionServer[Any, SocketT], ...]) -> None:
         self._servers.extend(servers)
         self._time = asyncio.get_running_loop().time
         limits = self._limits
@@ -260,6 +271,7 @@ class ConnectionSpawner(Generic[SocketT]):
         return roster
 
     def _end(self) -> None:
+        self._drained = self._drain is not None
         self._close_servers()
         self._servers.clear()
         self._intake.end()

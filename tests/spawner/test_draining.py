@@ -153,9 +153,38 @@ async def test_a_drain_after_the_drain_gets_the_report_again(stage: Stage) -> No
 async def test_a_drain_before_serving(stage: Stage) -> None:
     spawner = aionet.ConnectionSpawner(Handlers())
     assert counts(await spawner.drain(FOREVER)) == (0, 0, 0)
+    server = stage.tcp_server()
+    await spawner.serve(server)  # which returns at once
+    assert server.closed
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("drains", [1, 2])
+async def test_a_drain_of_what_is_only_scheduled(stage: Stage, kind: str, drains: int) -> None:
+    """As where a signal arrives while the program starts."""
+    spawner = aionet.ConnectionSpawner(Handlers())
+    server = stage.server(kind)
+    waiting = stage.client(server)
+    serving = asyncio.ensure_future(spawner.serve(server))
+    reports = await asyncio.gather(*(spawner.drain(FOREVER) for _ in range(drains)))
+    assert [counts(report) for report in reports] == [(0, 0, 0)] * drains
+    await asyncio.wait_for(serving, 5)
+    assert server.closed
+    assert spawner.stats.accepted == 0
+    with contextlib.suppress(ConnectionResetError):
+        assert await waiting.receive() == b""
+
+
+@pytest.mark.asyncio
+async def test_a_spawner_serves_no_more_after_a_drain(stage: Stage) -> None:
+    spawner = aionet.ConnectionSpawner(Handlers())
+    await stage.serve(spawner, stage.tcp_server())
+    await spawner.drain(FOREVER)
+    await stage.servings[0]
     async with stage.tcp_server() as server:
         with pytest.raises(aionet.SocketBusyError, match="drained"):
             await spawner.serve(server)
+        assert not server.closed
 
 
 @pytest.mark.asyncio
