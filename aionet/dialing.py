@@ -3,12 +3,14 @@
 Theory of operation
 -------------------
 `dial` returns a connected, non-blocking socket. A numeric address is one attempt. A name is resolved, and if
-it has several addresses they race: Happy Eyeballs (RFC 8305) as the aiohappyeyeballs package runs it, with
-this module's `_Attempts` in the place where it expects an event loop. So one piece of code connects sockets,
-whichever way it is asked, and every attempt is recorded with its time and its error.
+it has several addresses they race (`racing.py`). Every attempt is a `TcpAttempt`, which holds a socket, is
+woken by the reactor when the kernel has an answer, and remembers how it ended and how long that took.
 
-*Cancelling* a connect leaves nothing behind: the reactor forgets the descriptor before it can be closed and
-given to somebody else, which `loop.sock_connect` does not promise.
+*Cancelling* a connect leaves nothing behind: an attempt is closed at once, and the reactor forgets its
+descriptor before another socket can get the same number.
+
+*Errors* are kept without their tracebacks. Those would hold the frames that hold the errors, and only the
+cyclic collector could free them.
 
 *A peer that resets at once.* A connection may be made, carry a few last words and be reset before this side
 has looked. The kernel then reports the reset where it would report a refusal, and only once. It is handed on
@@ -17,19 +19,27 @@ one.
 
 *Self-connection.* A connect to a local port in the ephemeral range on which nobody listens can, by chance, be
 given that very port as its own, and then it is connected to itself. That is reported as what it is: refused.
+
+*Local addresses.* Binding to port 0 would reserve a port for this socket alone, and a host has few of them.
+With IP_BIND_ADDRESS_NO_PORT (ip(7)) the port is chosen by connect(2), which shares it among connections to
+different peers. A port that the caller chose is shared likewise, which takes SO_REUSEADDR (socket(7)).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
-from typing import Any, NamedTuple, cast
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from .addresses import SocketAddress, UnixAddress
-from .errors import ConnectError
+from .errors import ConnectError, without_traceback
 from .options import TcpOptions, UnixOptions
+from .racing import interleaved, race
 from .resolving import Resolver, resolve
 from .wires.event_loop import EventLoopState, running_state
 from .wires.reactor import ERROR, HANGUP, WRITABLE
@@ -42,6 +52,8 @@ _RESET_LATER = (
 )  # a refusal is ECONNREFUSED: these end a connection that was made
 _FULL_QUEUE_PAUSES = (0.001, 0.005, 0.02, 0.05)  # a full backlog of a Unix server: the last one repeats
 _IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR)
+# Linux has this option, but not every Python names it.
+_BIND_ADDRESS_NO_PORT = 24 if sys.platform == "linux" else None
 
 
 class Dialed(NamedTuple):
@@ -62,7 +74,7 @@ async def dial(
 ) -> Dialed:
     """Return a socket connected to `address`.
 
-    With a `happy_eyeballs_delay` of ``None`` the addresses of a name are tried one after the other.
+    The addresses of a name race as `racing.race` says.
 
     Raises:
         ResolveError: the name has no address.
@@ -70,16 +82,16 @@ async def dial(
 
     Cancel safety: a cancelled dial leaves no descriptor and nothing registered with the loop.
     """
-    attempts = _Attempts(options, local_address)
     candidates = await _candidates(address, resolver)
-    try:
-        if len(candidates) == 1:
-            sock = await attempts.connect_one(candidates[0])
-        else:
-            sock = await _race(attempts, candidates, happy_eyeballs_delay)
-    except OSError as error:
-        raise attempts.summary(error, address) from error
-    return Dialed(sock, attempts.lost.get(sock))
+    state = running_state()
+    attempts = [
+        _TcpAttempt(candidate, options, local_address, state) for candidate in interleaved(candidates)
+    ]
+    winner = await race(attempts, happy_eyeballs_delay)
+    if winner is None:
+        failed = [(attempt.address, attempt.seconds, attempt.error) for attempt in attempts]
+        raise _connect_error(address, failed, local_address) from attempts[-1].error
+    return winner.result()
 
 
 async def dial_unix(address: UnixAddress, *, options: UnixOptions) -> Dialed:
@@ -96,11 +108,13 @@ async def dial_unix(address: UnixAddress, *, options: UnixOptions) -> Dialed:
         await _connect_unix(sock, address)
     except OSError as error:
         sock.close()
-        raise _connect_error(error, address, [(address, loop.time() - started, error)]) from error
+        why = without_traceback(error)
     except BaseException:
         sock.close()
         raise
-    return Dialed(sock)
+    else:
+        return Dialed(sock)
+    raise _connect_error(address, [(address, loop.time() - started, why)]) from why
 
 
 async def _connect_unix(sock: socket.socket, address: UnixAddress) -> None:
@@ -110,7 +124,7 @@ async def _connect_unix(sock: socket.socket, address: UnixAddress) -> None:
         if number == 0:
             return
         if number != errno.EAGAIN:  # that is a full queue, and there is no event for room in it
-            raise OSError(number, os.strerror(number))
+            raise _error(number)
         await asyncio.sleep(next(pauses, _FULL_QUEUE_PAUSES[-1]))
 
 
@@ -120,128 +134,128 @@ async def _candidates(address: SocketAddress, resolver: Resolver | None) -> list
     return await resolve(address, resolver)
 
 
-async def _race(
-    attempts: _Attempts, candidates: list[SocketAddress], happy_eyeballs_delay: float | None
-) -> socket.socket:
-    import aiohappyeyeballs  # only programs that dial names with several addresses pay for it
+class _TcpAttempt:
+    """One attempt to connect to one address; see `racing.Attempt`."""
 
-    infos: list[Any] = [
-        (address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address.sockaddr())
-        for address in candidates
-    ]
-    return await aiohappyeyeballs.start_connection(
-        infos,
-        happy_eyeballs_delay=happy_eyeballs_delay,
-        interleave=1,
-        loop=cast(asyncio.AbstractEventLoop, attempts),
-        socket_factory=attempts.open,
-    )
-
-
-class _Attempts:
-    """The attempts of one dial: makes their sockets, connects them, remembers how each ended.
-
-    It has the one method of an event loop that aiohappyeyeballs calls, `sock_connect`.
-    """
-
-    def __init__(self, options: TcpOptions, local_address: SocketAddress | None) -> None:
+    def __init__(
+        self,
+        address: SocketAddress,
+        options: TcpOptions,
+        local_address: SocketAddress | None,
+        state: EventLoopState,
+    ) -> None:
+        self.address = address
+        self.error: OSError | None = None
+        self.seconds = 0.0
+        """From its start to its end."""
         self._options = options
         self._local = local_address
-        self._state = running_state()
-        self._loop = self._state.loop
-        self.lost: dict[socket.socket, OSError] = {}
-        self._failed: list[tuple[float, SocketAddress, float, OSError]] = []
+        self._state = state
+        self._sock: socket.socket | None = None
+        self._lost: OSError | None = None
+        self._watched = self._has_answer = self._ended = False
 
-    async def connect_one(self, address: SocketAddress) -> socket.socket:
-        family = cast(int, address.family)
-        sockaddr = address.sockaddr()
-        sock = self.open((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr))
+    def start(self, wake: Callable[[], object]) -> None:
+        self._wake = wake
+        self._started = self._state.loop.time()
         try:
-            await self.sock_connect(sock, sockaddr)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    def open(self, info: Any) -> socket.socket:
-        family, kind, protocol, _, sockaddr = info
-        started = self._loop.time()
-        sock = None
-        try:
-            sock = socket.socket(family, kind, protocol)
+            family = self.address.family
+            assert family is not None
+            self._sockaddr = self.address.sockaddr()
+            self._sock = sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             sock.setblocking(False)
             self._options.apply_to_stream(sock)
             if self._local is not None:
-                self._bind(sock, self._local)
-        except OSError as error:
-            if sock is not None:
-                sock.close()
-            self._record(started, sockaddr, error)
-            raise
-        except BaseException:
-            if sock is not None:
-                sock.close()
-            raise
-        return sock
-
-    def _bind(self, sock: socket.socket, local: SocketAddress) -> None:
-        if local.family not in (None, sock.family):
-            raise OSError(errno.EAFNOSUPPORT, f"cannot be dialed from {local}: another address family")
-        sock.bind(local.sockaddr(sock.family))
-
-    async def sock_connect(self, sock: socket.socket, sockaddr: Any) -> None:
-        started = self._loop.time()
-        try:
-            number = sock.connect_ex(sockaddr)
+                _bind(sock, self._local)
+            number = sock.connect_ex(self._sockaddr)
             if number in _IN_PROGRESS:
-                await _Connecting(self._state).wait(sock.fileno())
-                number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if number in _RESET_LATER:
-                self.lost[sock] = OSError(number, os.strerror(number))
-                return
-            if number == 0 and sock.getsockname() == sockaddr:
-                number = errno.ECONNREFUSED
-            if number:
-                raise OSError(number, os.strerror(number))
+                self._watch(sock.fileno())
+            else:
+                self._end(sock, number)
         except OSError as error:
-            self._record(started, sockaddr, error)
-            raise
-
-    def _record(self, started: float, sockaddr: Any, error: OSError) -> None:
-        address = SocketAddress.from_sockaddr(sockaddr)
-        self._failed.append((started, address, self._loop.time() - started, error))
-
-    def summary(self, error: OSError, address: SocketAddress) -> ConnectError:
-        self._failed.sort(key=lambda attempt: attempt[0])
-        return _connect_error(error, address, [attempt[1:] for attempt in self._failed])
-
-
-class _Connecting:
-    """Waits for the end of a connect in progress."""
-
-    def __init__(self, state: EventLoopState) -> None:
-        self._reactor = state.reactor
-        self._over = state.loop.create_future()
-
-    async def wait(self, fd: int) -> None:
-        self._reactor.watch(fd, self)
-        try:
-            self._reactor.arm_writes(fd)
-            await self._over
-        finally:
-            self._reactor.forget(fd)
+            self._fail(without_traceback(error))
 
     def on_events(self, events: int) -> None:
-        if events & (WRITABLE | ERROR | HANGUP) and not self._over.done():
-            self._over.set_result(None)
+        if events & (WRITABLE | ERROR | HANGUP):
+            self._has_answer = True
+            self._wake()
+
+    def has_ended(self) -> bool:
+        if self._has_answer and not self._ended:
+            assert self._sock is not None
+            try:
+                self._end(self._sock, self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            except OSError as error:
+                self._fail(without_traceback(error))
+        return self._ended
+
+    def result(self) -> Dialed:
+        """The socket, once this has succeeded."""
+        assert self._sock is not None
+        return Dialed(self._sock, self._lost)
+
+    def close(self) -> None:
+        self._unwatch()
+        if self._sock is not None:
+            self._sock.close()
+
+    def _end(self, sock: socket.socket, number: int) -> None:
+        """The kernel's answer is `number`, an errno or 0."""
+        if number == 0 and sock.getsockname() == self._sockaddr:
+            number = errno.ECONNREFUSED
+        if number in _RESET_LATER:
+            self._lost = _error(number)
+        elif number:
+            self._fail(_error(number))
+            return
+        self._unwatch()
+        self._over()
+
+    def _fail(self, error: OSError) -> None:
+        self.error = error
+        self.close()
+        self._over()
+
+    def _over(self) -> None:
+        self._ended = True
+        self.seconds = self._state.loop.time() - self._started
+
+    def _watch(self, fd: int) -> None:
+        self._state.reactor.watch(fd, self)
+        self._watched = True
+        self._state.reactor.arm_writes(fd)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            assert self._sock is not None
+            self._watched = False
+            self._state.reactor.forget(self._sock.fileno())
+
+
+def _bind(sock: socket.socket, local: SocketAddress) -> None:
+    try:
+        if local.family not in (None, sock.family):
+            raise OSError(errno.EAFNOSUPPORT, "another address family")
+        if local.port == 0 and _BIND_ADDRESS_NO_PORT is not None:
+            with contextlib.suppress(OSError):  # an old kernel: the port is chosen here
+                sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        if local.port and os.name == "posix":  # elsewhere it would let two sockets have one connection
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(local.sockaddr(sock.family))
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be dialed from {local}: {error.strerror or error}") from None
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def _connect_error(
-    error: OSError,
     address: SocketAddress | UnixAddress,
-    attempts: list[tuple[Any, float, OSError]],
+    attempts: list[tuple[Any, float, Any]],
+    local_address: SocketAddress | None = None,
 ) -> ConnectError:
-    last = attempts[-1][2] if attempts else error
+    last = attempts[-1][2]
     message = last.strerror or str(last)
     if len(attempts) > 1:
         tried = (f"{where} after {seconds:.3f} s: {why.strerror or why}" for where, seconds, why in attempts)
@@ -251,5 +265,6 @@ def _connect_error(
         message,
         attempts=attempts,
         operation="connect",
+        local_address=local_address,
         peer_address=address,
     )

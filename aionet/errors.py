@@ -43,6 +43,7 @@ __all__ = [
     "TlsTruncatedError",
     "Where",
     "WorkerFailedError",
+    "without_traceback",
 ]
 
 
@@ -63,6 +64,11 @@ class Ends(Protocol):
 
     @property
     def peer_address(self) -> SocketAddress | UnixAddress | None: ...
+
+
+def without_traceback(error: OSError) -> OSError:
+    """Return a copy of `error` to keep: a traceback would keep its frames alive, and all that is in them."""
+    return OSError(*error.args)
 
 
 class _KnownEnds(NamedTuple):
@@ -111,6 +117,8 @@ class AionetError(Exception):
         ends = "->".join(str(end) for end in (self.local_address, self.peer_address) if end is not None)
         where = " ".join(part for part in (self.operation, ends) if part)
         what = super().__str__()
+        if isinstance(self, OSError) and self.errno is None:  # its text would begin with "[Errno None]"
+            what = self.strerror or what
         return f"{where}: {what}" if where else what
 
 

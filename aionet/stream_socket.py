@@ -497,12 +497,15 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     ) -> None:
         """Take the socket that `dial` connects, and lay TLS over it if so asked."""
         try:
-            with self._connecting("connect", address):
+            with self._connecting("connect", address) as dialing:
                 sock, lost = await dial
                 wire: Wire = stream_wire(sock, running_state(), _peer_of(sock, address))
                 wire.lost = lost
                 if tls is not None:
                     wire = await self._lay_tls(wire, tls)
+                if dialing.was_interrupted():  # by a cancellation that a resolver has suppressed
+                    wire.abort()
+                    raise asyncio.CancelledError
         finally:
             dial.close()  # where it was refused before it began
         self._attach(wire, current_scope().ledger)
@@ -529,13 +532,13 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         return made
 
     @contextmanager
-    def _connecting(self, operation: str, peer: AddressT | None = None) -> Iterator[None]:
+    def _connecting(self, operation: str, peer: AddressT | None = None) -> Iterator[_Dialing]:
         """Around what connects this socket: nobody else may meanwhile, and closing the socket ends it."""
         self._refuse_if_used(operation)
         dialing = self._dialing = _Dialing()
         try:
-            yield
-        except asyncio.CancelledError:
+            yield dialing
+        except (asyncio.CancelledError, Exception):  # of a resolver that has suppressed the cancellation
             if dialing.was_stopped():
                 raise SocketClosedError(operation=operation, peer_address=peer) from None
             raise
@@ -629,6 +632,7 @@ class _Dialing:
 
     def __init__(self) -> None:
         self._task = asyncio.current_task()
+        self._cancelled_before = 0 if self._task is None else self._task.cancelling()
         self._stopped = False
         self.ended = asyncio.Event()
 
@@ -642,8 +646,12 @@ class _Dialing:
             self._task.cancel()
 
     def was_stopped(self) -> bool:
-        """Whether the cancellation that arrived was `stop`, and nobody else's; takes it back if so."""
-        return self._stopped and self._task is not None and self._task.uncancel() == 0
+        """Whether `stop` alone has ended it, and no other cancellation; takes that of `stop` back."""
+        return self._stopped and self._task is not None and self._task.uncancel() == self._cancelled_before
+
+    def was_interrupted(self) -> bool:
+        """Whether it is not to be continued, even if no cancellation has arrived."""
+        return self._stopped or (self._task is not None and self._task.cancelling() > self._cancelled_before)
 
 
 def _peer_of(sock: socket.socket, address: SocketAddress | UnixAddress) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from typing import Self
 
@@ -42,8 +43,10 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
     ) -> Self:
         """Connect to `address`, and return this socket.
 
-        The addresses of a name race, each started `happy_eyeballs_delay` seconds after the one before
-        (RFC 8305); ``None`` tries one after the other. A port alone means this host.
+        The addresses of a name race, with the address families in turn (RFC 8305): each attempt is started
+        `happy_eyeballs_delay` seconds after the one before, or as soon as an attempt fails. With a delay of 0
+        all start at once; with ``None`` each waits until the one before has failed. A port alone means this
+        host.
 
         Args:
             address: as in ``("example.org", 443)``, ``"127.0.0.1:3000"``, ``"[::1]:3000"``, ``3000``.
@@ -62,7 +65,8 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
             SocketClosedError: it was closed, before or meanwhile.
             TypeError, ValueError: a bad address, delay or context, before any I/O.
 
-        Cancel safety: nothing is left open or registered.
+        Cancel safety: nothing is left open or registered, whenever the cancellation arrives; the same holds
+        for `abort()` and `aclose()` while it connects.
         """
         target = _tcp_address(address)
         if target.port == 0:
@@ -70,8 +74,11 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
         local = None if local_address is None else _tcp_address(local_address)
         if local is not None and local.host and local.ip is None:
             raise ValueError(f"local_address must be numeric, not {local}")
-        if happy_eyeballs_delay is not None and not happy_eyeballs_delay >= 0:
-            raise ValueError(f"happy_eyeballs_delay must be 0 or more seconds, not {happy_eyeballs_delay!r}")
+        if happy_eyeballs_delay is not None and not 0 <= happy_eyeballs_delay < math.inf:
+            raise ValueError(
+                f"happy_eyeballs_delay must be a finite number of seconds, 0 or more, or None: "
+                f"not {happy_eyeballs_delay!r}"
+            )
         wanted_tls = client_tls(tls, server_hostname, _name_in_certificate(target), accept_truncation)
         options = self._options
         assert isinstance(options, TcpOptions)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
 import struct
@@ -12,58 +11,20 @@ import pytest
 from helpers import begin, needs_ipv6, open_sockets, unused_port
 from peers import RawListener
 
-from aionet import AsyncTcpSocket, ConnectError, ConnectionLostError, ResolveError, SocketAddress, TcpOptions
+from aionet import (
+    AsyncTcpSocket,
+    ConnectError,
+    ConnectionLostError,
+    ResolveError,
+    SocketAddress,
+    SocketClosedError,
+    TcpOptions,
+)
 from aionet.scope import Scope, set_scope
 
+from .names import resolving
+
 pytestmark = pytest.mark.asyncio
-
-
-@contextlib.contextmanager
-def resolving(*addresses, error=None):
-    """Have this loop's names resolve to `addresses`; yield the list of the names that were asked for."""
-    asked = []
-
-    async def resolver(host, port):
-        asked.append((host, port))
-        if error is not None:
-            raise error
-        return [SocketAddress(*address) for address in addresses]
-
-    loop = asyncio.get_running_loop()
-    previous = set_scope(loop, Scope(resolver=resolver))
-    try:
-        yield asked
-    finally:
-        set_scope(loop, previous)
-
-
-@pytest.fixture
-def listener():
-    with RawListener() as listener:
-        yield listener
-
-
-@pytest.fixture
-def deaf():
-    """The address of a listener whose queue is full: it never answers."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.2", 0))
-        listening.listen(0)
-        address = listening.getsockname()
-        with contextlib.ExitStack() as waiting:
-            for _ in range(4):
-                sock = waiting.enter_context(socket.socket())
-                sock.setblocking(False)
-                sock.connect_ex(address)
-            yield address
-
-
-@pytest.fixture
-def refused():
-    """An address at which nobody listens."""
-    with socket.socket() as placeholder:
-        placeholder.bind(("127.0.0.1", 0))
-        yield placeholder.getsockname()
 
 
 async def talk(sock, listener):
@@ -134,6 +95,47 @@ async def test_the_second_address_is_tried_while_the_first_is_silent(listener, d
         sock = await AsyncTcpSocket().connect_to(("name.example", 1), happy_eyeballs_delay=0.02)
         assert len(open_sockets()) == len(before) + 1, "the loser is closed"
         await talk(sock, listener)
+
+
+@pytest.mark.parametrize("delay", [0, 0.0])
+async def test_without_a_delay_all_start_at_once(listener, deaf, delay):
+    with resolving(deaf, deaf, listener.address):
+        async with asyncio.timeout(5):
+            sock = await AsyncTcpSocket().connect_to(("name.example", 1), happy_eyeballs_delay=delay)
+        await talk(sock, listener)
+
+
+async def test_with_none_an_address_is_waited_for(listener, deaf):
+    before = open_sockets()
+    with resolving(deaf, listener.address):
+        sock = AsyncTcpSocket()
+        connecting = await begin(sock.connect_to(("name.example", 1), happy_eyeballs_delay=None))
+        assert len(open_sockets()) == len(before) + 1
+        sock.abort()
+        with pytest.raises(SocketClosedError):
+            await connecting
+
+
+async def test_any_failure_starts_the_next_attempt(listener, deaf, refused):
+    """Not only that of the latest attempt."""
+    with resolving(deaf, refused, refused, listener.address):
+        async with asyncio.timeout(5):
+            sock = await AsyncTcpSocket().connect_to(("name.example", 1), happy_eyeballs_delay=0.02)
+        await talk(sock, listener)
+
+
+@needs_ipv6
+async def test_the_families_take_turns(refused):
+    port = refused[1]
+    hosts = ["127.0.0.3", "127.0.0.4", "127.0.0.5", "::1"]
+    with resolving(*((host, port) for host in hosts)), pytest.raises(ConnectError) as caught:
+        await AsyncTcpSocket().connect_to(("name.example", 1))
+    assert [address.host for address, *_ in caught.value.attempts] == [
+        "127.0.0.3",
+        "::1",
+        "127.0.0.4",
+        "127.0.0.5",
+    ]
 
 
 async def test_one_after_the_other(listener, refused):
@@ -223,6 +225,8 @@ async def test_a_connection_to_itself_is_a_refusal():
         {"address": "127.0.0.1:80", "local_address": ("name.example", 0)},
         {"address": "127.0.0.1:80", "happy_eyeballs_delay": -1},
         {"address": "127.0.0.1:80", "happy_eyeballs_delay": float("nan")},
+        {"address": "127.0.0.1:80", "happy_eyeballs_delay": float("inf")},
+        {"address": "127.0.0.1:80", "happy_eyeballs_delay": "0.1"},
         {"address": "unix:/tmp/x"},
         {"address": ("127.0.0.1", 65536)},
         {"address": None},

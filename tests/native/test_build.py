@@ -153,7 +153,7 @@ class TestEditableInstallations:
         (target,) = (tmp_path / "venv/lib").glob("python3.*/site-packages")
         for old in target.glob("setuptools*"):
             shutil.rmtree(old)
-        for pattern in ("setuptools", "setuptools-*", "aiohappyeyeballs", "aiohappyeyeballs-*"):
+        for pattern in ("setuptools", "setuptools-*"):
             for path in SITE.glob(pattern):
                 shutil.copytree(path, target / path.name)
         return tmp_path / "venv/bin/python"

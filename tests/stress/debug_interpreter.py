@@ -4,38 +4,25 @@
 
 Theory of operation
 -------------------
-Pure Python needs no more than a path: the checkout, and the one package that aionet depends on, linked out of
-the site-packages of the interpreter that runs this. An extension that was compiled for the release build is
-of no use to the debug build, whose modules have another tag (``cpython-311d``). So the checkout's sources,
+Pure Python needs no more than the checkout as its path. An extension that was compiled for the release build
+is of no use to the debug build, whose modules have another tag (``cpython-311d``). So the checkout's sources,
 without what was built of them, are copied to `DIRECTORY` and installed from there into a virtual environment
 of the debug interpreter's; the checkout itself is not touched.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["CHECKOUT", "PROGRAM", "install", "path_for_pure_python"]
+__all__ = ["CHECKOUT", "PROGRAM", "install"]
 
 PROGRAM = "python3.11-dbg"
 CHECKOUT = Path(__file__).parents[2]
 
-_DEPENDENCY = "aiohappyeyeballs"
 _SOURCES = ("aionet", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-
-
-def path_for_pure_python(directory: Path) -> str:
-    """Return a ``PYTHONPATH`` with which any interpreter finds aionet; links go into `directory`."""
-    found = importlib.util.find_spec(_DEPENDENCY)
-    assert found is not None
-    assert found.origin is not None
-    (directory / _DEPENDENCY).symlink_to(Path(found.origin).parent)
-    return f"{CHECKOUT}{os.pathsep}{directory}"
 
 
 def install(directory: Path) -> str:
@@ -75,7 +62,7 @@ def main() -> None:
     if (CHECKOUT / "setup.py").exists():
         print(f"AIONET_ENGINE=native {install(directory)}")
     else:
-        print(f"AIONET_ENGINE=portable PYTHONPATH={path_for_pure_python(directory)} {PROGRAM}")
+        print(f"AIONET_ENGINE=portable PYTHONPATH={CHECKOUT} {PROGRAM}")
 
 
 if __name__ == "__main__":

@@ -45,10 +45,9 @@ def test_nothing_grows_grossly() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("loop", LOOPS)
-def test_no_reference_leaks_on_the_portable_engine(loop: str, tmp_path: Path) -> None:
+def test_no_reference_leaks_on_the_portable_engine(loop: str) -> None:
     python = require_program(PROGRAM)
-    path = debug_interpreter.path_for_pure_python(tmp_path)
-    table = find_leaks(python, "--loop", loop, PYTHONPATH=path, AIONET_ENGINE="portable")
+    table = find_leaks(python, "--loop", loop, PYTHONPATH=str(CHECKOUT), AIONET_ENGINE="portable")
     assert "references/run" in table
 
 

@@ -1,0 +1,30 @@
+"""What names resolve to, as a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from aionet import SocketAddress
+from aionet.scope import Scope, set_scope
+
+__all__ = ["resolving"]
+
+
+@contextlib.contextmanager
+def resolving(*addresses, error=None):
+    """Have this loop's names resolve to `addresses`; yield the list of the names that were asked for."""
+    asked = []
+
+    async def resolver(host, port):
+        asked.append((host, port))
+        if error is not None:
+            raise error
+        return [SocketAddress(*address) for address in addresses]
+
+    loop = asyncio.get_running_loop()
+    previous = set_scope(loop, Scope(resolver=resolver))
+    try:
+        yield asked
+    finally:
+        set_scope(loop, previous)
