@@ -10,7 +10,8 @@
  * step of the Task; and `current_task`, `timeout`, `TaskGroup` and debuggers see nothing unusual.
  *
  *   parked      the Task waits on this; `operation` says for what
- *   running     the coroutine runs, stepped by the Task or directly
+ *   running     the coroutine runs, stepped by the Task or directly, or is being closed: what it calls may not step
+ *               the driver, which raises ValueError then, as CPython's coroutines do
  *   pending     it was run directly and has come to something that is the Task's: told at the Task's next step
  *
  * Cancelling. The Task asks what it waits on, which is this, to cancel. Parked: the operation is given up and the
@@ -63,17 +64,16 @@ static PySendResult send_once(Driver *driver, PyObject *value, PyObject **result
             return PYGEN_ERROR;
         }
     }
-    return PyIter_Send(driver->coroutine, value, result);
+    PyObject *coroutine = Py_NewRef(driver->coroutine);
+    PySendResult status = PyIter_Send(coroutine, value, result);
+    Py_DECREF(coroutine);
+    return status;
 }
 
 static PySendResult run(Driver *driver, PyObject *value, PyObject **result)
 {
-    driver->running = 1;
     PySendResult status = send_once(driver, value, result);
-    if (status != PYGEN_NEXT)
-        status = ended(driver, status, result);
-    driver->running = 0;
-    return status;
+    return status == PYGEN_NEXT ? status : ended(driver, status, result);
 }
 
 /* The coroutine has returned or raised: call `on_end`, and run what it returns. */
@@ -220,7 +220,7 @@ static void keep_pending(Driver *driver, PySendResult status, PyObject *result)
 
 static PySendResult throw_into(Driver *driver, PyObject *exception, PyObject **result);
 
-/* Whether its coroutine runs already, that is, tries to run itself. */
+/* Whether a step of it is being made, and the code that this has called tries to make another. */
 static int refuses(Driver *driver)
 {
     if (driver->running)
@@ -228,13 +228,8 @@ static int refuses(Driver *driver)
     return driver->running;
 }
 
-static PySendResult driver_am_send(PyObject *self, PyObject *value, PyObject **result)
+static PySendResult step(Driver *driver, PyObject *value, PyObject **result)
 {
-    Driver *driver = (Driver *)self;
-    if (refuses(driver)) {
-        *result = NULL;
-        return PYGEN_ERROR;
-    }
     if (driver->pending_kind != NOTHING_PENDING) {
         PySendResult status = take_pending(driver, result);
         return to_task(driver, status, result);
@@ -251,6 +246,18 @@ static PySendResult driver_am_send(PyObject *self, PyObject *value, PyObject **r
         status = run(driver, value, result);
     }
     return to_task(driver, status, result);
+}
+
+static PySendResult driver_am_send(PyObject *self, PyObject *value, PyObject **result)
+{
+    Driver *driver = (Driver *)self;
+    *result = NULL;
+    if (refuses(driver))
+        return PYGEN_ERROR;
+    driver->running = 1;
+    PySendResult status = step(driver, value, result);
+    driver->running = 0;
+    return status;
 }
 
 static int enter(Driver *driver)
@@ -287,7 +294,9 @@ int driver_resume(Driver *driver)
     if (woken == 0) {
         unpark(driver);
         driver->cancel_asked = 0;
+        driver->running = 1;
         PySendResult status = run(driver, Py_None, &result);
+        driver->running = 0;
         int parks = status == PYGEN_NEXT && parks_on(driver, result);
         if (parks) {
             Py_DECREF(result);
@@ -359,27 +368,18 @@ static PySendResult throw_into(Driver *driver, PyObject *exception, PyObject **r
         raise_taken(exception);
         return ended(driver, PYGEN_ERROR, result);
     }
-    driver->running = 1;
-    PyObject *returned = PyObject_CallMethodOneArg(driver->coroutine, driver->base.state->str_throw, exception);
+    PyObject *coroutine = Py_NewRef(driver->coroutine);
+    PyObject *returned = PyObject_CallMethodOneArg(coroutine, driver->base.state->str_throw, exception);
+    Py_DECREF(coroutine);
     Py_DECREF(exception);
     PySendResult status = send_result_of(returned, result);
-    if (status != PYGEN_NEXT)
-        status = ended(driver, status, result);
-    driver->running = 0;
-    return status;
+    return status == PYGEN_NEXT ? status : ended(driver, status, result);
 }
 
-static PyObject *driver_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+static PySendResult throwing_step(Driver *driver, PyObject *exception, PyObject **result) /* steals `exception` */
 {
-    Driver *driver = (Driver *)self;
-    PyObject *result, *exception = exception_of_throw(arguments, count);
     PySendResult status;
-    if (exception == NULL)
-        return NULL;
-    if (refuses(driver)) {
-        Py_DECREF(exception);
-        return NULL;
-    }
+    *result = NULL;
     if (driver->owed != NULL) { /* which comes before whatever the future ended with */
         Py_SETREF(exception, driver->owed);
         driver->owed = NULL;
@@ -388,24 +388,35 @@ static PyObject *driver_throw(PyObject *self, PyObject *const *arguments, Py_ssi
     int passed_on = cancels_what_it_awaits(driver, exception);
     if (passed_on < 0) {
         Py_DECREF(exception);
-        return NULL;
+        return PYGEN_ERROR;
     }
     if (passed_on == 2) /* it is waited for first */
         Py_XSETREF(driver->owed, Py_NewRef(exception));
     if (passed_on || driver->pending_kind == PENDING_RAISE) {
         Py_DECREF(exception);
-        status = take_pending(driver, &result);
+        status = take_pending(driver, result);
     } else if (driver->pending_kind == PENDING_RETURN) { /* a task that cancels itself and returns is cancelled */
         Py_CLEAR(driver->pending);
         driver->pending_kind = NOTHING_PENDING;
         raise_taken(exception);
-        return NULL;
+        return PYGEN_ERROR;
     } else {
         Py_CLEAR(driver->pending);
         driver->pending_kind = NOTHING_PENDING;
-        status = throw_into(driver, exception, &result);
+        status = throw_into(driver, exception, result);
     }
-    status = to_task(driver, status, &result);
+    return to_task(driver, status, result);
+}
+
+static PyObject *driver_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    Driver *driver = (Driver *)self;
+    PyObject *result, *exception = refuses(driver) ? NULL : exception_of_throw(arguments, count);
+    if (exception == NULL)
+        return NULL;
+    driver->running = 1;
+    PySendResult status = throwing_step(driver, exception, &result);
+    driver->running = 0;
     return returned_by_method(status, result);
 }
 
@@ -423,13 +434,37 @@ static PyObject *driver_iternext(PyObject *self)
     return returned_of(status, result);
 }
 
-/* End the coroutine where it is, and tell `on_end`, which can wait for nothing any more. */
+/* Report the end to `on_end`, with GeneratorExit. It can wait for nothing any more. 0, or -1 and an error is set. */
+static int report_close(Driver *driver)
+{
+    PyObject *on_end = driver->on_end, *argument = driver->on_end_argument, *rest = NULL;
+    if (on_end == NULL)
+        return 0;
+    PyObject *error = PyObject_CallNoArgs(PyExc_GeneratorExit);
+    if (error == NULL) /* without memory this is the error, and the end is reported all the same */
+        error = take_exception();
+    driver->on_end = driver->on_end_argument = NULL;
+    rest = PyObject_CallFunctionObjArgs(on_end, argument, error, NULL);
+    PyObject *closed = rest;
+    if (rest != NULL && rest != Py_None) { /* a coroutine that has not begun is closed without a word */
+        closed = PyObject_CallMethodNoArgs(rest, driver->base.state->str_close);
+        Py_DECREF(rest);
+    }
+    int reported = closed == NULL ? -1 : 0;
+    Py_XDECREF(closed);
+    Py_DECREF(error);
+    Py_DECREF(on_end);
+    Py_DECREF(argument);
+    return reported;
+}
+
+/* End the coroutine where it is. What its clean-up raises is raised here, after the end was reported. */
 static PyObject *driver_close(PyObject *self, PyObject *unused)
 {
     Driver *driver = (Driver *)self;
-    ModuleState *state = driver->base.state;
     if (refuses(driver))
         return NULL;
+    driver->running = 1;
     unpark(driver);
     Py_CLEAR(driver->pending);
     driver->pending_kind = NOTHING_PENDING;
@@ -437,25 +472,16 @@ static PyObject *driver_close(PyObject *self, PyObject *unused)
     Py_CLEAR(driver->start_argument);
     PyObject *closed = Py_NewRef(Py_None);
     if (driver->coroutine != NULL)
-        Py_SETREF(closed, PyObject_CallMethodNoArgs(driver->coroutine, state->str_close));
-    if (closed != NULL && driver->on_end != NULL) {
-        PyObject *on_end = driver->on_end, *argument = driver->on_end_argument, *rest = NULL;
-        PyObject *error = PyObject_CallNoArgs(PyExc_GeneratorExit);
-        driver->on_end = driver->on_end_argument = NULL;
-        if (error != NULL)
-            rest = PyObject_CallFunctionObjArgs(on_end, argument, error, NULL);
-        if (rest != NULL && rest != Py_None) { /* it may not wait: a coroutine that is not begun is closed in silence */
-            PyObject *ended = PyObject_CallMethodNoArgs(rest, state->str_close);
-            if (ended == NULL)
-                PyErr_WriteUnraisable(rest);
-            Py_XDECREF(ended);
-        }
-        Py_XDECREF(error);
-        Py_DECREF(on_end);
-        Py_DECREF(argument);
-        Py_SETREF(closed, rest == NULL ? NULL : Py_NewRef(Py_None));
-        Py_XDECREF(rest);
+        Py_SETREF(closed, PyObject_CallMethodNoArgs(driver->coroutine, driver->base.state->str_close));
+    PyObject *raised = closed == NULL ? take_exception() : NULL;
+    if (report_close(driver) < 0) {
+        if (raised != NULL) /* only one can be raised, and the first one is the cause */
+            PyErr_WriteUnraisable(NULL);
+        Py_CLEAR(closed);
     }
+    if (raised != NULL)
+        raise_taken(raised);
+    driver->running = 0;
     return closed;
 }
 

@@ -23,6 +23,22 @@ ModuleState *module_state(PyObject *module)
 
 /* -- coroutine manners ---------------------------------------------------------------------------------------- */
 
+/* As the interpreter makes one of what is raised: a class may return something else than an exception. */
+static PyObject *make_exception(PyObject *type, PyObject *value)
+{
+    if (PyExceptionInstance_Check(value) && PyObject_TypeCheck(value, (PyTypeObject *)type))
+        return Py_NewRef(value);
+    PyObject *made = value == Py_None         ? PyObject_CallNoArgs(type)
+                     : PyTuple_Check(value) ? PyObject_Call(type, value, NULL)
+                                            : PyObject_CallOneArg(type, value);
+    if (made != NULL && !PyExceptionInstance_Check(made)) {
+        PyErr_Format(PyExc_TypeError, "calling %R should have returned an instance of BaseException, not %R", type,
+                     Py_TYPE(made));
+        Py_CLEAR(made);
+    }
+    return made;
+}
+
 PyObject *exception_of_throw(PyObject *const *arguments, Py_ssize_t count)
 {
     PyObject *type = count > 0 ? arguments[0] : NULL, *exception;
@@ -33,10 +49,8 @@ PyObject *exception_of_throw(PyObject *const *arguments, Py_ssize_t count)
     }
     if (PyExceptionInstance_Check(type))
         exception = Py_NewRef(type);
-    else if (PyExceptionClass_Check(type) && PyExceptionInstance_Check(value))
-        exception = Py_NewRef(value);
     else if (PyExceptionClass_Check(type))
-        exception = value == Py_None ? PyObject_CallNoArgs(type) : PyObject_CallOneArg(type, value);
+        exception = make_exception(type, value);
     else {
         PyErr_Format(PyExc_TypeError, "throw() takes an exception, not %R", type);
         return NULL;

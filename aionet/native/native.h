@@ -217,6 +217,7 @@ struct Operation {
     Driver *driver;     /* or the driver that is parked on this */
     Operation *next_ready;
     char kind, phase, queued;
+    char running; /* a step of it is being made: see operation.c */
 };
 
 PyObject *operation_new(ModuleState *state, Kind kind, PyObject *socket, Stream *stream, PyObject *argument,
@@ -254,10 +255,18 @@ static inline void operation_init(Operation *operation, ModuleState *state, Kind
     operation->next_ready = NULL;
     operation->kind = kind;
     operation->phase = FRESH;
-    operation->queued = 0;
+    operation->queued = operation->running = 0;
 }
 
 void operation_detach(Operation *operation);
+
+/* Whether a step of it is being made, and the code that this has called tries to make another: ValueError is set. */
+static inline int operation_refuses_step(Operation *operation)
+{
+    if (operation->running)
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+    return operation->running;
+}
 
 /* -- driver.c ------------------------------------------------------------------------------------------------ */
 

@@ -12,6 +12,10 @@
  * Fairness: what completes at once takes from the loop's `budget`, by the operation and by the byte. When that is
  * used up, reads yield a turn before they take anything, so that a cancellation loses nothing; writes after, because
  * writes go in the order of their calls.
+ *
+ * A step may call Python: the delegate, a signal handler, a method of the stream. Such code may hold the operation and
+ * call its `send`, `throw` or `close`. That raises ValueError while a step is made (`running`), as CPython's coroutines
+ * do: otherwise the delegate would be freed while it runs.
  */
 #include "native.h"
 
@@ -92,24 +96,23 @@ static PySendResult yield_turn(Operation *operation, Phase phase, PyObject **res
     return PYGEN_NEXT;
 }
 
+static PySendResult go_on(Operation *operation, PyObject *value, PyObject **result)
+{
+    PyObject *delegate = Py_NewRef(operation->delegate);
+    PySendResult status = PyIter_Send(delegate, value, result);
+    Py_DECREF(delegate);
+    if (status != PYGEN_NEXT)
+        finish(operation);
+    return status;
+}
+
 static PySendResult go_on_in(Operation *operation, PyObject *coroutine, PyObject **result)
 {
     if (coroutine == NULL)
         return finish_with(operation, NULL, result);
     operation->delegate = coroutine;
     operation->phase = DELEGATED;
-    PySendResult status = PyIter_Send(coroutine, Py_None, result);
-    if (status != PYGEN_NEXT)
-        finish(operation);
-    return status;
-}
-
-static PySendResult go_on(Operation *operation, PyObject *value, PyObject **result)
-{
-    PySendResult status = PyIter_Send(operation->delegate, value, result);
-    if (status != PYGEN_NEXT)
-        finish(operation);
-    return status;
+    return go_on(operation, Py_None, result);
 }
 
 /* -- reading -------------------------------------------------------------------------------------------------- */
@@ -342,9 +345,8 @@ static PySendResult refuse(PyObject *error, const char *why, PyObject **result)
     return PYGEN_ERROR;
 }
 
-static PySendResult operation_am_send(PyObject *self, PyObject *value, PyObject **result)
+static INLINED PySendResult step(Operation *operation, PyObject *value, PyObject **result)
 {
-    Operation *operation = (Operation *)self;
     switch ((Phase)operation->phase) {
     case FRESH:
         if (value != Py_None)
@@ -370,6 +372,18 @@ static PySendResult operation_am_send(PyObject *self, PyObject *value, PyObject 
     return refuse(PyExc_RuntimeError, "cannot reuse already awaited coroutine", result);
 }
 
+static PySendResult operation_am_send(PyObject *self, PyObject *value, PyObject **result)
+{
+    Operation *operation = (Operation *)self;
+    *result = NULL;
+    if (operation_refuses_step(operation))
+        return PYGEN_ERROR;
+    operation->running = 1;
+    PySendResult status = step(operation, value, result);
+    operation->running = 0;
+    return status;
+}
+
 static PyObject *operation_iternext(PyObject *self)
 {
     PyObject *result;
@@ -384,18 +398,26 @@ static PyObject *operation_send(PyObject *self, PyObject *value)
     return returned_by_method(status, result);
 }
 
+static PyObject *throw_into_delegate(Operation *operation, PyObject *const *arguments, Py_ssize_t count)
+{
+    operation->running = 1;
+    PyObject *method = PyObject_GetAttr(operation->delegate, operation->state->str_throw), *result = NULL;
+    if (method != NULL) /* it holds the delegate */
+        result = PyObject_Vectorcall(method, arguments, count, NULL);
+    Py_XDECREF(method);
+    operation->running = 0;
+    if (result == NULL)
+        finish(operation);
+    return result;
+}
+
 PyObject *operation_throw(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
     Operation *operation = (Operation *)self;
-    if (operation->phase == DELEGATED) {
-        PyObject *method = PyObject_GetAttr(operation->delegate, operation->state->str_throw), *result = NULL;
-        if (method != NULL)
-            result = PyObject_Vectorcall(method, arguments, count, NULL);
-        Py_XDECREF(method);
-        if (result == NULL)
-            finish(operation);
-        return result;
-    }
+    if (operation_refuses_step(operation))
+        return NULL;
+    if (operation->phase == DELEGATED)
+        return throw_into_delegate(operation, arguments, count);
     PyObject *exception = exception_of_throw(arguments, count);
     if (exception == NULL)
         return NULL;
@@ -430,12 +452,16 @@ static PyObject *operation_throw_method(PyObject *self, PyObject *const *argumen
 PyObject *operation_close(PyObject *self, PyObject *unused)
 {
     Operation *operation = (Operation *)self;
+    if (operation_refuses_step(operation))
+        return NULL;
     PyObject *delegate = operation->phase == DELEGATED ? Py_NewRef(operation->delegate) : NULL;
     operation_detach(operation);
     finish(operation);
     if (delegate == NULL)
         Py_RETURN_NONE;
+    operation->running = 1;
     PyObject *closed = PyObject_CallMethodNoArgs(delegate, operation->state->str_close);
+    operation->running = 0;
     Py_DECREF(delegate);
     return closed;
 }

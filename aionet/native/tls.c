@@ -479,9 +479,8 @@ static PySendResult begin(Operation *operation, PyObject **result)
     return reads ? begin_reading(operation, result) : begin_writing(operation, result);
 }
 
-static PySendResult tls_operation_am_send(PyObject *self, PyObject *value, PyObject **result)
+static PySendResult step(Operation *operation, PyObject *value, PyObject **result)
 {
-    Operation *operation = (Operation *)self;
     switch ((Phase)operation->phase) {
     case FRESH:
         if (value != Py_None)
@@ -503,6 +502,18 @@ static PySendResult tls_operation_am_send(PyObject *self, PyObject *value, PyObj
         break;
     }
     return operation_refuse(PyExc_RuntimeError, "cannot reuse already awaited coroutine", result);
+}
+
+static PySendResult tls_operation_am_send(PyObject *self, PyObject *value, PyObject **result)
+{
+    Operation *operation = (Operation *)self;
+    *result = NULL;
+    if (operation_refuses_step(operation))
+        return PYGEN_ERROR;
+    operation->running = 1;
+    PySendResult status = step(operation, value, result);
+    operation->running = 0;
+    return status;
 }
 
 static PyObject *tls_operation_iternext(PyObject *self)
