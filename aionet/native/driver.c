@@ -160,11 +160,15 @@ static int know_task(Driver *driver, PyObject *loop)
     PyObject *task = current_task(state, loop);
     if (task == NULL)
         return -1;
-    PyObject *coroutine = task == Py_None ? NULL : PyObject_CallMethodNoArgs(task, state->str_get_coro);
-    int known = coroutine == (PyObject *)driver;
-    PyErr_Clear(); /* it is no Task of asyncio's */
-    Py_XDECREF(coroutine);
-    if (known)
+    PyObject *method, *coroutine = NULL;
+    int known = find_attribute(task, state->str_get_coro, &method);
+    if (known > 0) { /* else it is no Task of asyncio's */
+        coroutine = PyObject_CallNoArgs(method);
+        Py_DECREF(method);
+        known = coroutine == NULL ? -1 : coroutine == (PyObject *)driver;
+        Py_XDECREF(coroutine);
+    }
+    if (known > 0)
         Py_XSETREF(driver->task, task);
     else
         Py_DECREF(task);
@@ -276,8 +280,8 @@ static int enter(Driver *driver)
 static void leave(Driver *driver)
 {
     PyObject *raised = take_exception();
-    if (PyContext_Exit(driver->base.context) < 0)
-        PyErr_WriteUnraisable((PyObject *)driver);
+    if (PyContext_Exit(driver->base.context) < 0) /* the coroutine has entered another one, and not left it */
+        reactor_on_failure(driver->reactor);
     if (raised != NULL)
         raise_taken(raised);
 }
@@ -342,9 +346,13 @@ static int cancels_what_it_awaits(Driver *driver, PyObject *exception)
 {
     PyObject *future = driver->pending, *cancelled;
     if (driver->pending_kind != PENDING_YIELD || future == Py_None ||
-        !PyObject_TypeCheck(exception, (PyTypeObject *)driver->base.state->cancelled_error) ||
-        !PyObject_HasAttr(future, driver->base.state->str_blocking))
+        !PyObject_TypeCheck(exception, (PyTypeObject *)driver->base.state->cancelled_error))
         return 0;
+    PyObject *blocking;
+    int found = find_attribute(future, driver->base.state->str_blocking, &blocking);
+    if (found <= 0)
+        return found;
+    Py_DECREF(blocking);
     PyObject *arguments = ((PyBaseExceptionObject *)exception)->args;
     PyObject *message = PyTuple_GET_SIZE(arguments) ? PyTuple_GET_ITEM(arguments, 0) : Py_None;
     PyObject *method = PyObject_GetAttr(future, driver->base.state->str_cancel);

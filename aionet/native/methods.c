@@ -44,17 +44,29 @@ Stream *stream_of(ModuleState *state, PyObject *socket)
     return (Stream *)wire;
 }
 
-/* Whether iterating over a socket reads with our `read`, and not with one of a subclass. */
+/* Whether iterating over a socket reads with our `read`, and not with one of a subclass; -1: an error is set. */
 static int reads_with_ours(Method *method, PyObject *socket)
 {
-    PyObject *read = PyObject_GetAttr((PyObject *)Py_TYPE(socket), method->state->str_read);
-    int ours = read != NULL && Py_TYPE(read) == method->state->method_type && ((Method *)read)->kind == READ;
-    Py_XDECREF(read);
-    PyErr_Clear();
+    PyObject *read;
+    int ours = find_attribute((PyObject *)Py_TYPE(socket), method->state->str_read, &read);
+    if (ours > 0) {
+        ours = Py_TYPE(read) == method->state->method_type && ((Method *)read)->kind == READ;
+        Py_DECREF(read);
+    }
     return ours;
 }
 
-/* Whether the argument is plain, and for reads how much is asked for. */
+/* Whether an exception says of an argument that it is not what is asked for; if so, it is cleared. */
+static int is_refusal(void)
+{
+    if (!PyErr_ExceptionMatches(PyExc_TypeError) && !PyErr_ExceptionMatches(PyExc_BufferError) &&
+        !PyErr_ExceptionMatches(PyExc_OverflowError))
+        return 0;
+    PyErr_Clear();
+    return 1;
+}
+
+/* Whether the argument is plain, and for reads how much is asked for; -1: an error is set. */
 static inline int is_plain(int kind, PyObject *argument, Py_ssize_t *max_bytes)
 {
     if (kind == READ || kind == NEXT_CHUNK) {
@@ -64,17 +76,14 @@ static inline int is_plain(int kind, PyObject *argument, Py_ssize_t *max_bytes)
         if (!PyLong_CheckExact(argument))
             return 0;
         *max_bytes = PyLong_AsSsize_t(argument);
-        if (*max_bytes >= 1)
-            return 1;
-        PyErr_Clear();
-        return 0;
+        if (*max_bytes == -1 && PyErr_Occurred())
+            return is_refusal() ? 0 : -1;
+        return *max_bytes >= 1;
     }
     if (kind == READ_INTO) {
         Py_buffer view;
-        if (PyObject_GetBuffer(argument, &view, PyBUF_WRITABLE) < 0) {
-            PyErr_Clear();
-            return 0;
-        }
+        if (PyObject_GetBuffer(argument, &view, PyBUF_WRITABLE) < 0)
+            return is_refusal() ? 0 : -1;
         Py_ssize_t bytes = view.len;
         PyBuffer_Release(&view);
         return bytes != 0;
@@ -82,15 +91,24 @@ static inline int is_plain(int kind, PyObject *argument, Py_ssize_t *max_bytes)
     return kind != WRITE_VECTORED || PyTuple_CheckExact(argument) || PyList_CheckExact(argument);
 }
 
+/* Whether there is a short cut for such arguments, and for reads how much is asked for; -1: an error is set. */
+static inline int is_simple(Method *method, PyObject *socket, PyObject *argument, Py_ssize_t *max_bytes)
+{
+    int ours = method->kind == NEXT_CHUNK ? reads_with_ours(method, socket) : 1;
+    return ours > 0 ? is_plain(method->kind, argument, max_bytes) : ours;
+}
+
 /* Beneath the socket is no stream: TLS, perhaps; else the function knows. */
 static PyObject *call_over_another_wire(Method *method, PyObject *const *arguments, size_t flags)
 {
-    PyObject *socket = arguments[0], *argument = PyVectorcall_NARGS(flags) > 1 ? arguments[1] : NULL, *operation = NULL;
+    PyObject *socket = arguments[0], *argument = PyVectorcall_NARGS(flags) > 1 ? arguments[1] : NULL;
     Py_ssize_t max_bytes = 0;
-    if ((method->kind != NEXT_CHUNK || reads_with_ours(method, socket)) && is_plain(method->kind, argument, &max_bytes))
-        operation = tls_operation_for(method->state, method->kind, socket, argument, max_bytes);
-    if (operation != NULL || PyErr_Occurred())
-        return operation;
+    Tls *tls = tls_beneath(method->state, socket, method->kind);
+    int simple = tls == NULL ? 0 : is_simple(method, socket, argument, &max_bytes);
+    if (simple < 0)
+        return NULL;
+    if (simple)
+        return tls_operation_new(method->state, method->kind, socket, tls, argument, max_bytes);
     return PyObject_Vectorcall(method->function, arguments, flags, NULL);
 }
 
@@ -105,7 +123,10 @@ static PyObject *method_vectorcall(PyObject *self, PyObject *const *arguments, s
     if (stream == NULL)
         return call_over_another_wire(method, arguments, flags);
     PyObject *argument = given ? arguments[1] : NULL;
-    if ((kind == NEXT_CHUNK && !reads_with_ours(method, arguments[0])) || !is_plain(kind, argument, &max_bytes))
+    int simple = is_simple(method, arguments[0], argument, &max_bytes);
+    if (simple < 0)
+        return NULL;
+    if (!simple)
         goto function;
     if (kind <= NEXT_CHUNK)
         return operation_new(method->state, kind, arguments[0], stream, NULL, max_bytes);

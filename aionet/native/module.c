@@ -21,6 +21,18 @@ ModuleState *module_state(PyObject *module)
     return *(ModuleState **)PyModule_GetState(module);
 }
 
+/* As PyObject_GetOptionalAttr of Python 3.13. */
+int find_attribute(PyObject *object, PyObject *name, PyObject **found)
+{
+    *found = PyObject_GetAttr(object, name);
+    if (*found != NULL)
+        return 1;
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+        return -1;
+    PyErr_Clear();
+    return 0;
+}
+
 /* -- coroutine manners ---------------------------------------------------------------------------------------- */
 
 /* As the interpreter makes one of what is raised: a class may return something else than an exception. */
@@ -150,9 +162,8 @@ static PyObject *accept_function(PyObject *module, PyObject *arguments)
     int fd = PyObject_AsFileDescriptor(listener);
     PyObject *sockets = fd < 0 ? NULL : PyList_New(0);
     while (sockets != NULL && PyList_GET_SIZE(sockets) < limit) {
-        Stream *stream = stream_accept(state, fd, (PyObject *)wire_class, reactor, local);
+        Stream *stream = stream_accept(state, fd, (PyObject *)wire_class, reactor, local, &empty);
         if (stream == NULL) {
-            empty = !PyErr_Occurred();
             if (!empty && PyList_GET_SIZE(sockets) == 0)
                 Py_CLEAR(sockets);
             else
@@ -217,9 +228,10 @@ static int import_number(const char *module_name, const char *name, int *place)
     PyObject *number;
     if (import_from(module_name, name, &number) < 0)
         return -1;
-    *place = (int)PyLong_AsLong(number);
+    long value = PyLong_AsLong(number);
     Py_DECREF(number);
-    return PyErr_Occurred() ? -1 : 0;
+    *place = (int)value;
+    return value == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
 static int intern(PyObject **place, const char *text)
@@ -241,6 +253,7 @@ static int prepare_names(ModuleState *state)
         intern(&state->str_write, "write") || intern(&state->str_blocking, "_asyncio_future_blocking") ||
         intern(&state->str_selector, "_selector") || intern(&state->str_is_closed, "is_closed") ||
         intern(&state->str_linger, "linger") || intern(&state->str_operation, "operation") ||
+        intern(&state->str_ready, "_ready") || intern(&state->str_stopping, "_stopping") ||
         intern(&state->str_ends, "_ends") || intern(&state->str_scheduled, "_scheduled") ||
         intern(&state->str_error, "_error") || intern(&state->str_finish_send, "_finish_send") ||
         intern(&state->str_pending, "pending") || intern(&state->str_reply, "_reply") ||

@@ -74,9 +74,9 @@ typedef struct {
     PyObject *str_add_reader, *str_blocking, *str_busy_error, *str_call_soon, *str_cancel, *str_close,
         *str_closed_error, *str_context, *str_draining, *str_ends, *str_error, *str_finish_send, *str_get_coro,
         *str_is_closed, *str_linger, *str_msg, *str_note_end, *str_on_cold_events, *str_on_events, *str_operation,
-        *str_pending, *str_read, *str_receive_into_slowly, *str_receive_slowly, *str_reply, *str_scheduled,
-        *str_selector, *str_send_rest, *str_send_slowly, *str_sslobj, *str_throw, *str_write,
-        *str_note_interruption;
+        *str_note_interruption, *str_pending, *str_read, *str_ready, *str_receive_into_slowly, *str_receive_slowly,
+        *str_reply, *str_scheduled, *str_selector, *str_send_rest, *str_send_slowly, *str_sslobj, *str_stopping,
+        *str_throw, *str_write;
     PyObject *context_keyword, *name_keyword; /* ("context",) and ("name",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     int budget, unit_bits; /* of fairness: wires/budget.py has the numbers, wires/event_loop.py the theory */
@@ -134,11 +134,12 @@ struct Reactor {
     char *scratch;
     PyObject *window; /* over bytes that are passed on: tls.c */
     PyObject *newcomers; /* a list of streams that are to be looked at in the next turn, or NULL */
+    PyObject *interrupt; /* KeyboardInterrupt or SystemExit, to be raised at the end of the turn; or NULL */
 };
 
 int reactor_watch(Reactor *reactor, int fd, PyObject *watcher);
 void reactor_forget(Reactor *reactor, int fd, PyObject *watcher);
-int reactor_note(Reactor *reactor, const struct epoll_event *events, int count); /* no code of the user's runs */
+void reactor_note(Reactor *reactor, const struct epoll_event *events, int count); /* no code of the user's runs */
 int reactor_wake_ready(Reactor *reactor);                                        /* runs tasks */
 void reactor_queue(Reactor *reactor, Operation *operation);
 int reactor_wake_later(Reactor *reactor, Operation *operation);
@@ -146,6 +147,8 @@ int reactor_ask_for_a_turn(Reactor *reactor); /* for newcomers, and for whoever 
 int reactor_enter(Reactor *reactor, PyObject *task);
 void reactor_leave(Reactor *reactor); /* keeps an exception that is being raised */
 char *reactor_scratch(Reactor *reactor);
+void reactor_on_failure(Reactor *reactor);           /* an exception is set that no caller can be given */
+void reactor_on_lost_word(Reactor *reactor, int fd); /* the same, and it kept the word of an event from its watcher */
 
 /* An operation that moved so many bytes has completed at once. */
 static inline void reactor_charge(Reactor *reactor, Py_ssize_t bytes)
@@ -179,16 +182,19 @@ struct Stream {
     char newcomer; /* came with several others, and has not waited yet */
 };
 
+/* What receives and sends in place of a count. FAILED_CALL: an error is set. */
+enum { WOULD_BLOCK = -1, FAILED_CALL = -2 };
+
 Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Reactor *reactor,
-                      PyObject *local); /* NULL without error: nobody is there */
-int stream_has_pending_writes(Stream *stream);
+                      PyObject *local, int *empty); /* NULL and `empty`: no connection is there, and no error is set */
+int stream_has_pending_writes(Stream *stream); /* -1: an error is set */
 int stream_close_at_once(Stream *stream, double linger); /* whether that was possible */
 void stream_on_events(Stream *stream, uint32_t events);
-PyObject *stream_receive(Stream *stream, Py_ssize_t max_bytes);                 /* NULL without error: wait */
-Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes); /* -1 without error: wait */
+Py_ssize_t stream_receive(Stream *stream, Py_ssize_t max_bytes, PyObject **data); /* `data` only if bytes came */
+Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes);
 PyObject *stream_raise(Stream *stream, PyObject *operation, int number);        /* NULL */
 PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *argument); /* NULL */
-ssize_t stream_send(Stream *stream, const char *bytes, Py_ssize_t length); /* what went; -2: an error is set */
+ssize_t stream_send(Stream *stream, const char *bytes, Py_ssize_t length); /* what went, or FAILED_CALL */
 void raise_error_object(PyObject *error, PyObject *cause); /* steals both; `cause` may be NULL */
 void stream_anchor(Stream *stream); /* of a watched one: somebody waits for it */
 void stream_set_reader(Stream *stream, Operation *operation);
@@ -230,6 +236,7 @@ PySendResult operation_finish_with(Operation *operation, PyObject *value, PyObje
 PySendResult operation_yield_turn(Operation *operation, Phase phase, PyObject **result);
 PySendResult operation_go_on_in(Operation *operation, PyObject *coroutine, PyObject **result); /* steals `coroutine` */
 PySendResult operation_go_on(Operation *operation, PyObject *value, PyObject **result);        /* in the same */
+int operation_has_to_go_the_long_way(Operation *operation, PyObject *wire); /* -1: an error is set */
 PySendResult operation_go_the_long_way(Operation *operation, PyObject **result);
 PySendResult operation_wait_for_input(Operation *operation, PyObject **result);
 PySendResult operation_refuse(PyObject *error, const char *why, PyObject **result);
@@ -293,8 +300,9 @@ extern const char driver_drive_doc[];
 
 /* -- tls.c --------------------------------------------------------------------------------------------------- */
 
-/* NULL without an error: there is no short cut. */
-PyObject *tls_operation_for(ModuleState *state, Kind kind, PyObject *socket, PyObject *argument, Py_ssize_t max_bytes);
+Tls *tls_beneath(ModuleState *state, PyObject *socket, Kind kind); /* NULL: there is no short cut; no error is set */
+PyObject *tls_operation_new(ModuleState *state, Kind kind, PyObject *socket, Tls *tls, PyObject *argument,
+                            Py_ssize_t max_bytes);
 
 /* -- connection.c, methods.c, roster.c, selector.c, module.c ----------------------------------------------- */
 
@@ -355,6 +363,7 @@ static inline void raise_taken(PyObject *exception) /* steals it */
 #endif
 }
 
+int find_attribute(PyObject *object, PyObject *name, PyObject **found); /* 1: found, 0: it has none, -1: an error */
 PyObject *exception_of_throw(PyObject *const *arguments, Py_ssize_t count);  /* of throw(type[, value[, tb]]) */
 PySendResult send_result_of(PyObject *returned, PyObject **result);          /* of a call of send() or throw() */
 PyObject *returned_of(PySendResult status, PyObject *result);                /* for tp_iternext */

@@ -132,18 +132,21 @@ static PySendResult wait_for_input(Operation *operation, PyObject **result)
     return PYGEN_NEXT;
 }
 
-static PyObject *try_receive_into(Operation *operation)
+static Py_ssize_t try_receive_into(Operation *operation, PyObject **count)
 {
     Py_buffer view;
+    *count = NULL;
     if (PyObject_GetBuffer(operation->argument, &view, PyBUF_WRITABLE) < 0)
-        return NULL;
-    Py_ssize_t received = -1;
+        return FAILED_CALL;
+    Py_ssize_t received = FAILED_CALL;
     if (view.len == 0) /* it had room when the read began */
         PyErr_SetString(PyExc_ValueError, "read_into() needs room for at least one byte");
     else
         received = stream_receive_into(operation->stream, view.buf, view.len);
     PyBuffer_Release(&view);
-    return received < 0 ? NULL : PyLong_FromSsize_t(received);
+    if (received >= 0 && (*count = PyLong_FromSsize_t(received)) == NULL)
+        return FAILED_CALL;
+    return received;
 }
 
 static PySendResult end_of_iteration(Operation *operation, PyObject *data, PyObject **result)
@@ -167,11 +170,12 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
         }
         if (!stream->readable)
             return wait_for_input(operation, result);
-        PyObject *data =
-            operation->kind == READ_INTO ? try_receive_into(operation) : stream_receive(stream, operation->max_bytes);
-        if (data != NULL && operation->kind == NEXT_CHUNK && PyBytes_GET_SIZE(data) == 0)
+        PyObject *data;
+        Py_ssize_t received = operation->kind == READ_INTO ? try_receive_into(operation, &data)
+                                                           : stream_receive(stream, operation->max_bytes, &data);
+        if (received == 0 && operation->kind == NEXT_CHUNK)
             return end_of_iteration(operation, data, result);
-        if (data != NULL || PyErr_Occurred())
+        if (received != WOULD_BLOCK)
             return finish_with(operation, data, result);
     }
 }
@@ -216,23 +220,24 @@ static ssize_t send_message(int fd, struct msghdr *message, Py_ssize_t bytes)
     return sent;
 }
 
-/* -2: an error was raised. */
+/* How much the kernel has taken, or FAILED_CALL. */
 static INLINED ssize_t send_parts(Stream *stream, struct iovec *parts, int count, Py_ssize_t bytes)
 {
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
-    ssize_t sent;
-    do
-        sent = count == 1 && bytes <= GIL_BYTES ? send(stream->fd, parts[0].iov_base, bytes, MSG_NOSIGNAL)
-                                                : send_message(stream->fd, &message, bytes);
-    while (sent < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
-    if (PyErr_Occurred())
-        return -2;
-    if (sent >= 0)
-        return sent;
-    if (errno == EAGAIN || errno == EWOULDBLOCK)
-        return 0;
-    stream_raise(stream, stream->reactor->state->str_write, errno);
-    return -2;
+    for (;;) {
+        ssize_t sent = count == 1 && bytes <= GIL_BYTES ? send(stream->fd, parts[0].iov_base, bytes, MSG_NOSIGNAL)
+                                                        : send_message(stream->fd, &message, bytes);
+        if (sent >= 0)
+            return sent;
+        if (errno == EAGAIN || errno == EWOULDBLOCK)
+            return 0;
+        if (errno != EINTR) {
+            stream_raise(stream, stream->reactor->state->str_write, errno);
+            return FAILED_CALL;
+        }
+        if (PyErr_CheckSignals() < 0)
+            return FAILED_CALL;
+    }
 }
 
 ssize_t stream_send(Stream *stream, const char *bytes, Py_ssize_t length)
@@ -258,7 +263,7 @@ static ssize_t send_argument(Operation *operation, Py_ssize_t *bytes)
     Py_ssize_t given = several ? PyTuple_GET_SIZE(operation->argument) : 1;
     Py_buffer views[MOST_BUFFERS];
     struct iovec parts[MOST_BUFFERS];
-    ssize_t sent = -2;
+    ssize_t sent = FAILED_CALL;
     *bytes = 0;
     for (; count < given; count++) {
         PyObject *buffer = several ? PyTuple_GET_ITEM(operation->argument, count) : operation->argument;
@@ -279,13 +284,15 @@ release:
 static PySendResult begin_writing(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
-    int lost = stream->lost != NULL && stream->lost != Py_None;
-    if (stream->closed || stream->eof_asked || lost || stream_has_pending_writes(stream) ||
+    int lost = stream->lost != NULL && stream->lost != Py_None, pending = stream_has_pending_writes(stream);
+    if (pending < 0)
+        return finish_with(operation, NULL, result);
+    if (stream->closed || stream->eof_asked || lost || pending ||
         (operation->kind == WRITE_VECTORED && PyTuple_GET_SIZE(operation->argument) > MOST_BUFFERS))
         return send_the_rest(operation, 0, result);
     Py_ssize_t bytes;
     ssize_t sent = send_argument(operation, &bytes);
-    if (sent == -2)
+    if (sent == FAILED_CALL)
         return finish_with(operation, NULL, result);
     if (sent == -3)
         return send_the_rest(operation, 0, result);
@@ -306,26 +313,31 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
 static PySendResult go_the_long_way(Operation *operation, PyObject **result)
 {
     PyObject *function = operation->state->slow[(int)operation->kind], *argument = Py_XNewRef(operation->argument);
-    if (operation->kind == READ)
-        argument = PyLong_FromSsize_t(operation->max_bytes);
+    if (operation->kind == READ && (argument = PyLong_FromSsize_t(operation->max_bytes)) == NULL)
+        return finish_with(operation, NULL, result);
     PyObject *coroutine = PyObject_CallFunctionObjArgs(function, operation->socket, argument, NULL);
     Py_XDECREF(argument);
     return go_on_in(operation, coroutine, result);
 }
 
-static int has_to_go_the_long_way(Operation *operation)
+/* Whether the socket has another wire by now, or bytes in a buffer above it; -1: an error is set. */
+int operation_has_to_go_the_long_way(Operation *operation, PyObject *wire)
 {
     SocketBase *socket = (SocketBase *)operation->socket;
     if (socket == NULL)
         return 0;
-    int reads = operation->kind <= READ_INTO;
-    return socket->wire != (PyObject *)operation->stream ||
-           (reads && socket->received != NULL && socket->received != Py_None && PyObject_IsTrue(socket->received));
+    if (socket->wire != wire)
+        return 1;
+    PyObject *received = operation->kind <= READ_INTO ? socket->received : NULL;
+    return received == NULL || received == Py_None ? 0 : PyObject_IsTrue(received);
 }
 
 static PySendResult begin(Operation *operation, PyObject **result)
 {
-    if (has_to_go_the_long_way(operation))
+    int long_way = operation_has_to_go_the_long_way(operation, (PyObject *)operation->stream);
+    if (long_way < 0)
+        return finish_with(operation, NULL, result);
+    if (long_way)
         return go_the_long_way(operation, result);
     switch (operation->kind) {
     case UNTIL_READABLE:

@@ -13,6 +13,11 @@
  * them is woken, one after the other, from a list of owned references: what runs then may close, cancel and
  * open what it likes. If it raises KeyboardInterrupt the rest of the list is woken in another turn.
  *
+ * *What Python raises in the first half* has no caller that could be given it. As in any callback of a loop,
+ * KeyboardInterrupt and SystemExit end the run, once the turn is over and all that were noted are woken; anything else
+ * is for the loop's exception handler. If an interrupt or a lack of memory kept the word of an event from its watcher,
+ * the kernel is asked to tell of it again: the word comes once, and a write that waits for it would wait for ever.
+ *
  * *Guessing.* Where the loop polls our instance, and the last look at it found one stream that alone waits for input
  * now, the next word is of the same stream: it is woken without a look. If it reads nothing the guess was wrong, and
  * the look is made up for; after some turns there is one in any case, for the sake of everybody else. What is not
@@ -42,16 +47,71 @@ static int is_stream(Reactor *reactor, PyObject *watcher)
     return Py_TYPE(watcher) == reactor->state->wire_class || PyObject_TypeCheck(watcher, reactor->state->stream_type);
 }
 
+/* -- failures ------------------------------------------------------------------------------------------------- */
+
+/* What asyncio lets out of every callback. */
+static int is_interrupt(void)
+{
+    return PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit);
+}
+
+/* Keep an interrupt until the end of the turn; whether it was one. */
+static int keep_interrupt(Reactor *reactor)
+{
+    if (!is_interrupt())
+        return 0;
+    PyObject *raised = take_exception();
+    if (reactor->interrupt == NULL)
+        reactor->interrupt = raised;
+    else
+        Py_DECREF(raised);
+    return 1;
+}
+
+static int raise_interrupt(Reactor *reactor)
+{
+    PyObject *interrupt = reactor->interrupt;
+    if (interrupt == NULL)
+        return 0;
+    reactor->interrupt = NULL;
+    raise_taken(interrupt);
+    return -1;
+}
+
+void reactor_on_failure(Reactor *reactor)
+{
+    if (keep_interrupt(reactor))
+        return;
+    PyObject *raised = take_exception(), *done = NULL;
+    PyObject *context = Py_BuildValue("{sssO}", "message", "Exception in a callback of a wait", "exception", raised);
+    if (context != NULL)
+        done = PyObject_CallMethod(reactor->loop, "call_exception_handler", "O", context);
+    if (done == NULL && !keep_interrupt(reactor))
+        PyErr_WriteUnraisable((PyObject *)reactor);
+    Py_XDECREF(raised);
+    Py_XDECREF(context);
+    Py_XDECREF(done);
+}
+
+/* Outside of a turn: have an interrupt raised in the next one; whether it was one. */
+static int raise_later(Reactor *reactor)
+{
+    if (!keep_interrupt(reactor))
+        return 0;
+    if (reactor_ask_for_a_turn(reactor) < 0)
+        PyErr_WriteUnraisable(reactor->loop);
+    return 1;
+}
+
 /* -- opening and closing -------------------------------------------------------------------------------------- */
 
 static int use_selector(Reactor *reactor)
 {
-    PyObject *selector = PyObject_GetAttr(reactor->loop, reactor->state->str_selector);
-    if (selector == NULL) {
-        PyErr_Clear();
-        return 0;
-    }
-    int found = 0;
+    PyObject *selector;
+    int found = find_attribute(reactor->loop, reactor->state->str_selector, &selector);
+    if (found <= 0)
+        return found;
+    found = 0;
     if (PyObject_TypeCheck(selector, reactor->state->selector_type)) {
         reactor->epoll = selector_attach(selector, reactor);
         found = reactor->epoll < 0 ? -1 : 1;
@@ -78,7 +138,8 @@ static int open_epoll(Reactor *reactor)
     if (turn != NULL && number != NULL && context != NULL && PyContext_Enter(context) == 0) {
         done = PyObject_CallMethodObjArgs(reactor->loop, reactor->state->str_add_reader, number, turn, NULL);
         PyObject *raised = take_exception();
-        PyContext_Exit(context);
+        if (PyContext_Exit(context) < 0)
+            Py_CLEAR(done);
         if (raised != NULL)
             raise_taken(raised);
     }
@@ -110,9 +171,10 @@ static void close_epoll(Reactor *reactor)
             if (closed == Py_False)
                 done = PyObject_CallMethod(reactor->loop, "remove_reader", "i", epoll);
             if (closed == NULL) /* a loop that cannot say is half collected */
-                PyErr_Clear();
-            else if (closed == Py_False && done == NULL)
+                raise_later(reactor);
+            else if (closed == Py_False && done == NULL && !raise_later(reactor))
                 PyErr_WriteUnraisable(reactor->loop); /* not the reactor, which may be on its way out */
+            PyErr_Clear();
         }
         Py_XDECREF(closed);
         Py_XDECREF(done);
@@ -223,19 +285,37 @@ static int arm_writes(Reactor *reactor, int fd)
 
 /* -- a turn --------------------------------------------------------------------------------------------------- */
 
-static void tell_python(PyObject *watcher, PyObject *name, uint32_t events)
+/* Have the kernel tell of what is there on the descriptor once more. */
+static void ask_again(Reactor *reactor, int fd)
+{
+    if (fd < 0 || fd >= reactor->slot_count || reactor->slots[fd].watcher == NULL || reactor->forks != forks)
+        return;
+    Slot *slot = &reactor->slots[fd];
+    struct epoll_event event = {.events = INPUT | slot->writes, .data.u64 = tag_of(fd, slot->generation)};
+    epoll_ctl(reactor->epoll, EPOLL_CTL_MOD, fd, &event);
+}
+
+void reactor_on_lost_word(Reactor *reactor, int fd)
+{
+    if (is_interrupt() || PyErr_ExceptionMatches(PyExc_MemoryError))
+        ask_again(reactor, fd);
+    reactor_on_failure(reactor);
+}
+
+static void tell_python(Reactor *reactor, int fd, PyObject *watcher, uint32_t events)
 {
     Py_INCREF(watcher);
     PyObject *number = PyLong_FromUnsignedLong(events);
-    PyObject *done = number == NULL ? NULL : PyObject_CallMethodOneArg(watcher, name, number);
+    PyObject *done =
+        number == NULL ? NULL : PyObject_CallMethodOneArg(watcher, reactor->state->str_on_events, number);
     if (done == NULL)
-        PyErr_WriteUnraisable(watcher);
+        reactor_on_lost_word(reactor, fd);
     Py_XDECREF(number);
     Py_XDECREF(done);
     Py_DECREF(watcher);
 }
 
-int reactor_note(Reactor *reactor, const struct epoll_event *events, int count)
+void reactor_note(Reactor *reactor, const struct epoll_event *events, int count)
 {
     for (int i = 0; i < count; i++) {
         int fd = (int)(uint32_t)events[i].data.u64;
@@ -248,9 +328,8 @@ int reactor_note(Reactor *reactor, const struct epoll_event *events, int count)
         if (is_stream(reactor, watcher))
             stream_on_events((Stream *)watcher, events[i].events);
         else
-            tell_python(watcher, reactor->state->str_on_events, events[i].events);
+            tell_python(reactor, fd, watcher, events[i].events);
     }
-    return 0;
 }
 
 void reactor_queue(Reactor *reactor, Operation *operation)
@@ -279,11 +358,15 @@ static Operation *next_ready(Reactor *reactor)
     return operation;
 }
 
-/* Whether the loop is; then the exception that told so is cleared. */
+/* Whether the loop is; then the exception that says so is cleared. */
 static int is_closed(Reactor *reactor)
 {
     PyObject *raised = take_exception();
     PyObject *closed = PyObject_CallMethodNoArgs(reactor->loop, reactor->state->str_is_closed);
+    if (closed == NULL && is_interrupt()) { /* which is raised in its place */
+        Py_XDECREF(raised);
+        return 0;
+    }
     if (closed == NULL || closed == Py_True) { /* a loop that cannot say is half collected */
         PyErr_Clear();
         Py_XDECREF(closed);
@@ -341,25 +424,11 @@ void reactor_leave(Reactor *reactor)
     reactor->entered = NULL;
     PyObject *done = PyObject_Vectorcall(reactor->state->leave_task, arguments, 2, NULL);
     if (done == NULL)
-        PyErr_WriteUnraisable(task);
+        reactor_on_failure(reactor);
     Py_XDECREF(done);
     Py_DECREF(task);
     if (raised != NULL)
         raise_taken(raised);
-}
-
-/* What a callback raised, as the loop treats it everywhere else. */
-static void tell_loop(Reactor *reactor)
-{
-    PyObject *raised = take_exception(), *done = NULL;
-    PyObject *context = Py_BuildValue("{sssO}", "message", "Exception in a callback of a wait", "exception", raised);
-    if (context != NULL)
-        done = PyObject_CallMethod(reactor->loop, "call_exception_handler", "O", context);
-    if (done == NULL)
-        PyErr_WriteUnraisable((PyObject *)reactor);
-    Py_XDECREF(raised);
-    Py_XDECREF(context);
-    Py_XDECREF(done);
 }
 
 int reactor_wake_ready(Reactor *reactor)
@@ -371,20 +440,21 @@ int reactor_wake_ready(Reactor *reactor)
             reactor_leave(reactor);
         int failed = operation_wake(operation) < 0;
         Py_DECREF(operation);
-        if (failed && PyErr_ExceptionMatches(PyExc_Exception)) {
+        if (failed && !is_interrupt()) {
             reactor_leave(reactor);
-            tell_loop(reactor);
-        } else if (failed) { /* KeyboardInterrupt, SystemExit: the loop is going down */
+            reactor_on_failure(reactor);
+        } else if (failed) { /* the loop is going down */
             PyObject *raised = take_exception();
-            if (reactor->first_ready != NULL && reactor_ask_for_a_turn(reactor) < 0)
-                PyErr_WriteUnraisable((PyObject *)reactor);
             reactor_leave(reactor);
+            int left = reactor->first_ready != NULL || reactor->interrupt != NULL;
+            if (left && reactor_ask_for_a_turn(reactor) < 0 && !keep_interrupt(reactor))
+                PyErr_WriteUnraisable((PyObject *)reactor);
             raise_taken(raised);
             return -1;
         }
     }
     reactor_leave(reactor);
-    return 0;
+    return raise_interrupt(reactor);
 }
 
 int reactor_wake_later(Reactor *reactor, Operation *operation)
@@ -437,7 +507,8 @@ static int look(Reactor *reactor)
         return -1;
     }
     note_whether_alone(reactor, events, count);
-    return reactor_note(reactor, events, count) < 0 || reactor_wake_ready(reactor) < 0 ? -1 : 0;
+    reactor_note(reactor, events, count);
+    return reactor_wake_ready(reactor);
 }
 
 static PyObject *reactor_turn(PyObject *self, PyObject *unused)
@@ -517,6 +588,7 @@ static int reactor_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(reactor->selector);
     Py_VISIT(reactor->entered);
     Py_VISIT(reactor->newcomers);
+    Py_VISIT(reactor->interrupt);
     for (int fd = 0; reactor->state != NULL && fd < reactor->slot_count; fd++) {
         PyObject *watcher = reactor->slots[fd].watcher;
         if (watcher != NULL && (!is_stream(reactor, watcher) || ((Stream *)watcher)->anchored))
@@ -550,6 +622,7 @@ static int reactor_clear(PyObject *self)
     }
     Py_CLEAR(reactor->selector);
     Py_CLEAR(reactor->entered);
+    Py_CLEAR(reactor->interrupt);
     return 0;
 }
 

@@ -77,14 +77,16 @@ static PyObject *roster_begin(PyObject *self, PyObject *const *arguments, Py_ssi
 
 /* -- ending ------------------------------------------------------------------------------------------------------ */
 
-/* Whether `error` says that the peer of this very wire is gone. */
+/* Whether `error` says that the peer of this very wire is gone; -1 on an error. */
 static int is_loss_of(ModuleState *state, PyObject *error, PyObject *wire)
 {
     if ((PyObject *)Py_TYPE(error) != state->connection_lost_error)
         return 0;
-    PyObject *ends = PyObject_GetAttr(error, state->str_ends);
-    PyErr_Clear();
-    Py_XDECREF(ends);
+    PyObject *ends;
+    int found = find_attribute(error, state->str_ends, &ends);
+    if (found <= 0)
+        return found;
+    Py_DECREF(ends);
     return ends == wire;
 }
 
@@ -111,8 +113,9 @@ static int cause_of(Roster *roster, ConnectionBase *connection, PyObject *error)
         return CAUSES;
     if (error == Py_None)
         return stream->end_seen ? PEER_ENDED : RETURNED;
-    if (!is_loss_of(roster->state, error, (PyObject *)stream))
-        return CAUSES;
+    int loss = is_loss_of(roster->state, error, (PyObject *)stream);
+    if (loss <= 0)
+        return loss < 0 ? -1 : CAUSES;
     int logged = logs_losses(roster, stream->reactor);
     return logged < 0 ? -1 : logged ? CAUSES : PEER_LOST;
 }
@@ -166,9 +169,11 @@ static int know_numbers(Roster *roster)
 {
     for (int cause = 0; cause < CAUSES; cause++) {
         PyObject *number = PyObject_GetAttrString(PyTuple_GET_ITEM(roster->causes, cause), "number");
-        roster->numbers[cause] = number == NULL ? -1 : PyLong_AsSsize_t(number);
-        Py_XDECREF(number);
-        if (PyErr_Occurred())
+        if (number == NULL)
+            return -1;
+        roster->numbers[cause] = PyLong_AsSsize_t(number);
+        Py_DECREF(number);
+        if (roster->numbers[cause] == -1 && PyErr_Occurred())
             return -1;
         if (roster->numbers[cause] < 0 || roster->numbers[cause] >= PyList_GET_SIZE(roster->counts)) {
             PyErr_SetString(PyExc_ValueError, "a cause has no place among the counts");

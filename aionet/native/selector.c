@@ -47,39 +47,42 @@ static PyObject *first_of(PyObject *list) /* borrowed; NULL if empty */
     return list != NULL && PyList_GET_SIZE(list) > 0 ? PyList_GET_ITEM(list, 0) : NULL;
 }
 
-/* Whether a turn of the loop would find nothing to do. */
+/* Whether a turn of the loop would find nothing to do; -1: an error is set. */
 static int loop_is_idle(Selector *selector, PyObject *first_timer)
 {
     if (selector->ready == NULL || selector->timers == NULL || first_of(selector->timers) != first_timer)
         return 0;
     Py_ssize_t scheduled = PyObject_Size(selector->ready);
-    PyObject *stopping = scheduled ? NULL : PyObject_GetAttrString(selector->reactor->loop, "_stopping");
-    int idle = stopping == Py_False;
-    Py_XDECREF(stopping);
-    PyErr_Clear();
-    return idle;
+    if (scheduled != 0)
+        return scheduled < 0 ? -1 : 0;
+    PyObject *stopping;
+    int found = find_attribute(selector->reactor->loop, selector->state->str_stopping, &stopping);
+    if (found <= 0)
+        return found;
+    Py_DECREF(stopping);
+    return stopping == Py_False;
 }
 
-static int note_foreign(PyObject *found, const struct epoll_event *event)
+static void note_foreign(PyObject *found, const struct epoll_event *event)
 {
     PyObject *pair = Py_BuildValue("(iI)", (int)(uint32_t)event->data.u64, event->events);
-    int failed = pair == NULL || PyList_Append(found, pair) < 0;
+    if (pair == NULL || PyList_Append(found, pair) < 0)
+        PyErr_Clear(); /* there is no memory for it: the next look finds it again, as it is level-triggered */
     Py_XDECREF(pair);
-    return failed ? -1 : 0;
 }
 
-/* Sort the events; how many were the streams', -1 on an error. */
+/* Sort the events; how many were the streams'. */
 static int take_events(Selector *selector, struct epoll_event *events, int count, PyObject *found)
 {
     int ours = 0;
     for (int i = 0; i < count; i++) {
         if (events[i].data.u64 >> 32)
             events[ours++] = events[i];
-        else if (note_foreign(found, &events[i]) < 0)
-            return -1;
+        else
+            note_foreign(found, &events[i]);
     }
-    if (ours && selector->reactor != NULL && reactor_note(selector->reactor, events, ours) < 0)
-        return -1;
+    if (ours && selector->reactor != NULL)
+        reactor_note(selector->reactor, events, ours);
     return ours;
 }
 
@@ -94,63 +97,69 @@ static int wait_for_events(Selector *selector, struct epoll_event *events, int t
     return count;
 }
 
-/* The loop replaces its list of timers now and then, but not while it selects. */
-static void look_up_timers(Selector *selector)
+/* The loop replaces its list of timers now and then, but not while it selects. -1: an error is set. */
+static int look_up_timers(Selector *selector)
 {
+    PyObject *timers;
     Py_CLEAR(selector->timers);
     if (selector->reactor == NULL)
-        return;
-    selector->timers = PyObject_GetAttr(selector->reactor->loop, selector->state->str_scheduled);
-    if (selector->timers == NULL || !PyList_CheckExact(selector->timers))
-        Py_CLEAR(selector->timers);
-    PyErr_Clear();
+        return 0;
+    int found = find_attribute(selector->reactor->loop, selector->state->str_scheduled, &timers);
+    if (found > 0 && PyList_CheckExact(timers))
+        Py_XSETREF(selector->timers, timers);
+    else if (found > 0)
+        Py_DECREF(timers);
+    return found < 0 ? -1 : 0;
+}
+
+/* Wait once. 1: wait again, for `*timeout` at the most; 0: return what was found; -1: an error is set. */
+static int select_once(Selector *selector, int *timeout, double deadline, PyObject *found)
+{
+    struct epoll_event events[EVENTS_PER_SELECT];
+    PyObject *first_timer = first_of(selector->timers);
+    int count = wait_for_events(selector, events, *timeout);
+    if (count < 0 && errno == EINTR)
+        return PyErr_CheckSignals(); /* the signal's handler may have scheduled something */
+    if (count < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    Reactor *reactor = (Reactor *)Py_XNewRef(selector->reactor);
+    int ours = take_events(selector, events, count, found);
+    int failed = reactor != NULL && reactor_wake_ready(reactor) < 0;
+    Py_XDECREF(reactor);
+    if (failed)
+        return -1;
+    if (ours == 0 || ours < count || *timeout == 0 || selector->epoll < 0)
+        return 0;
+    int idle = loop_is_idle(selector, first_timer);
+    if (idle <= 0)
+        return idle;
+    if (PyErr_CheckSignals() < 0)
+        return -1;
+    double left = deadline ? deadline - now() : 0;
+    if (deadline)
+        *timeout = milliseconds(left);
+    return !deadline || left > 0;
 }
 
 /* select(timeout or None) -> [(descriptor, events)] of those that are not streams. */
 static PyObject *selector_select(PyObject *self, PyObject *argument)
 {
     Selector *selector = (Selector *)self;
-    struct epoll_event events[EVENTS_PER_SELECT];
     double seconds = argument == Py_None ? -1 : PyFloat_AsDouble(argument);
     if (seconds == -1 && PyErr_Occurred())
         return NULL;
     double deadline = argument == Py_None || seconds <= 0 ? 0 : now() + seconds;
     int timeout = argument == Py_None ? -1 : milliseconds(seconds);
+    if (look_up_timers(selector) < 0)
+        return NULL;
     PyObject *found = PyList_New(0);
-    look_up_timers(selector);
-    while (found != NULL) {
-        PyObject *first_timer = first_of(selector->timers);
-        int count = wait_for_events(selector, events, timeout);
-        if (count < 0 && errno == EINTR && PyErr_CheckSignals() == 0)
-            break; /* the signal's handler may have scheduled something */
-        if (count < 0) {
-            if (!PyErr_Occurred())
-                PyErr_SetFromErrno(PyExc_OSError);
-            Py_CLEAR(found);
-            break;
-        }
-        Reactor *reactor = (Reactor *)Py_XNewRef(selector->reactor);
-        int ours = take_events(selector, events, count, found);
-        int failed = ours < 0 || (reactor != NULL && reactor_wake_ready(reactor) < 0);
-        Py_XDECREF(reactor);
-        if (failed) {
-            Py_CLEAR(found);
-            break;
-        }
-        if (ours == 0 || ours < count || timeout == 0)
-            break;
-        if (selector->epoll < 0 || !loop_is_idle(selector, first_timer) || PyErr_CheckSignals() < 0) {
-            if (PyErr_Occurred())
-                Py_CLEAR(found);
-            break;
-        }
-        if (deadline) {
-            double left = deadline - now();
-            if (left <= 0)
-                break;
-            timeout = milliseconds(left);
-        }
-    }
+    int again = found == NULL ? -1 : 1;
+    while (again > 0)
+        again = select_once(selector, &timeout, deadline, found);
+    if (again < 0)
+        Py_CLEAR(found); /* level-triggered events are found again */
     return found;
 }
 
@@ -198,9 +207,11 @@ int selector_attach(PyObject *self, Reactor *reactor)
         PyErr_SetString(PyExc_RuntimeError, "a selector belongs to the reactor of one event loop");
         return -1;
     }
+    PyObject *ready;
+    if (find_attribute(reactor->loop, selector->state->str_ready, &ready) < 0)
+        return -1;
     selector->reactor = (Reactor *)Py_NewRef(reactor);
-    selector->ready = PyObject_GetAttrString(reactor->loop, "_ready"); /* without it, it never stays */
-    PyErr_Clear();
+    selector->ready = ready; /* without it, it never stays */
     return selector->epoll;
 }
 
@@ -236,9 +247,9 @@ static PyObject *selector_new(PyTypeObject *type, PyObject *arguments, PyObject 
     selector->state = state_of((PyObject *)selector);
     selector->forks = forks;
     selector->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (selector->state != NULL && selector->epoll < 0)
+        PyErr_SetFromErrno(PyExc_OSError);
     if (selector->state == NULL || selector->epoll < 0) {
-        if (!PyErr_Occurred())
-            PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(selector);
         return NULL;
     }

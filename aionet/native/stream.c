@@ -49,6 +49,8 @@ static PyObject *system_arguments(ModuleState *state, int number)
     if (*place == NULL) {
         errno = number;
         PyErr_SetFromErrno(PyExc_OSError);
+        if (!PyErr_ExceptionMatches(PyExc_OSError)) /* there was no memory for it: the next time, perhaps */
+            return NULL;
         PyObject *error = take_exception();
         *place = PyObject_GetAttrString(error, "args");
         Py_DECREF(error);
@@ -135,16 +137,16 @@ static void note_size(Stream *stream, Py_ssize_t received)
     stream->large = large;
 }
 
-/* What a result of recv(2) means for the next one: -2 an error was raised, -1 wait, else the result. */
+/* What a result of recv(2) means for the next one. */
 static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t asked, int emptied)
 {
     if (received < 0) {
         if (errno != EAGAIN && errno != EWOULDBLOCK) {
             stream_raise(stream, stream->reactor->state->str_read, errno);
-            return -2;
+            return FAILED_CALL;
         }
         stream->readable = 0;
-        return -1;
+        return WOULD_BLOCK;
     }
     reactor_charge(stream->reactor, received);
     stream->reactor->reads++;
@@ -158,7 +160,7 @@ static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t 
         } else { /* an end after a loss is no clean end */
             PyObject *noted = PyObject_CallMethodNoArgs((PyObject *)stream, stream->reactor->state->str_note_end);
             Py_XDECREF(noted);
-            return noted == NULL ? -2 : received;
+            return noted == NULL ? FAILED_CALL : received;
         }
     }
     return received;
@@ -168,38 +170,38 @@ static Py_ssize_t receive_noting(Stream *stream, char *buffer, Py_ssize_t bytes)
 {
     ssize_t received;
     int emptied = 0;
-    do
-        received = receive(stream, buffer, bytes, &emptied);
-    while (received < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
-    return PyErr_Occurred() ? -2 : note_received(stream, received, bytes, emptied);
+    while ((received = receive(stream, buffer, bytes, &emptied)) < 0 && errno == EINTR)
+        if (PyErr_CheckSignals() < 0)
+            return FAILED_CALL;
+    return note_received(stream, received, bytes, emptied);
 }
 
-static PyObject *receive_into_object(Stream *stream, Py_ssize_t max_bytes)
+static Py_ssize_t receive_into_object(Stream *stream, Py_ssize_t max_bytes, PyObject **data)
 {
-    PyObject *data = PyBytes_FromStringAndSize(NULL, max_bytes);
-    if (data == NULL)
-        return NULL;
-    Py_ssize_t received = receive_noting(stream, PyBytes_AS_STRING(data), max_bytes);
+    *data = PyBytes_FromStringAndSize(NULL, max_bytes);
+    if (*data == NULL)
+        return FAILED_CALL;
+    Py_ssize_t received = receive_noting(stream, PyBytes_AS_STRING(*data), max_bytes);
     if (received < 0) {
-        Py_DECREF(data);
-        return NULL;
+        Py_CLEAR(*data);
+        return received;
     }
-    if (received < max_bytes)
-        _PyBytes_Resize(&data, received);
-    return data;
+    return received < max_bytes && _PyBytes_Resize(data, received) < 0 ? FAILED_CALL : received;
 }
 
-PyObject *stream_receive(Stream *stream, Py_ssize_t max_bytes)
+Py_ssize_t stream_receive(Stream *stream, Py_ssize_t max_bytes, PyObject **data)
 {
+    *data = NULL;
     if (stream->large || max_bytes > SCRATCH_BYTES)
-        return receive_into_object(stream, max_bytes);
+        return receive_into_object(stream, max_bytes, data);
     char *scratch = reactor_scratch(stream->reactor);
     if (scratch == NULL)
-        return NULL;
+        return FAILED_CALL;
     Py_ssize_t received = receive_noting(stream, scratch, max_bytes);
     if (received < 0)
-        return NULL;
-    return PyBytes_FromStringAndSize(scratch, received);
+        return received;
+    *data = PyBytes_FromStringAndSize(scratch, received);
+    return *data == NULL ? FAILED_CALL : received;
 }
 
 Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes)
@@ -242,7 +244,7 @@ void stream_clear_reader(Stream *stream, Operation *operation)
 
 int stream_has_pending_writes(Stream *stream)
 {
-    return stream->outgoing != NULL && stream->outgoing != Py_None && PyObject_IsTrue(stream->outgoing);
+    return is_none(stream->outgoing) ? 0 : PyObject_IsTrue(stream->outgoing);
 }
 
 /* The rare kinds: an acknowledgement, which looks like an error and is none, room for a write that waits, and an end
@@ -250,12 +252,15 @@ int stream_has_pending_writes(Stream *stream)
 static uint32_t tell_cold_half(Stream *stream, uint32_t events)
 {
     PyObject *number = PyLong_FromUnsignedLong(events), *left = NULL;
+    long long told = -1;
     if (number != NULL)
         left = PyObject_CallMethodOneArg((PyObject *)stream, stream->reactor->state->str_on_cold_events, number);
-    if (left == NULL)
-        PyErr_WriteUnraisable((PyObject *)stream);
+    if (left != NULL)
+        told = PyLong_AsLongLong(left);
+    if (told < 0)
+        reactor_on_lost_word(stream->reactor, stream->fd);
     else
-        events = (uint32_t)PyLong_AsUnsignedLong(left);
+        events = (uint32_t)told;
     Py_XDECREF(number);
     Py_XDECREF(left);
     return events;
@@ -263,8 +268,10 @@ static uint32_t tell_cold_half(Stream *stream, uint32_t events)
 
 void stream_on_events(Stream *stream, uint32_t events)
 {
-    if (stream->timestamps || stream_has_pending_writes(stream) ||
-        (stream->peer_watched && (events & ENDING))) {
+    int pending = stream_has_pending_writes(stream);
+    if (pending < 0) {
+        reactor_on_lost_word(stream->reactor, stream->fd);
+    } else if (pending || stream->timestamps || (stream->peer_watched && (events & ENDING))) {
         Py_INCREF(stream);
         events = tell_cold_half(stream, events);
         Py_DECREF(stream); /* the reactor's table, or whoever waits, has another one */
@@ -303,7 +310,8 @@ static PyObject *unix_name(struct sockaddr_un *name, socklen_t length)
     return PyUnicode_DecodeFSDefaultAndSize(name->sun_path, bytes > 0 ? strnlen(name->sun_path, bytes) : 0);
 }
 
-Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Reactor *reactor, PyObject *local)
+Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Reactor *reactor, PyObject *local,
+                      int *empty)
 {
     union {
         struct sockaddr any;
@@ -313,8 +321,9 @@ Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Rea
     } name;
     socklen_t length = sizeof name;
     int fd = accept4(listener, &name.any, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    *empty = fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
     if (fd < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK)
+        if (!*empty)
             PyErr_SetFromErrno(PyExc_OSError);
         return NULL;
     }
@@ -425,6 +434,7 @@ static PyObject *stream_send_some(PyObject *self, PyObject *data)
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
         return NULL;
     ssize_t sent;
+    int handled = 0; /* by the handlers of signals */
     do {
         if (view.len <= GIL_BYTES) {
             sent = send(stream->fd, view.buf, view.len, MSG_NOSIGNAL);
@@ -433,11 +443,11 @@ static PyObject *stream_send_some(PyObject *self, PyObject *data)
             sent = send(stream->fd, view.buf, view.len, MSG_NOSIGNAL);
             Py_END_ALLOW_THREADS
         }
-    } while (sent < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
-    if (sent < 0 && !PyErr_Occurred())
+    } while (sent < 0 && errno == EINTR && (handled = PyErr_CheckSignals()) == 0);
+    if (sent < 0 && handled == 0)
         PyErr_SetFromErrno(PyExc_OSError);
     PyBuffer_Release(&view);
-    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(sent);
+    return sent < 0 ? NULL : PyLong_FromSsize_t(sent);
 }
 
 static PyObject *stream_until_readable(PyObject *self, PyObject *unused)

@@ -231,7 +231,7 @@ static Outcome take_in(Tls *tls)
     if (scratch == NULL)
         return FAILED;
     Py_ssize_t received = stream_receive_into(stream, scratch, SCRATCH_BYTES);
-    if (received == -1 && !PyErr_Occurred())
+    if (received == WOULD_BLOCK)
         return WANTS_MORE;
     if (received < 0)
         return LOST;
@@ -358,12 +358,17 @@ static PySendResult begin_reading(Operation *operation, PyObject **result)
 
 /* -- writing ---------------------------------------------------------------------------------------------------- */
 
+/* -1: an error is set. */
 static int may_write(Tls *tls)
 {
     Stream *stream = tls->stream;
-    return stream != NULL && !tls->closed && !tls->eof_asked && !is_set(tls->own_loss) && !stream->closed &&
-           !stream->eof_asked && !is_set(stream->lost) && !stream_has_pending_writes(stream) &&
-           !(is_set(tls->outgoing) && PyObject_IsTrue(tls->outgoing));
+    if (stream == NULL || tls->closed || tls->eof_asked || is_set(tls->own_loss) || stream->closed ||
+        stream->eof_asked || is_set(stream->lost))
+        return 0;
+    int pending = stream_has_pending_writes(stream);
+    if (pending == 0 && is_set(tls->outgoing))
+        pending = PyObject_IsTrue(tls->outgoing);
+    return pending < 0 ? -1 : !pending;
 }
 
 /* The records of some bytes stand in the outgoing BIO then; 0, or -1 and an error is set. */
@@ -374,6 +379,8 @@ static int encrypt(Tls *tls, const char *bytes, Py_ssize_t length)
                                             Py_MIN(length, RECORD_BYTES));
         Py_ssize_t count = written == NULL ? -1 : PyLong_AsSsize_t(written);
         Py_XDECREF(written);
+        if (count == 0) /* which OpenSSL does not return here */
+            PyErr_SetString(PyExc_RuntimeError, "OpenSSL has encrypted nothing");
         if (count <= 0)
             return -1;
         bytes += count;
@@ -420,7 +427,10 @@ static PySendResult send_ciphertext(Operation *operation, PyObject *ciphertext, 
 static PySendResult begin_writing(Operation *operation, PyObject **result)
 {
     Tls *tls = tls_of(operation);
-    if (!may_write(tls))
+    int may = may_write(tls);
+    if (may < 0)
+        return operation_finish_with(operation, NULL, result);
+    if (!may)
         return go_slowly(operation, result);
     Py_buffer view;
     if (PyObject_GetBuffer(operation->argument, &view, PyBUF_SIMPLE) < 0)
@@ -446,8 +456,8 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
 
 /* -- the operation ---------------------------------------------------------------------------------------------- */
 
-static PyObject *tls_operation_new(ModuleState *state, Kind kind, PyObject *socket, Tls *tls, PyObject *argument,
-                                   Py_ssize_t max_bytes)
+PyObject *tls_operation_new(ModuleState *state, Kind kind, PyObject *socket, Tls *tls, PyObject *argument,
+                            Py_ssize_t max_bytes)
 {
     TlsOperation *operation = (TlsOperation *)state->free_tls_operations;
     if (operation != NULL) {
@@ -468,15 +478,15 @@ static PyObject *tls_operation_new(ModuleState *state, Kind kind, PyObject *sock
 
 static PySendResult begin(Operation *operation, PyObject **result)
 {
-    SocketBase *socket = (SocketBase *)operation->socket;
     Tls *tls = tls_of(operation);
-    int reads = operation->kind <= READ_INTO;
-    if (socket != NULL && (socket->wire != (PyObject *)tls ||
-                           (reads && is_set(socket->received) && PyObject_IsTrue(socket->received))))
+    int long_way = operation_has_to_go_the_long_way(operation, (PyObject *)tls);
+    if (long_way < 0)
+        return operation_finish_with(operation, NULL, result);
+    if (long_way)
         return operation_go_the_long_way(operation, result);
     if (operation->stream == NULL) /* it was made before the handshake was over */
         operation->stream = (Stream *)Py_XNewRef(tls->stream);
-    return reads ? begin_reading(operation, result) : begin_writing(operation, result);
+    return operation->kind <= READ_INTO ? begin_reading(operation, result) : begin_writing(operation, result);
 }
 
 static PySendResult step(Operation *operation, PyObject *value, PyObject **result)
@@ -590,23 +600,14 @@ PyType_Spec tls_operation_spec = {
 
 /* -- the short cut around a socket's methods (methods.c) -------------------------------------------------------- */
 
-/* The TLS wire beneath a socket, or NULL (without an error) if there is none. */
-static Tls *tls_beneath(ModuleState *state, PyObject *socket)
+Tls *tls_beneath(ModuleState *state, PyObject *socket, Kind kind)
 {
     if (Py_TYPE(socket) != state->socket_class && !PyObject_TypeCheck(socket, state->socket_base_type))
         return NULL;
     PyObject *wire = ((SocketBase *)socket)->wire;
     if (wire == NULL || (Py_TYPE(wire) != state->tls_class && !PyObject_TypeCheck(wire, state->tls_type)))
         return NULL;
-    return (Tls *)wire;
-}
-
-PyObject *tls_operation_for(ModuleState *state, Kind kind, PyObject *socket, PyObject *argument, Py_ssize_t max_bytes)
-{
-    Tls *tls = tls_beneath(state, socket);
-    if (tls == NULL || tls->stream == NULL || kind == WRITE_VECTORED)
-        return NULL;
-    return tls_operation_new(state, kind, socket, tls, argument, max_bytes);
+    return ((Tls *)wire)->stream == NULL || kind == WRITE_VECTORED ? NULL : (Tls *)wire;
 }
 
 /* -- the wire --------------------------------------------------------------------------------------------------- */
@@ -675,11 +676,12 @@ static int open_short_way(Tls *tls)
     if (tls->lower == NULL || tls->object == NULL || tls->incoming == NULL || tls->encrypted == NULL ||
         !PyObject_TypeCheck(tls->lower, state->stream_type))
         return 0;
-    PyObject *engine = PyObject_GetAttr(tls->object, state->str_sslobj);
-    if (engine == NULL) { /* what it is called is the standard library's affair */
-        PyErr_Clear();
+    PyObject *engine;
+    int found = find_attribute(tls->object, state->str_sslobj, &engine);
+    if (found < 0)
+        return -1;
+    if (!found) /* what it is called is the standard library's affair */
         engine = Py_NewRef(tls->object);
-    }
     Py_XSETREF(tls->engine, engine);
     if (state->engine_type == NULL && import_ssl(state, engine, tls->incoming) < 0)
         return -1;

@@ -40,7 +40,7 @@ static PyObject *news_for(PyObject *callback, Wait *wait)
 {
     int of_task = PyCFunction_CheckExact(callback) && PyCFunction_GET_SELF(callback) != NULL &&
                   (PyObject *)Py_TYPE(PyCFunction_GET_SELF(callback)) == wait->state->task_class;
-    return of_task && !wait->cancelled ? wait->state->woken : (PyObject *)wait;
+    return Py_NewRef(of_task && !wait->cancelled ? wait->state->woken : (PyObject *)wait);
 }
 
 int wait_wake(Wait *wait)
@@ -54,18 +54,19 @@ int wait_wake(Wait *wait)
         Py_DECREF(context);
         return -1;
     }
-    result = PyObject_CallOneArg(callback, news_for(callback, wait));
+    PyObject *news = news_for(callback, wait);
+    result = PyObject_CallOneArg(callback, news);
+    Py_DECREF(news);
     Py_DECREF(callback);
     PyObject *raised = result == NULL ? take_exception() : NULL;
-    if (PyContext_Exit(context) < 0)
-        PyErr_WriteUnraisable(context);
+    int left = PyContext_Exit(context);
+    if (left < 0 && raised != NULL) /* only one can be raised, and the first one is the cause */
+        PyErr_WriteUnraisable(NULL);
     Py_DECREF(context);
     Py_XDECREF(result);
-    if (raised != NULL) {
+    if (raised != NULL)
         raise_taken(raised);
-        return -1;
-    }
-    return 0;
+    return raised != NULL ? -1 : left;
 }
 
 int wait_wake_later(Wait *wait)
