@@ -32,10 +32,11 @@ from typing import Any
 from .accept_errors import AcceptFailure, Backoff, classify
 from .addresses import SocketAddress, UnixAddress
 from .engine import accept
-from .errors import SocketClosedError
+from .errors import SocketClosedError, SocketInheritedError
 from .wires import descriptors
 from .wires.budget import BUDGET
 from .wires.event_loop import EventLoopState, running_state
+from .wires.forks import forks
 
 __all__ = ["Acceptor", "Listener", "room_for_one"]
 
@@ -88,6 +89,7 @@ class Acceptor:
         self._local = local
         self._for_sockets = for_sockets
         self._state: EventLoopState | None = None
+        self._forks = forks()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
@@ -102,10 +104,13 @@ class Acceptor:
     async def take(self, room: Callable[[], int] = room_for_one) -> list[Any]:
         """Return the sockets of the next connections, one or up to `room()`, after those who wait already.
 
-        Raises `SocketClosedError` once closed, and `OSError` where the listener has become unusable.
+        Raises `SocketClosedError` once closed, `SocketInheritedError` in a fork's child, and `OSError` where
+        the listener has become unusable.
         Cancel safety: no connection is lost.
         """
         state = self._state or self._bind_loop()
+        if state.inherited:
+            raise self._refusal()
         at_once = state.budget >= self.cost and not self._waiters
         if at_once and (accepted := self._accept_batch(state, room())):
             return accepted
@@ -145,6 +150,16 @@ class Acceptor:
                     pass
 
     @property
+    def inherited(self) -> bool:
+        """Whether this process is a fork's child, and the parent listens (`wires/forks.py`)."""
+        return self._forks != forks()
+
+    def refuse_if_inherited(self, operation: str) -> None:
+        """Raise `SocketInheritedError` in a fork's child."""
+        if self.inherited:
+            raise SocketInheritedError(operation=operation, local_address=self._address)
+
+    @property
     def sockets(self) -> tuple[socket.socket, ...]:
         """The listening sockets; none once closed."""
         return () if self.closed else tuple(listener.sock for listener in self._listeners)
@@ -157,8 +172,8 @@ class Acceptor:
         return accepted
 
     def _accept_now(self, state: EventLoopState, limit: int) -> list[Any]:
-        if self.closed:
-            raise self._closed_error()
+        if self.closed or state.inherited:
+            raise self._refusal()
         if self._rests:
             return []  # what is ready stays so: `_look_again` comes
         listeners = self._listeners
@@ -251,6 +266,8 @@ class Acceptor:
     def _on_release(self) -> None:
         """A descriptor was closed, perhaps by another thread."""
         assert self._state is not None
+        if self._state.inherited:
+            return
         try:
             self._state.loop.call_soon_threadsafe(self._end_pause)
         except RuntimeError:  # the loop is closed: nobody waits any more
@@ -265,12 +282,13 @@ class Acceptor:
 
     # The loop -----------------------------------------------------------------------------------------
 
-    def _closed_error(self) -> SocketClosedError:
-        return SocketClosedError(operation="accept", local_address=self._address)
+    def _refusal(self) -> SocketClosedError | SocketInheritedError:
+        kind = SocketClosedError if self.closed else SocketInheritedError
+        return kind(operation="accept", local_address=self._address)
 
     def _bind_loop(self) -> EventLoopState:
-        if self.closed:
-            raise self._closed_error()
+        if self.closed or self.inherited:
+            raise self._refusal()
         state = running_state()
         for listener in self._listeners:
             state.reactor.watch(listener.sock.fileno(), listener)

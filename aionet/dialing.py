@@ -37,7 +37,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .addresses import SocketAddress, UnixAddress
-from .errors import ConnectError, without_traceback
+from .errors import ConnectError, SocketInheritedError, without_traceback
 from .options import TcpOptions, UnixOptions
 from .racing import interleaved, race
 from .resolving import Resolver, resolve
@@ -118,6 +118,7 @@ async def dial_unix(address: UnixAddress, *, options: UnixOptions) -> Dialed:
 
 
 async def _connect_unix(sock: socket.socket, address: UnixAddress) -> None:
+    state = running_state()
     pauses = iter(_FULL_QUEUE_PAUSES)
     while True:
         number = sock.connect_ex(address.sockaddr())
@@ -126,6 +127,8 @@ async def _connect_unix(sock: socket.socket, address: UnixAddress) -> None:
         if number != errno.EAGAIN:  # that is a full queue, and there is no event for room in it
             raise _error(number)
         await asyncio.sleep(next(pauses, _FULL_QUEUE_PAUSES[-1]))
+        if state.inherited:
+            raise SocketInheritedError(operation="connect", peer_address=address)
 
 
 async def _candidates(address: SocketAddress, resolver: Resolver | None) -> list[SocketAddress]:
@@ -182,6 +185,8 @@ class _TcpAttempt:
 
     def has_ended(self) -> bool:
         if self._has_answer and not self._ended:
+            if self._state.inherited:  # the answer is for the parent process to ask for
+                raise SocketInheritedError(operation="connect", peer_address=self.address)
             assert self._sock is not None
             try:
                 self._end(self._sock, self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))

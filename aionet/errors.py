@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 A network program has to tell four endings apart, and each has a class of its own: closed by this side
 (`SocketClosedError`), broken by the world (`ConnectionLostError`), busy (`SocketBusyError`) and the end of
-the stream (an empty read, or `IncompleteReadError` where more was promised).
+the stream (an empty read, or `IncompleteReadError` where more was promised). A fork's child that uses its
+parent's sockets is a mistake in the program, and no ending: `SocketInheritedError`.
 
 Every error also is the built-in that a caller would guess (`OSError`, `ConnectionError`, `EOFError`,
 `ValueError`, `RuntimeError`), so that ``except ConnectionError`` written before aionet was known goes on
@@ -38,6 +39,7 @@ __all__ = [
     "ResolveError",
     "SocketBusyError",
     "SocketClosedError",
+    "SocketInheritedError",
     "SuccessionError",
     "TlsError",
     "TlsTruncatedError",
@@ -166,6 +168,13 @@ class SocketClosedError(AionetError, OSError):
 
 class SocketBusyError(AionetError, RuntimeError):
     """Another task is already reading from this socket, or this socket is already connected."""
+
+
+class SocketInheritedError(AionetError, RuntimeError):
+    """Opened before a fork: in the child it can only be closed, which the parent does not notice."""
+
+    def __init__(self, *args: object, **where: Unpack[Where]) -> None:
+        super().__init__(*(args or ("opened before a fork: only the parent process can use it",)), **where)
 
 
 class WorkerFailedError(AionetError, RuntimeError):

@@ -45,6 +45,7 @@ from .stream_server import AsyncStreamConnectionServer
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tls.server import TlsForServer
 from .unix_connection_server import AsyncUnixConnectionServer
+from .wires.forks import forks
 
 __all__ = ["HeldListener", "HeldListeners", "InheritedListeners", "WantedListener", "name_of", "server_on"]
 
@@ -79,6 +80,7 @@ class HeldListener:
         self.identity = identity
         """Device and inode of the socket file, if there is one that is ours to remove."""
         self.removes_file = True
+        self._forks = forks()
 
     @classmethod
     async def open(cls, wanted: WantedListener, *, shares: int = 1) -> HeldListener:
@@ -131,7 +133,8 @@ class HeldListener:
 
     def close(self) -> None:
         """Close the sockets, and remove the socket file, if that is for this process to do."""
-        if self.identity is not None and self.removes_file and self.shares:
+        inherited = self._forks != forks()
+        if self.identity is not None and self.removes_file and self.shares and not inherited:
             address = self.addresses[0]
             assert isinstance(address, UnixAddress)
             remove_path(address, self.identity)

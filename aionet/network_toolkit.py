@@ -20,6 +20,7 @@ from .no_copies import refuse_to_be_copied
 from .options import TcpOptions, UnixOptions
 from .resolving import Resolver
 from .scope import Scope, set_scope
+from .wires.forks import forks
 
 __all__ = ["NetworkToolkit"]
 
@@ -61,6 +62,7 @@ class NetworkToolkit:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._outer: Scope | None = None
+        self._forks = forks()
 
     @property
     def open_sockets(self) -> frozenset[Any]:
@@ -71,6 +73,7 @@ class NetworkToolkit:
         if self._loop is not None:
             raise RuntimeError("this toolkit is already entered")
         self._loop = asyncio.get_running_loop()
+        self._forks = forks()
         self._outer = set_scope(self._loop, self._scope)
         return self
 
@@ -88,7 +91,7 @@ class NetworkToolkit:
             self._loop = None
         left = sorted(self._ledger, key=repr)
         names = [repr(item) for item in left]
-        if names:
+        if names and self._forks == forks():  # else they are the parent's, and open there
             _log.warning("the toolkit closed %d that were left open: %s", len(names), ", ".join(names))
         closing = [asyncio.create_task(item.aclose()) for item in left]
         try:

@@ -33,6 +33,9 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
     """Accepts connections. Use `AsyncTcpConnectionServer` or `AsyncUnixConnectionServer`.
 
     ``async with`` closes it at the end; ``async for socket in server`` accepts until it is closed.
+
+    In a fork's child its operations refuse with `SocketInheritedError`, and closing it only drops the child's
+    descriptors. A child that is to accept makes a server of copies of them: ``from_fd(os.dup(fd))``.
     """
 
     __reduce__ = refuse_to_be_copied
@@ -83,7 +86,11 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
         """
         if socket is None:
-            return await (self._next() if self._tls_acceptor is None else self._tls_acceptor.accept())
+            if self._tls_acceptor is None:
+                return await self._next()
+            self._acceptor.refuse_if_inherited("accept")
+            connected: SocketT = await self._tls_acceptor.accept()
+            return connected
         if not isinstance(socket, self._socket_class):
             raise TypeError(f"accept() connects a {self._socket_class.__name__}, not {socket!r}")
         with socket._connecting("accept"):
@@ -129,7 +136,10 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         return self._acceptor.closed
 
     def close(self) -> None:
-        """Close the listening sockets now. Connections that were given out are not touched."""
+        """Close the listening sockets now. Connections that were given out are not touched.
+
+        In a fork's child the parent continues to listen.
+        """
         self._acceptor.close()
         if self._tls_acceptor is not None:
             self._tls_acceptor.close()
@@ -142,17 +152,19 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         Accepted connections are not touched. Never waits for anybody else. Cancel safety: it is closed.
         """
         self.close()
-        if self._tls_acceptor is not None:
+        handshakes_end = not self._acceptor.inherited  # else it is the parent's loop that would end them
+        if self._tls_acceptor is not None and handshakes_end:
             await self._tls_acceptor.wait_closed()
 
     @property
     def raw_sockets(self) -> tuple[socket.socket, ...]:
         """The standard library's listening sockets, for options, not to accept from; none once closed."""
+        self._acceptor.refuse_if_inherited("raw_sockets")
         return self._acceptor.sockets
 
     def filenos(self) -> list[int]:
         """Return the descriptors of the listening sockets; empty once closed."""
-        return [sock.fileno() for sock in self.raw_sockets]
+        return [sock.fileno() for sock in self._acceptor.sockets]
 
     async def __aenter__(self) -> Self:
         return self

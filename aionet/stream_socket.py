@@ -40,6 +40,7 @@ from .tls_failure import TlsFailure
 from .unfinished import leaves_unfinished
 from .wires.contract import Buffer, Wire
 from .wires.event_loop import running_state
+from .wires.forks import forks
 from .wires.tls.info import TlsInfo
 from .wires.tls.wire import TlsWire
 from .wires.unconnected import NEVER_CONNECTED, UNCONNECTED
@@ -60,6 +61,9 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
     ``async with`` closes it at the end, and aborts it where an exception leaves the block (`__aexit__`);
     ``async for chunk in socket`` reads to the end of the stream.
+
+    In a fork's child the operations of its parent's sockets refuse with `SocketInheritedError`, `raw_socket`
+    included; `fileno` and the addresses are still known, and closing only drops the child's descriptor.
     """
 
     __slots__ = ("__weakref__", "_draining", "_peer_gone", "_proxy_header")
@@ -634,11 +638,13 @@ class _Dialing:
         self._task = asyncio.current_task()
         self._cancelled_before = 0 if self._task is None else self._task.cancelling()
         self._stopped = False
+        self._forks = forks()
         self.ended = asyncio.Event()
 
     async def stop_and_wait(self) -> None:
         self.stop()
-        await self.ended.wait()
+        if self._forks == forks():  # else it may never end: its loop is the parent's
+            await self.ended.wait()
 
     def stop(self) -> None:
         if not self._stopped and self._task is not None:

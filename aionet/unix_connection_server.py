@@ -74,8 +74,11 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
         return self._address
 
     def close(self) -> None:
-        """Close the listening socket now, and remove its file if it is still this server's."""
-        if not self.closed and self._identity is not None:
+        """Close the listening socket now, and remove its file if it is still this server's.
+
+        In a fork's child the parent continues to listen, and the file stays.
+        """
+        if not self.closed and self._identity is not None and not self._acceptor.inherited:
             remove_path(self._address, self._identity)
         super().close()
 

@@ -181,7 +181,13 @@ static PyObject *accept_function(PyObject *module, PyObject *arguments)
     return sockets == NULL ? NULL : Py_BuildValue("(NO)", sockets, empty ? Py_True : Py_False);
 }
 
+static PyObject *forks_function(PyObject *module, PyObject *unused)
+{
+    return PyLong_FromUnsignedLong(forks);
+}
+
 static PyMethodDef functions[] = {
+    {"forks", forks_function, METH_NOARGS, "forks()\n--\n\nHow often this process, or one before it, was born of a fork."},
     {"drive", (PyCFunction)(void (*)(void))driver_drive, METH_FASTCALL, driver_drive_doc},
     {"accept", accept_function, METH_VARARGS, accept_doc},
     {NULL},
@@ -286,6 +292,7 @@ static int module_exec(PyObject *module)
         import_from("asyncio.tasks", "Task", &state->task_class) ||
         import_from("aionet.native.woken", "WOKEN", &state->woken) ||
         import_from("aionet.errors", "ConnectionLostError", &state->connection_lost_error) ||
+        import_from("aionet.errors", "SocketInheritedError", &state->inherited_error) ||
         import_from("aionet.wires.descriptors", "waiting", &state->closed_descriptors) ||
         import_number("aionet.wires.budget", "BUDGET", &state->budget) ||
         import_number("aionet.wires.budget", "UNIT_BITS", &state->unit_bits))
@@ -324,6 +331,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->task_class);
     Py_VISIT(state->woken);
     Py_VISIT(state->connection_lost_error);
+    Py_VISIT(state->inherited_error);
     Py_VISIT(state->closed_descriptors);
     Py_VISIT(state->swap_task);
     Py_VISIT(state->current_tasks);

@@ -63,7 +63,8 @@ typedef struct {
     /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
     PyObject *enter_task, *leave_task, *current_task, *cancelled_error, *task_class;
     PyObject *woken; /* what its tasks are woken with: woken.py */
-    PyObject *connection_lost_error, *closed_descriptors; /* aionet's: an exception, and who waits for descriptors */
+    PyObject *connection_lost_error, *inherited_error; /* aionet's exceptions */
+    PyObject *closed_descriptors; /* calls that wait for one to be closed: wires/descriptors.py */
     PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before */
     /* the ssl module's, which is imported when it is needed: exceptions, types, and methods of these */
     PyObject *want_read_error, *zero_return_error, *engine_read, *engine_write, *bio_read, *bio_write;
@@ -137,6 +138,8 @@ struct Reactor {
     PyObject *interrupt; /* KeyboardInterrupt or SystemExit, to be raised at the end of the turn; or NULL */
 };
 
+extern unsigned long forks; /* how often this process, or one before it, was born of a fork */
+
 int reactor_watch(Reactor *reactor, int fd, PyObject *watcher);
 void reactor_forget(Reactor *reactor, int fd, PyObject *watcher);
 void reactor_note(Reactor *reactor, const struct epoll_event *events, int count); /* no code of the user's runs */
@@ -149,6 +152,12 @@ void reactor_leave(Reactor *reactor); /* keeps an exception that is being raised
 char *reactor_scratch(Reactor *reactor);
 void reactor_on_failure(Reactor *reactor);           /* an exception is set that no caller can be given */
 void reactor_on_lost_word(Reactor *reactor, int fd); /* the same, and it kept the word of an event from its watcher */
+
+/* Whether this is a fork's child, and all that belongs to the loop is the parent's: wires/forks.py. */
+static inline int is_inherited(Reactor *reactor)
+{
+    return reactor->forks != forks;
+}
 
 /* An operation that moved so many bytes has completed at once. */
 static inline void reactor_charge(Reactor *reactor, Py_ssize_t bytes)
@@ -333,7 +342,6 @@ extern struct PyModuleDef native_module;
 
 ModuleState *module_state(PyObject *module);
 ModuleState *state_of(PyObject *self); /* of an instance of one of our types, or of a subclass */
-extern unsigned long forks;            /* how often this process is a fork's child */
 
 /* One exception, as Python 3.12 sees it. */
 static inline PyObject *take_exception(void)

@@ -24,7 +24,7 @@ enum { AT_A_TIME = 64 };
 int stream_watch(Stream *stream)
 {
     Reactor *reactor = stream->reactor;
-    if (stream->newcomer && reactor->forks == forks) {
+    if (stream->newcomer && !is_inherited(reactor)) {
         stream->newcomer = 0;
         if ((reactor->newcomers == NULL && (reactor->newcomers = PyList_New(0)) == NULL) ||
             reactor_ask_for_a_turn(reactor) < 0)
@@ -84,7 +84,7 @@ void newcomers_settle(Reactor *reactor)
     reactor->newcomers = NULL; /* what runs meanwhile may bring others */
     if (newcomers == NULL)
         return;
-    for (Py_ssize_t first = 0; first < PyList_GET_SIZE(newcomers) && reactor->forks == forks; first += AT_A_TIME)
+    for (Py_ssize_t first = 0; first < PyList_GET_SIZE(newcomers) && !is_inherited(reactor); first += AT_A_TIME)
         settle_some(newcomers, first);
     Py_DECREF(newcomers);
 }

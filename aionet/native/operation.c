@@ -160,8 +160,8 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
     for (;;) {
-        if (stream->closed) {
-            stream_raise_from_method(stream, operation->state->str_closed_error, operation->state->str_read);
+        if (stream->closed || is_inherited(stream->reactor)) {
+            stream_raise_from_method(stream, operation->state->str_busy_error, NULL);
             return finish_with(operation, NULL, result);
         }
         if (operation->kind == READER_TURN) {
@@ -183,7 +183,7 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
 static PySendResult begin_reading(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
-    if (stream->reader != NULL || stream->closed) {
+    if (stream->reader != NULL || stream->closed || is_inherited(stream->reactor)) {
         stream_raise_from_method(stream, operation->state->str_busy_error, NULL);
         return finish_with(operation, NULL, result);
     }
@@ -287,7 +287,7 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     int lost = stream->lost != NULL && stream->lost != Py_None, pending = stream_has_pending_writes(stream);
     if (pending < 0)
         return finish_with(operation, NULL, result);
-    if (stream->closed || stream->eof_asked || lost || pending ||
+    if (stream->closed || is_inherited(stream->reactor) || stream->eof_asked || lost || pending ||
         (operation->kind == WRITE_VECTORED && PyTuple_GET_SIZE(operation->argument) > MOST_BUFFERS))
         return send_the_rest(operation, 0, result);
     Py_ssize_t bytes;

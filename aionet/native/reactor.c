@@ -29,7 +29,7 @@
  * A stream stays alive as long as somebody waits for it (`anchored`); otherwise the reactor only borrows it, so a
  * socket that is forgotten without being closed is collected and says so.
  *
- * After a fork the child shares the instance with its parent and leaves it alone.
+ * After a fork the child shares the instance with its parent and leaves it alone (wires/forks.py).
  */
 #include "native.h"
 
@@ -166,7 +166,7 @@ static void close_epoll(Reactor *reactor)
         Py_CLEAR(reactor->selector);
     } else if (epoll >= 0) {
         PyObject *closed = NULL, *done = NULL;
-        if (reactor->forks == forks) { /* else the loop's own instance is the parent's, too */
+        if (!is_inherited(reactor)) { /* else the loop's own instance is the parent's, too */
             closed = PyObject_CallMethodNoArgs(reactor->loop, reactor->state->str_is_closed);
             if (closed == Py_False)
                 done = PyObject_CallMethod(reactor->loop, "remove_reader", "i", epoll);
@@ -222,8 +222,8 @@ static int register_with_epoll(Reactor *reactor, int fd, uint32_t writes)
 
 int reactor_watch(Reactor *reactor, int fd, PyObject *watcher)
 {
-    if (reactor->forks != forks) {
-        PyErr_SetString(PyExc_RuntimeError, "this event loop's sockets belong to the process that forked this one");
+    if (is_inherited(reactor)) {
+        PyErr_SetNone(reactor->state->inherited_error);
         return -1;
     }
     if (fd < 0) {
@@ -259,7 +259,7 @@ void reactor_forget(Reactor *reactor, int fd, PyObject *watcher)
     if (is_stream(reactor, watcher)) { /* it is about to be closed; whoever waits is woken by other means */
         owned = ((Stream *)watcher)->anchored;
         ((Stream *)watcher)->anchored = 0;
-    } else if (reactor->forks == forks && reactor->epoll >= 0) {
+    } else if (!is_inherited(reactor) && reactor->epoll >= 0) {
         epoll_ctl(reactor->epoll, EPOLL_CTL_DEL, fd, NULL); /* it may live on */
     }
     if (--reactor->watched == 0)
@@ -272,7 +272,7 @@ void reactor_forget(Reactor *reactor, int fd, PyObject *watcher)
 static int arm_writes(Reactor *reactor, int fd)
 {
     if (fd < 0 || fd >= reactor->slot_count || reactor->slots[fd].watcher == NULL || reactor->slots[fd].writes ||
-        reactor->forks != forks)
+        is_inherited(reactor))
         return 0;
     struct epoll_event event = {.events = INPUT | EPOLLOUT, .data.u64 = tag_of(fd, reactor->slots[fd].generation)};
     if (epoll_ctl(reactor->epoll, EPOLL_CTL_MOD, fd, &event) != 0) {
@@ -499,7 +499,7 @@ static void note_whether_alone(Reactor *reactor, const struct epoll_event *event
 static int look(Reactor *reactor)
 {
     struct epoll_event events[EVENTS_PER_TURN];
-    if (reactor->epoll < 0 || reactor->forks != forks)
+    if (reactor->epoll < 0)
         return 0;
     int count = epoll_wait(reactor->epoll, events, EVENTS_PER_TURN, 0);
     if (count < 0 && errno != EINTR) { /* after which it stays readable */
@@ -514,6 +514,8 @@ static int look(Reactor *reactor)
 static PyObject *reactor_turn(PyObject *self, PyObject *unused)
 {
     Reactor *reactor = (Reactor *)self;
+    if (is_inherited(reactor)) /* an event that the child takes is missing in the parent */
+        Py_RETURN_NONE;
     int guessed = guess(reactor);
     if (guessed < 0 || (guessed == 0 && look(reactor) < 0))
         return NULL;
@@ -656,7 +658,7 @@ static PyMethodDef reactor_methods[] = {
 
 static PyObject *reactor_get_inherited(PyObject *self, void *unused)
 {
-    return PyBool_FromLong(((Reactor *)self)->forks != forks);
+    return PyBool_FromLong(is_inherited((Reactor *)self));
 }
 
 static PyGetSetDef reactor_getset[] = {

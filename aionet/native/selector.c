@@ -143,10 +143,13 @@ static int select_once(Selector *selector, int *timeout, double deadline, PyObje
     return !deadline || left > 0;
 }
 
-/* select(timeout or None) -> [(descriptor, events)] of those that are not streams. */
+/* select(timeout or None) -> [(descriptor, events)] of those that are not streams; None in a fork's child, which shares
+ * the instance with its parent: an event that the child takes is missing there. */
 static PyObject *selector_select(PyObject *self, PyObject *argument)
 {
     Selector *selector = (Selector *)self;
+    if (selector->forks != forks)
+        Py_RETURN_NONE;
     double seconds = argument == Py_None ? -1 : PyFloat_AsDouble(argument);
     if (seconds == -1 && PyErr_Occurred())
         return NULL;
@@ -201,6 +204,10 @@ int selector_attach(PyObject *self, Reactor *reactor)
     Selector *selector = (Selector *)self;
     if (selector->epoll < 0) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
+    if (selector->forks != forks) {
+        PyErr_SetNone(selector->state->inherited_error);
         return -1;
     }
     if (selector->reactor != NULL) {

@@ -1,11 +1,13 @@
 """`EpollSelector`: a whole selector around the compiled one, for `asyncio.SelectorEventLoop`.
 
 The C type (`selector.c`) waits, and wakes the tasks of our streams; what is left are asyncio's own
-descriptors, which are kept here as every selector of the standard library keeps them.
+descriptors, which are kept here as every selector of the standard library keeps them. In a fork's child,
+where the epoll instance is the parent's, too, they are polled from here.
 """
 
 from __future__ import annotations
 
+import math
 import select
 import selectors
 from collections.abc import Iterator, Mapping
@@ -52,7 +54,10 @@ class EpollSelector(Selector, selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = []
-        for fd, found in self._select(timeout):
+        events_found = self._select(timeout)
+        if events_found is None:  # a fork's child
+            events_found = self._poll(timeout)
+        for fd, found in events_found:
             key = self._keys.get(fd)
             if key is not None:
                 events = (found & ~_READ and selectors.EVENT_WRITE) | (
@@ -60,6 +65,13 @@ class EpollSelector(Selector, selectors.BaseSelector):
                 )
                 ready.append((key, events & key.events))
         return ready
+
+    def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """As `_select`, without the epoll instance: poll(2) has the same numbers, and takes no event away."""
+        poll = select.poll()
+        for fd, key in self._keys.items():
+            poll.register(fd, _as_epoll(key.events))
+        return poll.poll(None if timeout is None else max(math.ceil(timeout * 1000), 0))
 
     def close(self) -> None:
         self._close()

@@ -611,7 +611,8 @@ static void stream_finalize(PyObject *self)
     stream->fd = -1;
     stream->closed = 1;
     if (stream->raw == NULL) { /* else that object warns and closes */
-        if (PyErr_ResourceWarning(self, 1, "unclosed %R with descriptor %d", (PyObject *)Py_TYPE(self), fd) < 0)
+        if (!is_inherited(stream->reactor) && /* else it is for the parent to close the connection */
+            PyErr_ResourceWarning(self, 1, "unclosed %R with descriptor %d", (PyObject *)Py_TYPE(self), fd) < 0)
             PyErr_WriteUnraisable(self);
         close(fd);
     }

@@ -115,7 +115,7 @@ static int may_read(Tls *tls)
 {
     Stream *stream = tls->stream;
     return stream != NULL && !tls->closed && !tls->peer_ended && !tls->truncated && !is_set(tls->own_loss) &&
-           !stream->closed && !is_set(stream->lost) && (tls->ahead == NULL || PyBytes_GET_SIZE(tls->ahead) == 0);
+           !stream->closed && !is_inherited(stream->reactor) && !is_set(stream->lost) && (tls->ahead == NULL || PyBytes_GET_SIZE(tls->ahead) == 0);
 }
 
 /* Something was read: what may be left. */
@@ -363,7 +363,7 @@ static int may_write(Tls *tls)
 {
     Stream *stream = tls->stream;
     if (stream == NULL || tls->closed || tls->eof_asked || is_set(tls->own_loss) || stream->closed ||
-        stream->eof_asked || is_set(stream->lost))
+        is_inherited(stream->reactor) || stream->eof_asked || is_set(stream->lost))
         return 0;
     int pending = stream_has_pending_writes(stream);
     if (pending == 0 && is_set(tls->outgoing))

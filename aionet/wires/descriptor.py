@@ -115,6 +115,7 @@ class DescriptorWire(QueueingWire):
     def raw_socket(self) -> socket.socket:
         if self._fd == -1:
             raise self._closed_error("raw_socket")
+        self._refuse_if_inherited("raw_socket")
         if not isinstance(self._sock, socket.socket):  # accepted: see `listening.ListeningSocket`
             self._adopt(socket.socket(fileno=self._sock.detach()))
             self._sock.setblocking(False)
@@ -172,6 +173,7 @@ class DescriptorWire(QueueingWire):
         return count
 
     async def wait_acknowledged(self) -> None:
+        self._refuse_if_closed("wait_acknowledged")
         if self.unacknowledged == 0:
             return
         if not self._watched:
@@ -211,12 +213,16 @@ class DescriptorWire(QueueingWire):
 
     async def settle(self) -> None:
         pauses = iter(PAUSES)
-        while self._fd != -1 and not settled(self._sock):  # not so if it was aborted meanwhile
+        while self._fd != -1:  # it may be aborted meanwhile
+            self._refuse_if_inherited("aclose")
+            if settled(self._sock):
+                return
             await self.until_input(next(pauses, PAUSES[-1]))
 
     def receive_now(self, max_bytes: int) -> bytes:
         if self._fd == -1:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        self._refuse_if_inherited("read")
         return self._sock.recv(max_bytes)
 
     async def until_input(self, seconds: float) -> None:

@@ -18,15 +18,19 @@ turns that their cost can be measured.)
 *What is not counted* is what the reactor's events do for writes that wait (`sending.py`, which has a bound of
 its own), and reads out of a socket's buffer are counted by number: their bytes were, when they came in.
 
+*After a fork* (`forks.py`) the states that the child finds are `inherited`: their wires and listeners refuse.
+
 The state of a loop lives as long as something holds it: a wire, a listener, a connect in progress.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 from weakref import WeakValueDictionary
 
+from ..errors import SocketInheritedError
 from ..native import compiled
 from .budget import BUDGET
 from .reactor import make_reactor
@@ -37,12 +41,14 @@ __all__ = ["EventLoopState", "running_state"]
 class EventLoopState:
     """One per event loop in use."""
 
-    __slots__ = ("__weakref__", "budget", "loop", "reactor")
+    __slots__ = ("__weakref__", "budget", "inherited", "loop", "reactor")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.reactor = make_reactor(loop)
         self.budget = BUDGET
+        self.inherited = False
+        """Whether this process is a fork's child, and what belongs to the loop is the parent's."""
 
     async def yield_turn(self) -> None:
         """Let everybody else have a turn, and refill the budget."""
@@ -60,9 +66,25 @@ _states: WeakValueDictionary[int, EventLoopState] = WeakValueDictionary()
 
 
 def running_state() -> EventLoopState:
-    """Return the state of the running loop. Raises `RuntimeError` where none runs."""
+    """Return the state of the running loop.
+
+    Raises `RuntimeError` where none runs, and `SocketInheritedError` where a fork's child runs its parent's
+    loop: what that one polls, it polls for the parent, too.
+    """
     loop = asyncio.get_running_loop()
     state = _states.get(id(loop))
     if state is None:
         state = _states[id(loop)] = _state_class(loop)
+    elif state.inherited:
+        raise SocketInheritedError("this event loop was in use before a fork: only the parent can use it")
     return state
+
+
+def _disown() -> None:
+    """In a fork's child: all that there is belongs to the parent."""
+    for state in list(_states.values()):
+        state.inherited = state.reactor.inherited = True
+
+
+if compiled is None and hasattr(os, "register_at_fork"):  # the compiled engine's states count by themselves
+    os.register_at_fork(after_in_child=_disown)

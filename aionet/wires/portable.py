@@ -10,7 +10,8 @@ nothing else. The event only wakes the task; the bytes are taken in the task's o
 cancelled read cannot lose any.
 
 *Refusing.* Once closing has begun, `_recv` and `_send` are replaced by a function that raises EBADF: the hot
-path needs no check of its own, and nobody reads what closing throws away.
+path needs no check of its own, and nobody reads what closing throws away. A fork's child refuses because the
+loop's state says so (`inherited`), before each system call.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class PortableWire(DescriptorWire):
     # Receiving ----------------------------------------------------------------------------------------
 
     async def reader_turn(self) -> None:
-        if self._reading or self.closed:
+        if self._reading or self.closed or self._state.inherited:
             raise self._busy_error()
         if self._state.budget <= 0:
             await self._yield_turn_reading()
@@ -142,6 +143,8 @@ class PortableWire(DescriptorWire):
         if state.budget <= 0:
             await self._yield_turn_reading()
         while True:
+            if state.inherited:
+                raise self._busy_error()
             if self._readable:
                 try:
                     data = self._recv(max_bytes)
@@ -234,7 +237,7 @@ class PortableWire(DescriptorWire):
     # Sending ------------------------------------------------------------------------------------------
 
     async def send(self, data: Buffer) -> int:
-        if self._outgoing or self._eof_asked or self.lost is not None:
+        if self._outgoing or self._eof_asked or self.lost is not None or self._state.inherited:
             return await self._send_in_turn(OutgoingBuffers((data,)))
         try:
             sent = self._send(data)

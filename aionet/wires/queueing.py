@@ -14,6 +14,8 @@ the mark was made at, so that the hot path does nothing for it.
 *Closing* finishes the queue, sees to it that the last reply arrives, and is over when the time is up,
 whatever the peer does. Mostly there is nothing to wait for: then `begin_close` does all of it.
 
+*In a fork's child* (`forks.py`) everything is refused, and closing is `close_now`.
+
 *For a wire that lies over this one* (TLS) the halves of closing are there one by one: `begin_closing`, after
 which nobody else may read or write; `flush_all`; `settle`; `close_now`. So are `begin_send`, which nobody's
 cancellation takes back, and `receive_now`, which never waits.
@@ -27,7 +29,14 @@ from collections.abc import Coroutine, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from ..addresses import SocketAddress, UnixAddress
-from ..errors import ConnectionLostError, DeliveryError, SocketBusyError, SocketClosedError, TlsError
+from ..errors import (
+    ConnectionLostError,
+    DeliveryError,
+    SocketBusyError,
+    SocketClosedError,
+    SocketInheritedError,
+    TlsError,
+)
 from .contract import Buffer, WireObserver
 from .event_loop import EventLoopState
 from .outgoing import CertainBuffers, Outgoing, OutgoingBuffers, OutgoingEof, OutgoingFile
@@ -131,6 +140,7 @@ class QueueingWire:
         Returns what completes when all of it was handed down, or ``None`` if it was already. Raises
         `ConnectionLostError`, `SocketClosedError`.
         """
+        self._refuse_if_inherited("write")
         self._refuse_if_lost("write")
         if self._outgoing:
             return self._outgoing.push(CertainBuffers((data,)), "write")
@@ -209,6 +219,9 @@ class QueueingWire:
     # Closing ------------------------------------------------------------------------------------------
 
     def begin_close(self, linger: float) -> Coroutine[Any, Any, None] | None:
+        if self._state.inherited:  # by whom it is closed is the parent's business
+            self.close_now()
+            return None
         if self.closed:
             return None if self._closing is None else self._closing_to_end(self._closing)
         rest = None
@@ -247,7 +260,7 @@ class QueueingWire:
                 await self.flush_all("aclose")
                 reset = False
                 await self.settle()
-        except (TimeoutError, ConnectionLostError, SocketClosedError, TlsError):
+        except (TimeoutError, ConnectionLostError, SocketClosedError, SocketInheritedError, TlsError):
             pass
         finally:
             try:
@@ -262,7 +275,7 @@ class QueueingWire:
 
     def _tell_of_torn_writes(self, outgoing: OutgoingQueue) -> None:
         """Raise for writes that were begun, lost, and whose task had been cancelled: nobody was told yet."""
-        if outgoing.torn:
+        if outgoing.torn and not self._state.inherited:
             outgoing.torn = 0
             cause = self.lost or OSError(errno.ETIMEDOUT, "not sent within the time that closing may take")
             raise self._delivery_error("aclose", cause) from cause
@@ -296,14 +309,27 @@ class QueueingWire:
     def _closed_error(self, operation: str) -> SocketClosedError:
         return SocketClosedError(operation=operation, ends=self)
 
-    def _busy_error(self) -> SocketBusyError | SocketClosedError:
+    def _inherited_error(self, operation: str) -> SocketInheritedError:
+        return SocketInheritedError(operation=operation, ends=self)
+
+    def _busy_error(self) -> SocketBusyError | SocketClosedError | SocketInheritedError:
+        """Why a read is refused."""
         if self.closed:
             return self._closed_error("read")
+        if self._state.inherited:
+            return self._inherited_error("read")
         return SocketBusyError("another task is already reading", operation="read", ends=self)
 
     def _refuse_if_closed(self, operation: str) -> None:
         if self.closed:
             raise self._closed_error(operation)
+        if self._state.inherited:
+            raise self._inherited_error(operation)
+
+    def _refuse_if_inherited(self, operation: str) -> None:
+        """After a fork only the parent may use what it has opened."""
+        if self._state.inherited:
+            raise self._inherited_error(operation)
 
     def _refuse_if_lost(self, operation: str) -> None:
         """A loss is told to everybody who comes after it."""

@@ -14,6 +14,9 @@ EAGAIN or gives less than was asked for; the end of a stream and errors have to 
 The instance is opened with the first descriptor and closed with the last: a loop without sockets has no
 descriptor of ours.
 
+*In a fork's child* the instance is the parent's, too, and so is the loop's own: the reactor leaves both alone
+(`forks.py`).
+
 *Where there is no epoll*, `CallbackReactor` asks the loop before every wait and takes its reader off again
 when it fires. That is slower and works everywhere; it tells of reading and writing only.
 """
@@ -22,9 +25,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import select
 from typing import Protocol
+
+from ..errors import SocketInheritedError
 
 __all__ = [
     "ERROR",
@@ -48,18 +52,6 @@ PEER_ENDED = 0x2000  # EPOLLRDHUP
 
 _EVENTS_PER_TURN = 512
 
-_forks = 0
-
-
-def _count_fork() -> None:
-    """A child shares the epoll instances of its parent, the loop's own included, and leaves them alone."""
-    global _forks
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
-
 
 class Watcher(Protocol):
     """Whoever is told of events. It must not run code of the user's."""
@@ -76,9 +68,9 @@ class Reactor(Protocol):
     tells_errors: bool
     """Whether events of the error queue are told."""
 
-    @property
-    def inherited(self) -> bool:
-        """Whether this process is a fork's child, and all of it its parent's."""
+    inherited: bool
+    """Whether this process is a fork's child, and all of it the parent's: then nothing is registered, and
+    nothing is heard of (`forks.py`)."""
 
     def watch(self, fd: int, watcher: Watcher) -> None:
         """Tell `watcher` of events on `fd`, those that are there already included."""
@@ -102,15 +94,11 @@ class EpollReactor:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._watchers: dict[int, Watcher] = {}
-        self._forks = _forks
-
-    @property
-    def inherited(self) -> bool:
-        return self._forks != _forks
+        self.inherited = False
 
     def watch(self, fd: int, watcher: Watcher) -> None:
-        if self._forks != _forks:
-            raise RuntimeError("this event loop's sockets belong to the process that forked this one")
+        if self.inherited:
+            raise SocketInheritedError
         if not self._watchers:
             self._open()
         try:
@@ -122,7 +110,7 @@ class EpollReactor:
 
     def forget(self, fd: int) -> None:
         del self._watchers[fd]
-        if self._forks == _forks:
+        if not self.inherited:
             self._epoll.unregister(fd)
         if not self._watchers:
             self._close()
@@ -139,12 +127,14 @@ class EpollReactor:
         contextvars.Context().run(self._loop.add_reader, self._epoll.fileno(), self._turn)
 
     def _close(self) -> None:
-        if self._forks == _forks and not self._loop.is_closed():
+        if not self.inherited and not self._loop.is_closed():
             self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
     def _turn(self) -> None:
         watchers = self._watchers
+        if self.inherited:  # an event that the child takes is missing in the parent
+            return
         for fd, events in self._epoll.poll(0, _EVENTS_PER_TURN):
             watcher = watchers.get(fd)
             if watcher is not None:
@@ -156,34 +146,40 @@ class CallbackReactor:
 
     one_shot = True
     tells_errors = False
-    inherited = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._watchers: dict[int, Watcher] = {}
+        self.inherited = False
 
     def watch(self, fd: int, watcher: Watcher) -> None:
+        if self.inherited:
+            raise SocketInheritedError
         self._watchers[fd] = watcher
 
     def forget(self, fd: int) -> None:
         del self._watchers[fd]
-        if not self._loop.is_closed():
+        if not self.inherited and not self._loop.is_closed():
             self._loop.remove_reader(fd)
             self._loop.remove_writer(fd)
 
     def arm_reads(self, fd: int) -> None:
-        self._loop.add_reader(fd, self._readable, fd)
+        if not self.inherited:
+            self._loop.add_reader(fd, self._readable, fd)
 
     def arm_writes(self, fd: int) -> None:
-        self._loop.add_writer(fd, self._writable, fd)
+        if not self.inherited:
+            self._loop.add_writer(fd, self._writable, fd)
 
     def _readable(self, fd: int) -> None:
-        self._loop.remove_reader(fd)
-        self._watchers[fd].on_events(READABLE)
+        if not self.inherited:
+            self._loop.remove_reader(fd)
+            self._watchers[fd].on_events(READABLE)
 
     def _writable(self, fd: int) -> None:
-        self._loop.remove_writer(fd)
-        self._watchers[fd].on_events(WRITABLE)
+        if not self.inherited:
+            self._loop.remove_writer(fd)
+            self._watchers[fd].on_events(WRITABLE)
 
 
 def make_reactor(loop: asyncio.AbstractEventLoop) -> Reactor:

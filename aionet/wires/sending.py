@@ -201,6 +201,8 @@ class OutgoingQueue:
 
     def on_writable(self) -> None:
         """There is room: hand over what fits, for as long as one turn of the loop may take."""
+        if self._state.inherited:  # what waits is the parent's to send
+            return
         entries = self._entries
         blocked = False
         try:

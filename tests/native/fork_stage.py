@@ -25,8 +25,7 @@ async def echo(sock):
 class Parent:
     '''A loop with an echo server, clients of ours, some of which wait, and raw clients.'''
 
-    def __init__(self, handler=echo, child_aborts=False):
-        self.child_aborts = child_aborts
+    def __init__(self, handler=echo):
         self.loop = new_loop()
         self.loop.run_until_complete(self.begin(handler))
 
@@ -68,7 +67,7 @@ class Parent:
 
     async def check(self):
         '''Everything still works, and what waited when the child was made still waits.'''
-        assert self.child_aborts or set(self.lingers()) == {bytes(8)}, "the child has changed options"
+        assert set(self.lingers()) == {bytes(8)}, "the child has changed options"
         for _ in range(3):
             await self.exchange()
         for sock in self.readers:

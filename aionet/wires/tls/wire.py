@@ -194,14 +194,14 @@ class TlsWire(TlsBase, WireOver):
         return self._reading
 
     async def reader_turn(self) -> None:
-        if self._reading or self.closed:
+        if self._reading or self.closed or self._state.inherited:
             raise self._busy_error()
         if self._state.budget <= 0:
             await self._yield_turn_reading()
         self._state.budget -= 1
 
     async def _receive_slowly(self, max_bytes: int) -> bytes:
-        if self._reading or self.closed:
+        if self._reading or self.closed or self._state.inherited:
             raise self._busy_error()
         if self._more:  # else the wire below sees to it that others have their turn
             await self.reader_turn()
@@ -315,6 +315,7 @@ class TlsWire(TlsBase, WireOver):
             or not (kind is bytes or kind is bytearray)
             or not 0 < len(data) <= PIECE
             or self.lost is not None
+            or self._state.inherited
         ):
             return await self._send_in_turn(OutgoingBuffers((data,)))
         size = len(data)
@@ -389,6 +390,7 @@ class TlsWire(TlsBase, WireOver):
         return own + below
 
     async def wait_acknowledged(self) -> None:
+        self._refuse_if_closed("wait_acknowledged")
         if self.unacknowledged == 0:
             return
         try:
