@@ -106,6 +106,8 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     async def read(self, max_bytes: int = _CHUNK) -> bytes:
         """Read 1 to `max_bytes` bytes, as soon as there are any; ``b""`` only at a clean end of the stream.
 
+        Memory is taken for what came: a large `max_bytes` costs nothing. At most 256 KiB come at once.
+
         Raises:
             ConnectionLostError: the connection was reset, timed out or became unreachable.
             TlsTruncatedError: over TLS, the connection ended without the peer's close_notify.

@@ -70,7 +70,7 @@ static int is_refusal(void)
 static inline int is_plain(int kind, PyObject *argument, Py_ssize_t *max_bytes)
 {
     if (kind == READ || kind == NEXT_CHUNK) {
-        *max_bytes = SCRATCH_BYTES; /* the default of `read` */
+        *max_bytes = READ_BYTES;
         if (argument == NULL)
             return 1;
         if (!PyLong_CheckExact(argument))

@@ -39,8 +39,9 @@
 #include <unistd.h>
 
 enum {
-    SCRATCH_BYTES = 65536,   /* what a read receives into before it is known how much it will be */
-    LARGE_READ_BYTES = 8192, /* of a stream whose reads are of this size the next one goes to its object directly */
+    READ_BYTES = 65536,         /* what a read asks for unless it is given a number */
+    SCRATCH_BYTES = 256 * 1024, /* what a read receives into before it is known how much it will be */
+    LARGE_READ_BYTES = 8192,    /* after a read of this size the next one goes to its object directly */
     GIL_BYTES = 256 * 1024,  /* above this a system call copies long enough to let other threads run */
     MOST_ERRORS = 160,       /* errno is below this */
     MOST_FREE = 256,         /* objects kept for the next use */
@@ -186,7 +187,8 @@ struct Stream {
     } peer_name; /* until somebody asks for `peer` */
     long long bytes_read, bytes_written; /* the latter without what went through `outgoing` */
     int fd;
-    char readable, ending, watched, anchored, large, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent;
+    int recent; /* bytes that the last read brought, up to SCRATCH_BYTES */
+    char readable, ending, watched, anchored, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent;
     char timestamps, peer_watched;
     char newcomer; /* came with several others, and has not waited yet */
 };

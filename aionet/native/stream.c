@@ -6,9 +6,12 @@
  * buffer. A short read clears it, because edge-triggered events tell of whatever comes next; not so once the end
  * of the stream or an error was announced (`ending`), which comes with no further event.
  *
- * Received bytes go through one buffer of the reactor's and are copied to an object of their size. A stream that
- * carries a lot (`large`) receives into the object and cuts it to size, which saves the copy; and asks the kernel to
- * tell how much is left (TCP_INQ, Linux 4.18), which saves a second look after a read that filled its buffer.
+ * Memory is taken for what came, not for what the caller named. Received bytes go through one buffer of the reactor's
+ * (`scratch`) and are copied to an object of their size. After a read that brought a lot (`recent`) the next one goes to
+ * an object of that size directly, which saves the copy; what exceeds the object comes through `scratch` in the same
+ * system call. A large object of which less than half was filled is freed whole: malloc maps large blocks one by one,
+ * and a mapped block that is cut to size keeps a page, and leaves malloc mapping the next one. After such a read the
+ * kernel also says how much is left (TCP_INQ, Linux 4.18), which saves a second look after one that filled its buffer.
  *
  * The socket module's object is made when somebody asks for it: few connections ever do.
  */
@@ -98,16 +101,20 @@ PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *a
 
 /* -- receiving ------------------------------------------------------------------------------------------------ */
 
-/* recv(2), and whether the kernel said that nothing is left. A peer's end counts as something (tcp_inq_hint). */
-static ssize_t receive_telling(int fd, char *buffer, size_t bytes, int *emptied)
+static int is_large(Stream *stream)
+{
+    return stream->recent >= LARGE_READ_BYTES;
+}
+
+/* recvmsg(2), and whether the kernel said that nothing is left. The end of a stream counts as a byte (tcp_inq_hint). */
+static ssize_t receive_message(int fd, struct iovec *parts, int count, int *emptied)
 {
     union {
         struct cmsghdr aligned;
         char bytes[CMSG_SPACE(sizeof(int))];
     } control;
-    struct iovec part = {buffer, bytes};
     struct msghdr message = {
-        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+        .msg_iov = parts, .msg_iovlen = count, .msg_control = &control, .msg_controllen = sizeof control};
     ssize_t received = recvmsg(fd, &message, 0);
     struct cmsghdr *told = received < 0 ? NULL : CMSG_FIRSTHDR(&message);
     if (told != NULL && told->cmsg_level == IPPROTO_TCP && told->cmsg_type == TCP_CM_INQ)
@@ -115,26 +122,32 @@ static ssize_t receive_telling(int fd, char *buffer, size_t bytes, int *emptied)
     return received;
 }
 
-static ssize_t receive(Stream *stream, char *buffer, size_t bytes, int *emptied)
+static ssize_t receive_once(Stream *stream, struct iovec *parts, int count, int *emptied)
 {
-    int fd = stream->fd, tells_rest = stream->large && stream->tells_rest;
+    if (count > 1 || (is_large(stream) && stream->tells_rest))
+        return receive_message(stream->fd, parts, count, emptied);
+    return recv(stream->fd, parts[0].iov_base, parts[0].iov_len, 0);
+}
+
+static ssize_t receive(Stream *stream, struct iovec *parts, int count, Py_ssize_t bytes, int *emptied)
+{
     if (bytes <= GIL_BYTES)
-        return tells_rest ? receive_telling(fd, buffer, bytes, emptied) : recv(fd, buffer, bytes, 0);
+        return receive_once(stream, parts, count, emptied);
     ssize_t received;
     Py_BEGIN_ALLOW_THREADS
-    received = tells_rest ? receive_telling(fd, buffer, bytes, emptied) : recv(fd, buffer, bytes, 0);
+    received = receive_once(stream, parts, count, emptied);
     Py_END_ALLOW_THREADS
     return received;
 }
 
 static void note_size(Stream *stream, Py_ssize_t received)
 {
-    int on = 1, large = received >= LARGE_READ_BYTES;
-    if (large && !stream->large && !stream->rest_asked) { /* no TCP, or an old kernel: then not */
+    int on = 1;
+    stream->recent = (int)Py_MIN(received, SCRATCH_BYTES);
+    if (is_large(stream) && !stream->rest_asked) { /* no TCP, or an old kernel: then not */
         stream->rest_asked = 1;
         stream->tells_rest = setsockopt(stream->fd, IPPROTO_TCP, TCP_INQ, &on, sizeof on) == 0;
     }
-    stream->large = large;
 }
 
 /* What a result of recv(2) means for the next one. */
@@ -166,38 +179,61 @@ static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t 
     return received;
 }
 
-static Py_ssize_t receive_noting(Stream *stream, char *buffer, Py_ssize_t bytes)
+static Py_ssize_t receive_noting(Stream *stream, struct iovec *parts, int count, Py_ssize_t bytes)
 {
     ssize_t received;
     int emptied = 0;
-    while ((received = receive(stream, buffer, bytes, &emptied)) < 0 && errno == EINTR)
+    while ((received = receive(stream, parts, count, bytes, &emptied)) < 0 && errno == EINTR)
         if (PyErr_CheckSignals() < 0)
             return FAILED_CALL;
     return note_received(stream, received, bytes, emptied);
 }
 
-static Py_ssize_t receive_into_object(Stream *stream, Py_ssize_t max_bytes, PyObject **data)
+/* Of `received` bytes as many as found room are in the object `data`, the rest in `scratch`: all as one. Steals `data`. */
+static PyObject *fitted(PyObject *data, const char *scratch, Py_ssize_t received)
 {
-    *data = PyBytes_FromStringAndSize(NULL, max_bytes);
-    if (*data == NULL)
-        return FAILED_CALL;
-    Py_ssize_t received = receive_noting(stream, PyBytes_AS_STRING(*data), max_bytes);
-    if (received < 0) {
-        Py_CLEAR(*data);
-        return received;
+    Py_ssize_t room = PyBytes_GET_SIZE(data), first = Py_MIN(received, room);
+    if (received <= room && (received >= room / 2 || room <= READ_BYTES)) {
+        if (received < room)
+            _PyBytes_Resize(&data, received);
+        return data;
     }
-    return received < max_bytes && _PyBytes_Resize(data, received) < 0 ? FAILED_CALL : received;
+    PyObject *whole = PyBytes_FromStringAndSize(NULL, received);
+    if (whole != NULL) {
+        memcpy(PyBytes_AS_STRING(whole), PyBytes_AS_STRING(data), first);
+        memcpy(PyBytes_AS_STRING(whole) + first, scratch, received - first);
+    }
+    Py_DECREF(data);
+    return whole;
+}
+
+static Py_ssize_t receive_large(Stream *stream, char *scratch, Py_ssize_t max_bytes, PyObject **data)
+{
+    Py_ssize_t room = Py_MIN(max_bytes, Py_MAX(stream->recent, READ_BYTES));
+    PyObject *object = PyBytes_FromStringAndSize(NULL, room);
+    if (object == NULL)
+        return FAILED_CALL;
+    struct iovec parts[] = {{PyBytes_AS_STRING(object), room}, {scratch, max_bytes - room}};
+    Py_ssize_t received = receive_noting(stream, parts, max_bytes > room ? 2 : 1, max_bytes);
+    if (received >= 0) {
+        *data = fitted(object, scratch, received);
+        return *data == NULL ? FAILED_CALL : received;
+    }
+    Py_DECREF(object);
+    return received;
 }
 
 Py_ssize_t stream_receive(Stream *stream, Py_ssize_t max_bytes, PyObject **data)
 {
     *data = NULL;
-    if (stream->large || max_bytes > SCRATCH_BYTES)
-        return receive_into_object(stream, max_bytes, data);
     char *scratch = reactor_scratch(stream->reactor);
     if (scratch == NULL)
         return FAILED_CALL;
-    Py_ssize_t received = receive_noting(stream, scratch, max_bytes);
+    max_bytes = Py_MIN(max_bytes, SCRATCH_BYTES);
+    if (is_large(stream))
+        return receive_large(stream, scratch, max_bytes, data);
+    struct iovec part = {scratch, max_bytes};
+    Py_ssize_t received = receive_noting(stream, &part, 1, max_bytes);
     if (received < 0)
         return received;
     *data = PyBytes_FromStringAndSize(scratch, received);
@@ -206,7 +242,8 @@ Py_ssize_t stream_receive(Stream *stream, Py_ssize_t max_bytes, PyObject **data)
 
 Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes)
 {
-    return receive_noting(stream, buffer, bytes);
+    struct iovec part = {buffer, bytes};
+    return receive_noting(stream, &part, 1, bytes);
 }
 
 /* -- waiting -------------------------------------------------------------------------------------------------- */

@@ -230,7 +230,7 @@ static Outcome take_in(Tls *tls)
     char *scratch = reactor_scratch(stream->reactor);
     if (scratch == NULL)
         return FAILED;
-    Py_ssize_t received = stream_receive_into(stream, scratch, SCRATCH_BYTES);
+    Py_ssize_t received = stream_receive_into(stream, scratch, READ_BYTES);
     if (received == WOULD_BLOCK)
         return WANTS_MORE;
     if (received < 0)

@@ -35,13 +35,16 @@ from ..native import compiled
 from .budget import BUDGET
 from .reactor import make_reactor
 
-__all__ = ["EventLoopState", "running_state"]
+__all__ = ["SCRATCH_BYTES", "EventLoopState", "running_state"]
+
+SCRATCH_BYTES = 256 * 1024
+"""The most that a read takes from the kernel at once."""
 
 
 class EventLoopState:
     """One per event loop in use."""
 
-    __slots__ = ("__weakref__", "budget", "inherited", "loop", "reactor")
+    __slots__ = ("__weakref__", "budget", "inherited", "loop", "reactor", "scratch")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -49,6 +52,12 @@ class EventLoopState:
         self.budget = BUDGET
         self.inherited = False
         """Whether this process is a fork's child, and what belongs to the loop is the parent's."""
+        self.scratch: memoryview | None = None
+        """Memory to receive into, once something was: what is in it is good until the next call."""
+
+    def make_scratch(self) -> memoryview:
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        return self.scratch
 
     async def yield_turn(self) -> None:
         """Let everybody else have a turn, and refill the budget."""

@@ -9,6 +9,9 @@ an error was announced (`_ending`), which comes with no further event. So a mess
 nothing else. The event only wakes the task; the bytes are taken in the task's own step, which is why a
 cancelled read cannot lose any.
 
+*Memory* is taken for what came, not for what the caller named: a read of more than `_CHUNK` goes through one
+buffer of the loop's, and costs a copy.
+
 *Refusing.* Once closing has begun, `_recv` and `_send` are replaced by a function that raises EBADF: the hot
 path needs no check of its own, and nobody reads what closing throws away. A fork's child refuses because the
 loop's state says so (`inherited`), before each system call.
@@ -27,12 +30,13 @@ from . import delivery
 from .budget import BUDGET, UNIT_BITS
 from .contract import Buffer
 from .descriptor import DescriptorWire
-from .event_loop import EventLoopState
+from .event_loop import SCRATCH_BYTES, EventLoopState
 from .outgoing import OutgoingBuffers
 from .reactor import ERROR, HANGUP, PEER_ENDED, READABLE, WRITABLE
 
 __all__ = ["PortableWire"]
 
+_CHUNK = 64 * 1024  # what `recv` is asked for directly; malloc maps and unmaps larger blocks one by one
 _ENDING = PEER_ENDED | HANGUP | ERROR
 _MAY_READ = READABLE | _ENDING
 _MAY_WRITE = WRITABLE | HANGUP | ERROR
@@ -147,7 +151,11 @@ class PortableWire(DescriptorWire):
                 raise self._busy_error()
             if self._readable:
                 try:
-                    data = self._recv(max_bytes)
+                    if max_bytes <= _CHUNK:
+                        data = self._recv(max_bytes)
+                    else:
+                        max_bytes = min(max_bytes, SCRATCH_BYTES)
+                        data = self._recv_through_scratch(max_bytes)
                 except BlockingIOError:
                     self._readable = False
                 except OSError as error:
@@ -162,6 +170,12 @@ class PortableWire(DescriptorWire):
                             self._note_end()
                     return data
             await self._until_readable()
+
+    def _recv_through_scratch(self, max_bytes: int) -> bytes:
+        if self.closed:
+            _refuse(self)
+        scratch = self._state.scratch or self._state.make_scratch()
+        return scratch[: self._sock.recv_into(scratch, max_bytes)].tobytes()
 
     async def receive_into(self, buffer: memoryview) -> int:
         if self._reading:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import select
+import sys
 import time
+import tracemalloc
 
 import pytest
 from helpers import begin, give_turns
@@ -69,6 +71,31 @@ async def test_after_the_end_writing_goes_on(sock, peer):
     assert await sock.read() == b""
     await sock.write(b"answer")
     assert await peer.receive_exactly(6) == b"answer"
+
+
+async def test_a_large_max_bytes_takes_no_memory_for_what_does_not_come(sock, peer):
+    for _ in range(2):  # the first brings about what is kept
+        peer.send_now(b"!")
+        tracemalloc.start()
+        try:
+            assert await sock.read(sys.maxsize) == b"!"
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 100_000  # a read of the default size takes 64 KiB at most
+
+
+@pytest.mark.parametrize("max_bytes", [65535, 65536, 65537, 262143, 262144, 262145, 1 << 20])
+async def test_what_came_is_read_to_its_end_however_much_is_asked_for(sock, peer, max_bytes):
+    """In pieces that fill what was asked of the kernel, exceed it, and fall far below it."""
+    for size in (1, 65536, 65536, 1, 262144, 400_000, 400_000, 10_000, 1, 131_072, 131_072, 70_000):
+        data = (DATA * 40)[:size]
+        sending = asyncio.create_task(peer.send(data))
+        received = bytearray()
+        while len(received) < size:
+            received += await sock.read(max_bytes)
+        assert received == data
+        await sending
 
 
 async def test_much_data_arrives_whole_and_in_order(sock, peer):

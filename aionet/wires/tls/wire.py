@@ -47,6 +47,9 @@ from .writes import PIECE, Seal, SealedQueue
 __all__ = ["TlsWire"]
 
 _CHUNK = 64 * 1024
+_MORE_THAN_A_RECORD = (
+    16 * 1024 + 1
+)  # OpenSSL gives one record at a time, and `ssl` takes memory for all asked
 _MOST_ANSWERS = 100  # that wait for room below
 _ROUNDS = 16  # of input thrown away in a row while closing: a peer that floods must not hold the loop
 
@@ -258,8 +261,9 @@ class TlsWire(TlsBase, WireOver):
         if self._ahead:
             return self._take_ahead(max_bytes)
         data: bytes | None = None
+        asked = min(max_bytes, _MORE_THAN_A_RECORD)
         try:
-            data = self._tls.read(max_bytes)
+            data = self._tls.read(asked)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:  # this side has ended, too
@@ -272,7 +276,7 @@ class TlsWire(TlsBase, WireOver):
             self._reply()
         if data:
             self.bytes_read += len(data)
-            self._more = len(data) == max_bytes or self._incoming.pending > 0
+            self._more = len(data) == asked or self._incoming.pending > 0
             return data
         self._more = False
         if data is not None:
