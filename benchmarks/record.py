@@ -100,6 +100,14 @@ RUNS = (
         "echo --against all --connections 4 --size 65536",
     ),
     Run(
+        "echo-read256k",
+        "Echo, a large `max_bytes`",
+        "The everyday case, and idle connections, again with reads of up to 256 KiB, which is what asyncio's"
+        " transports ask for, on the stock loop; with a settled malloc, and as a fresh process has it.",
+        "echo idle --against c,aionet-asyncio,aionet-portable,asyncio-streams,"
+        "aionet-256k,aionet-256k-cold,aionet-portable-256k,aionet-portable-256k-cold",
+    ),
+    Run(
         "echo-many",
         "Echo, many connections",
         "64 bytes on few and on many connections: the cost of many, and whether all of them are served.",

@@ -24,6 +24,7 @@ from aionet.bench.cases import (
     peers_of,
     versions_text,
 )
+from aionet.bench.peers import PEERS
 from aionet.bench.summary import REFERENCE, Figure, Row, summarise
 
 OURS = "aionet"
@@ -113,6 +114,7 @@ def run_section(title: str, about: str, command: str, record: Mapping[str, Any])
         own = best_first(row for row in rows if case_of(row) == case)
         parts += [f"**{case.title}**", case_table(own, record.get("kinds", {}))]
         parts += ahead(own)
+    parts += mallocs(record)
     if skipped := record.get("skipped"):
         said = "; ".join(f"{peer} ({reason})" for peer, reason in sorted(skipped.items()))
         parts.append(_filled(f"Not measured: {said}."))
@@ -120,6 +122,29 @@ def run_section(title: str, about: str, command: str, record: Mapping[str, Any])
     if failed:
         parts.append(_filled(f"Failed: {'; '.join(sorted(failed))}."))
     return "\n\n".join(parts)
+
+
+def mallocs(record: Mapping[str, Any]) -> list[str]:
+    """A line on which rows were taken with which state of glibc's malloc; servers in C and Go have none."""
+    peers_by_state: dict[str, dict[str, None]] = {}
+    for turn in record["turns"]:
+        state = turn["malloc"] if "malloc" in turn else _malloc_of_all(record, turn["peer"])
+        if state is not None:
+            peers_by_state.setdefault(state, {})[turn["peer"]] = None
+    lists = [
+        f"{state} for {', '.join(peers)}" for state, peers in sorted(peers_by_state.items(), reverse=True)
+    ]
+    if len(lists) == 1:
+        lists = [f"{state} for all servers in Python" for state in peers_by_state]
+    return [_filled(f"malloc was {'; '.join(lists)}.")] if lists else []
+
+
+def _malloc_of_all(record: Mapping[str, Any], peer: str) -> str | None:
+    """Of an earlier record, which knows one state for all servers in Python."""
+    known = PEERS.get(peer)
+    compiled = known is not None and known.file.endswith((".c", ".go"))
+    state: str | None = None if compiled else record.get("malloc")
+    return state
 
 
 def case_table(rows: Sequence[Row], kinds: Mapping[str, str]) -> str:

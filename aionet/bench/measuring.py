@@ -22,7 +22,7 @@ from typing import Any
 from .children import BenchError, Child, module_command
 from .facts import listen_losses
 from .histogram import LatencyHistogram
-from .peers import CHECKOUT, compiled_program
+from .peers import CHECKOUT, COLD_MALLOC, compiled_program
 from .plan import BenchPlan, Turn
 
 __all__ = ["Measurement", "Record", "TellProgress", "place_of", "running_server", "tls_generator"]
@@ -187,7 +187,7 @@ def running_server(
     assert turn.peer is not None
     environment = dict(turn.peer.environment)
     if plan.cold_malloc:
-        environment["AIONET_BENCH_COLD_MALLOC"] = "1"
+        environment[COLD_MALLOC] = "1"
     command = [*prefix, *turn.peer.command(turn.workload, certificate if turn.workload.tls else ())]
     with Child("server", command, environment=environment, cpu=plan.pinning.server) as server:
         ready = server.next_record(start_up)
@@ -208,6 +208,7 @@ def _turn_record(turn: Turn, ready: Mapping[str, Any], record: Mapping[str, Any]
         | {
             "engine": ready.get("engine"),
             "loop": ready.get("loop"),
+            "malloc": ready.get("malloc"),
             "connections": turn.connections,
             "size": turn.size,
             "rate": record["requests"] / record["seconds"] if record["seconds"] else None,

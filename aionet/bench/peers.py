@@ -29,13 +29,19 @@ from ..tcp_connection_server import AsyncTcpConnectionServer
 from .children import BenchError
 from .workloads import Workload
 
-__all__ = ["CHECKOUT", "PEERS", "REFERENCE", "Kind", "Peer", "compiled_program", "peers_named"]
+__all__ = ["CHECKOUT", "COLD_MALLOC", "PEERS", "REFERENCE", "Kind", "Peer", "compiled_program", "peers_named"]
 
 REFERENCE = "c"
 """What ratios are taken to: an epoll loop in C with nothing else in it."""
 
 CHECKOUT = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
 """Where the peers' files lie, if this is a checkout."""
+
+COLD_MALLOC = "AIONET_BENCH_COLD_MALLOC"
+"""The variable of the environment that leaves glibc's malloc as a fresh process has it."""
+
+_COLD = {COLD_MALLOC: "1"}
+_PORTABLE = {"AIONET_ENGINE": "portable"}
 
 Kind = Literal["reference", "await", "callback", "threads"]
 
@@ -111,6 +117,12 @@ def _aionet(name: str, *arguments: str, modules: tuple[str, ...] = (), **environ
     return Peer(name, "await", arguments=arguments, modules=modules, environment=environment)
 
 
+def _reading_much(name: str, **environment: str) -> Peer:
+    """Reads of up to 256 KiB, which is what asyncio's transports ask for."""
+    arguments = ("--loop", "asyncio", "--read-bytes", "262144")
+    return Peer(name, "await", arguments=arguments, environment=environment, in_all=False)
+
+
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
@@ -134,6 +146,10 @@ PEERS: dict[str, Peer] = {
         Peer("go", "threads", "go_echo.go"),
         Peer("aionet-accept-loop", "await", "aionet_accept_loop.py", tls=False, in_all=False),
         Peer("aionet-limits", "await", "aionet_limits.py", tls=False, in_all=False),
+        _reading_much("aionet-256k"),
+        _reading_much("aionet-256k-cold", **_COLD),
+        _reading_much("aionet-portable-256k", **_PORTABLE),
+        _reading_much("aionet-portable-256k-cold", **_PORTABLE, **_COLD),
     )
 }
 """By name, in the order in which they take turns."""

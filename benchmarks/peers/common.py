@@ -42,8 +42,7 @@ def tls() -> ssl.SSLContext | None:
 
 def announce(port: int, **facts: object) -> None:
     """Tell the port, and end the process when nobody holds its standard input any more."""
-    settle_malloc()
-    print(json.dumps({"port": port, **facts}), flush=True)
+    print(json.dumps({"port": port, "malloc": settle_malloc(), **facts}), flush=True)
 
     def end_with_standard_input() -> None:
         while os.read(sys.stdin.fileno(), 4096):
@@ -53,11 +52,14 @@ def announce(port: int, **facts: object) -> None:
     threading.Thread(target=end_with_standard_input, daemon=True).start()
 
 
-def settle_malloc() -> None:
+def settle_malloc() -> str:
     """Bring glibc's malloc to the state that a process reaches once it freed one large block.
 
     asyncio's transports read into objects of 256 KiB. Until then malloc maps, remaps and unmaps memory for
     each of them, which halves those servers; whether a process gets out of that state by itself is luck.
+    Returns what a record calls the state: ``settled``, or ``cold`` where it is to be left alone.
     """
-    if not os.environ.get("AIONET_BENCH_COLD_MALLOC"):
-        bytes(1 << 20)
+    if os.environ.get("AIONET_BENCH_COLD_MALLOC"):
+        return "cold"
+    bytes(1 << 20)
+    return "settled"

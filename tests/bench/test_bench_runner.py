@@ -106,6 +106,13 @@ def test_peers_take_turns_and_ratios_are_of_the_same_round() -> None:
             assert (row.to_plain.lowest, row.to_plain.highest) == (1, 1)
 
 
+def test_a_turn_says_how_its_server_had_malloc() -> None:
+    record = run_bench(plan("echo", peers="aionet-256k,aionet-256k-cold,c", seconds=0.05))
+    found = {turn["peer"]: turn["malloc"] for turn in record["turns"]}
+    assert found.items() >= {"aionet-256k": "settled", "aionet-256k-cold": "cold"}.items()
+    assert found.get("c") is None
+
+
 def test_one_case_comes_after_the_other_and_rounds_within_it() -> None:
     asked = plan("accept", "echo", peers="c,aionet", rounds=2, connections=(1, 3), sizes=(5, 6))
     turns = [

@@ -90,6 +90,19 @@ def test_who_is_ahead_is_named_with_the_reason(own: ModuleType) -> None:
     assert "- `trio`" not in text
 
 
+def test_the_state_of_malloc_stands_below_the_table(own: ModuleType) -> None:
+    turns = [
+        *three_rounds("c", 1, 1, 1, malloc=None),
+        *three_rounds("aionet-256k", 0.7, 0.7, 0.7, malloc="settled"),
+        *three_rounds("aionet-256k-cold", 0.7, 0.7, 0.7, malloc="cold"),
+    ]
+    text = own.tables.run_section("Echo", "About it.", "python -m aionet bench echo", a_record(*turns))
+    assert "\n\nmalloc was settled for aionet-256k; cold for aionet-256k-cold." in text
+    of_all = a_record(*three_rounds("c", 1, 1, 1), *three_rounds("aionet", 0.7, 0.7, 0.7), malloc="settled")
+    assert own.tables.mallocs(of_all) == ["malloc was settled for all servers in Python."]
+    assert own.tables.mallocs(a_record(*three_rounds("c", 1, 1, 1), malloc="settled")) == []
+
+
 def test_who_is_ahead_without_a_reason_is_an_error(own: ModuleType) -> None:
     record = a_record(*three_rounds("aionet", 0.7, 0.7, 0.7), *three_rounds("newcomer", 0.8, 0.8, 0.8))
     with pytest.raises(own.tables.MissingNoteError, match="newcomer is ahead in accept, 64 at a time"):

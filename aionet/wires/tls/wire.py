@@ -47,9 +47,7 @@ from .writes import PIECE, Seal, SealedQueue
 __all__ = ["TlsWire"]
 
 _CHUNK = 64 * 1024
-_MORE_THAN_A_RECORD = (
-    16 * 1024 + 1
-)  # OpenSSL gives one record at a time, and `ssl` takes memory for all asked
+_MORE_THAN_A_RECORD = 16 * 1024 + 1  # OpenSSL returns one record, and `ssl` allocates all that was asked
 _MOST_ANSWERS = 100  # that wait for room below
 _ROUNDS = 16  # of input thrown away in a row while closing: a peer that floods must not hold the loop
 
