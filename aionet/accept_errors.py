@@ -7,6 +7,9 @@ passes pending network errors of the new connection to accept; accept(2) tells t
 on with the next. *Exhausted*: the process or the system has no descriptors or memory left; the connection
 stays in the kernel's queue, and trying again at once would spin: back off. *Fatal*: everything else; the
 listener itself is unusable.
+
+A shortage is the same whatever system call meets it, so `is_shortage` serves reads, writes and epoll_ctl(2),
+too.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import enum
 import errno
 
-__all__ = ["AcceptFailure", "Backoff", "classify"]
+__all__ = ["AcceptFailure", "Backoff", "classify", "is_shortage"]
 
 
 class AcceptFailure(enum.Enum):
@@ -46,6 +49,7 @@ _EXHAUSTED = (
     "ENFILE",  # the system's
     "ENOBUFS",
     "ENOMEM",
+    "ENOSPC",  # epoll_ctl(2): the user's watches (/proc/sys/fs/epoll/max_user_watches)
 )
 
 _KINDS = {getattr(errno, name): AcceptFailure.TRANSIENT for name in _TRANSIENT if hasattr(errno, name)} | {
@@ -56,6 +60,11 @@ _KINDS = {getattr(errno, name): AcceptFailure.TRANSIENT for name in _TRANSIENT i
 def classify(error: OSError) -> AcceptFailure:
     """Return what `error`, raised by accept(2), means."""
     return _KINDS.get(error.errno or 0, AcceptFailure.FATAL)
+
+
+def is_shortage(error: OSError) -> bool:
+    """Whether the machine lacks what the system call needed, whatever call it was."""
+    return classify(error) is AcceptFailure.EXHAUSTED
 
 
 class Backoff:

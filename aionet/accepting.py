@@ -17,7 +17,8 @@ that is cancelled passes the word on.
 
 *Failures* follow `accept_errors.py`. While resources are exhausted nothing is tried; a timer, or the next
 descriptor that this process closes, ends the pause. A spawner may know something better than waiting
-(`on_exhausted`).
+(`on_exhausted`). A listening socket that cannot be registered with the reactor is such a failure, too: it is
+looked at after each pause, and registered when that succeeds.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .accept_errors import AcceptFailure, Backoff, classify
+from .accept_errors import AcceptFailure, Backoff, classify, is_shortage
 from .addresses import SocketAddress, UnixAddress
 from .engine import accept
 from .errors import SocketClosedError, SocketInheritedError
@@ -53,11 +54,12 @@ def room_for_one() -> int:
 class Listener:
     """One listening socket, and whether connections may be ready on it."""
 
-    __slots__ = ("_on_ready", "ready", "sock")
+    __slots__ = ("_on_ready", "ready", "sock", "watched")
 
     def __init__(self, sock: socket.socket, on_ready: Callable[[], None]) -> None:
         self.sock = sock
         self.ready = True
+        self.watched = False
         self._on_ready = on_ready
 
     def on_events(self, events: int) -> None:
@@ -139,7 +141,7 @@ class Acceptor:
         self.closed = True
         self._end_pause()
         for listener in self._listeners:
-            if self._state is not None:
+            if self._state is not None and listener.watched:
                 self._state.reactor.forget(listener.sock.fileno())
             listener.sock.close()
         for waiter in self._waiters:
@@ -207,12 +209,15 @@ class Acceptor:
             if self._backoff.may_log(state.loop.time()):
                 _log.warning("no room at %s: %s; connections are reset", self._address, error.strerror)
             return True
+        self._pause(error, state)
+        return False
+
+    def _pause(self, error: OSError, state: EventLoopState) -> None:
         pause = self._backoff.next_pause()
         if self._backoff.may_log(state.loop.time()):
             _log.warning("cannot accept on %s: %s; next try in %.1f s", self._address, error.strerror, pause)
         self._retry = state.loop.call_later(pause, self._end_pause)
         descriptors.waiting.add(self._on_release)
-        return False
 
     # Waiting ------------------------------------------------------------------------------------------
 
@@ -247,10 +252,21 @@ class Acceptor:
         return bool(self._holders) or self._retry is not None
 
     def _expect_word(self, state: EventLoopState) -> None:
-        """Make sure that the next event wakes the first waiter."""
-        if state.reactor.one_shot and not self._rests:
+        """Make sure that the next event wakes the first waiter, or the end of a pause does."""
+        if self._rests:
+            return
+        reactor = state.reactor
+        try:
             for listener in self._listeners:
-                state.reactor.arm_reads(listener.sock.fileno())
+                if not listener.watched:
+                    reactor.watch(listener.sock.fileno(), listener)
+                    listener.watched = True
+                if reactor.one_shot:
+                    reactor.arm_reads(listener.sock.fileno())
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            self._pause(error, state)
 
     def _wake_next(self) -> None:
         if self._waiters and not self._waiters[0].done():
@@ -289,8 +305,6 @@ class Acceptor:
     def _bind_loop(self) -> EventLoopState:
         if self.closed or self.inherited:
             raise self._refusal()
-        state = running_state()
-        for listener in self._listeners:
-            state.reactor.watch(listener.sock.fileno(), listener)
-        self._state = state
+        self._state = state = running_state()
+        self._expect_word(state)
         return state

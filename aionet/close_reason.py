@@ -41,6 +41,8 @@ class CloseCause(enum.Enum):
     EVICTED = "evicted", "server", "cut"
     """It had been idle for the longest when there was no room for another one."""
     PENDING_BYTES = "too many bytes pending", "server", "cut"
+    EXHAUSTED = "no resources", "server", "cut"
+    """The process or the system had no descriptors, memory or epoll watches left for it."""
     FULL = "no room", "server", "rejected"
     TOO_MANY_OF_PEER = "too many of this peer", "server", "rejected"
 

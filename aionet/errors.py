@@ -4,8 +4,9 @@ Theory of operation
 -------------------
 A network program has to tell four endings apart, and each has a class of its own: closed by this side
 (`SocketClosedError`), broken by the world (`ConnectionLostError`), busy (`SocketBusyError`) and the end of
-the stream (an empty read, or `IncompleteReadError` where more was promised). A fork's child that uses its
-parent's sockets is a mistake in the program, and no ending: `SocketInheritedError`.
+the stream (an empty read, or `IncompleteReadError` where more was promised). A fifth is no ending: the
+machine has no resources for the operation (`ResourceExhaustedError`), and the connection is as it was. A
+fork's child that uses its parent's sockets is a mistake in the program: `SocketInheritedError`.
 
 Every error also is the built-in that a caller would guess (`OSError`, `ConnectionError`, `EOFError`,
 `ValueError`, `RuntimeError`), so that ``except ConnectionError`` written before aionet was known goes on
@@ -37,6 +38,7 @@ __all__ = [
     "LimitExceededError",
     "ProxyProtocolError",
     "ResolveError",
+    "ResourceExhaustedError",
     "SocketBusyError",
     "SocketClosedError",
     "SocketInheritedError",
@@ -157,6 +159,16 @@ class DeliveryError(ConnectionLostError):
     def __init__(self, *args: object, unacknowledged: int = 0, **where: Unpack[Where]) -> None:
         super().__init__(*args, **where)
         self.unacknowledged = unacknowledged
+
+
+class ResourceExhaustedError(AionetError, OSError):
+    """The process or the system has no descriptors, no memory or no epoll watches left for an operation.
+
+    The errno is the system's: ``EMFILE``, ``ENFILE``, ``ENOBUFS``, ``ENOMEM`` or ``ENOSPC`` (epoll_ctl(2)).
+    A read has taken nothing, and a later one continues. A write of which nothing was sent is withdrawn, and a
+    later one may succeed; if a part of it was sent, the stream is broken, and every later write raises
+    `ConnectionLostError`.
+    """
 
 
 class SocketClosedError(AionetError, OSError):

@@ -48,7 +48,7 @@ from .close_reason import CloseCause, CloseReason
 from .connection import Connection, close_reason_of
 from .draining import Drain, DrainReport
 from .engine import Roster, drive
-from .errors import SocketBusyError, SocketClosedError, TlsError
+from .errors import ResourceExhaustedError, SocketBusyError, SocketClosedError, TlsError
 from .limiting.enforcing import LimitEnforcer
 from .limiting.intake import Intake
 from .limiting.limits import ConnectionLimits
@@ -61,7 +61,7 @@ from .tls.server import ServerTls, TlsForServer
 from .tls_failure import TlsFailure
 from .tls_handshakes import shake_hands
 from .traffic import Traffic
-from .verdict import must_reset, verdict_on
+from .verdict import must_reset, shortage_in, verdict_on
 
 __all__ = ["ConnectionSpawner", "ContextOf", "Handler", "OnClose", "OnError"]
 
@@ -397,7 +397,12 @@ class ConnectionSpawner(Generic[SocketT]):
             return False
         elif tls is not None:
             connection._phase = "handshake"
-        enforcer.begin(connection)
+        try:
+            enforcer.begin(connection)
+        except ResourceExhaustedError as error:
+            self._turn_away(connection.socket, CloseCause.EXHAUSTED)
+            self._intake.shortage.note(error)
+            return False
         return True
 
     # Serving ------------------------------------------------------------------------------------------
@@ -496,6 +501,8 @@ class ConnectionSpawner(Generic[SocketT]):
             connection._cause = CloseCause.PEER_ENDED if socket._wire.peer_ended else CloseCause.COMPLETED
         else:
             connection._cause = verdict_on(connection, error, self._on_error)
+            if connection._cause is CloseCause.EXHAUSTED and (shortage := shortage_in(error)) is not None:
+                self._intake.shortage.note(shortage)
         resets = error is not None and must_reset(connection, error, self._limits.on_unfinished)
         if self._followed:
             self._note_reason(connection, connection._cause, error)

@@ -114,6 +114,8 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             TlsError: over TLS, what came is not what the peer has sent, or it refuses to go on.
             SocketClosedError: this side has closed, or closes meanwhile.
             SocketBusyError: another task is already reading.
+            ResourceExhaustedError: the process or the system has no descriptors, memory or epoll watches left
+                for waiting. Nothing was taken, and a later read continues.
             ValueError: `max_bytes` is less than 1.
 
         Cancel safety: no byte is lost; it waits for the next read.
@@ -132,7 +134,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         Raises:
             IncompleteReadError: the stream ended first; `partial` has what came, taken off the buffer.
             ValueError: `n` is negative.
-            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`.
+            ConnectionLostError, SocketClosedError, SocketBusyError, ResourceExhaustedError: as `read`.
 
         Cancel safety: no byte is lost; what has come stays in the socket's buffer.
         """
@@ -157,7 +159,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             LimitExceededError: no separator ends within `max_bytes`; nothing was consumed.
             IncompleteReadError: the stream ended first; `partial` has what came, taken off the buffer.
             TypeError, ValueError: no separator, an empty one, or one longer than `max_bytes`.
-            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`.
+            ConnectionLostError, SocketClosedError, SocketBusyError, ResourceExhaustedError: as `read`.
 
         Cancel safety: no byte is lost; what has come stays in the socket's buffer.
         """
@@ -178,7 +180,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             IncompleteReadError: the stream ended in the middle of a line: it may have been cut short.
                 `partial` has what came.
             LimitExceededError: the line is longer than `max_bytes`; nothing was consumed.
-            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`.
+            ConnectionLostError, SocketClosedError, SocketBusyError, ResourceExhaustedError: as `read`.
 
         Cancel safety: no byte is lost; what has come stays in the socket's buffer.
         """
@@ -198,7 +200,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         Raises:
             ValueError: `buffer` has no room for a byte.
             TypeError: it is not writable, or not C-contiguous.
-            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`.
+            ConnectionLostError, SocketClosedError, SocketBusyError, ResourceExhaustedError: as `read`.
 
         Cancel safety: no byte is lost.
         """
@@ -223,7 +225,8 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         Raises:
             ValueError: not ``1 <= at_least <= n``.
             TypeError: `n` or `at_least` is not a whole number.
-            ConnectionLostError, SocketClosedError, SocketBusyError: as `read`; what came stays readable.
+            ConnectionLostError, SocketClosedError, SocketBusyError, ResourceExhaustedError: as `read`; what came
+                stays readable.
 
         Cancel safety: no byte is lost; what has come stays in the socket's buffer.
         """
@@ -261,6 +264,9 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             ConnectionLostError: the connection was reset, timed out or became unreachable.
             TlsError: over TLS, as a read was told, or would have been.
             SocketClosedError: this side has closed, or ended the stream with `send_eof`.
+            ResourceExhaustedError: the process or the system has no descriptors, memory or epoll watches left
+                for waiting. If nothing of `data` was sent, a later write may succeed; if a part was, the
+                stream is broken: later writes raise `ConnectionLostError`, and closing resets the connection.
             TypeError: `data` is not bytes-like.
             BufferError: it is not C-contiguous.
 
@@ -287,7 +293,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         Raises:
             ValueError: `offset` or `count` is negative.
             TypeError: `file` is not a binary file.
-            ConnectionLostError, SocketClosedError: as `write`.
+            ConnectionLostError, SocketClosedError, ResourceExhaustedError: as `write`.
 
         Cancel safety: as `write`. Once the first byte was sent the rest follows, from a duplicate of the
         descriptor; a file without one must stay open until it has.
@@ -304,7 +310,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
         Over TLS it is close_notify that ends it (RFC 8446, 6.1).
 
-        Raises `ConnectionLostError` and `SocketClosedError` as `write`.
+        Raises `ConnectionLostError`, `SocketClosedError` and `ResourceExhaustedError` as `write`.
         Cancel safety: cancelled before its turn has come, the stream is not ended.
         """
         await self._wire.send_eof()
@@ -345,6 +351,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             TlsError: the handshake failed, and the socket is closed; `failure` says why.
                 Bytes that were received before raise it too, and leave the socket as it is.
             SocketBusyError: another task is reading.
+            ResourceExhaustedError: as `read`, and the connection is aborted.
             ConnectionLostError, SocketClosedError: as `write`.
             TypeError, ValueError: a bad argument, before any I/O.
 

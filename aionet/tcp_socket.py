@@ -61,6 +61,7 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
             ResolveError: the name has no address.
             ConnectError: no address answered; `attempts` lists each with its delay and its error.
             TlsError: the handshake failed; `failure` says why.
+            ResourceExhaustedError: no descriptors, memory or epoll watches are left for the handshake.
             SocketBusyError: this socket is connected already, or about to be.
             SocketClosedError: it was closed, before or meanwhile.
             TypeError, ValueError: a bad address, delay or context, before any I/O.

@@ -53,6 +53,7 @@ class AsyncUnixSocket(AsyncStreamSocket[UnixAddress]):
         Raises:
             ConnectError: nobody answers there.
             TlsError: the handshake failed; `failure` says why.
+            ResourceExhaustedError: no descriptors, memory or epoll watches are left for the handshake.
             SocketBusyError: this socket is connected already, or about to be.
             SocketClosedError: it was closed, before or meanwhile.
             TypeError, ValueError: a bad address or context, or no `server_hostname` for a context that

@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 Whoever decided before that the connection ends was right, whatever the handler made of it. Otherwise a peer
 that left is a DEBUG line, because servers see that all day long; a handler that crashed is an ERROR, with the
-peer; and a peer that does not know how to begin is in between.
+peer; and a peer that does not know how to begin is in between. A lack of resources is not the handler's fault
+and meets many connections at once: the spawner writes one line for all of them (`limiting/shortage.py`).
 
 The peer must not take half a reply for all of it: where the handler may have left one (`unfinished.py`), the
 connection is reset. It is also reset where nothing can be waited for any more, and after a bad handshake,
@@ -20,11 +21,18 @@ from typing import Any, TypeAlias
 
 from .close_reason import CloseCause
 from .connection import Connection
-from .errors import AionetError, ConnectionLostError, IncompleteReadError, SocketClosedError, TlsError
+from .errors import (
+    AionetError,
+    ConnectionLostError,
+    IncompleteReadError,
+    ResourceExhaustedError,
+    SocketClosedError,
+    TlsError,
+)
 from .stream_socket import AsyncStreamSocket
 from .unfinished import OnUnfinished, leaves_unfinished
 
-__all__ = ["OnCrash", "must_reset", "verdict_on"]
+__all__ = ["OnCrash", "must_reset", "shortage_in", "verdict_on"]
 
 _log = logging.getLogger("aionet.server")
 
@@ -58,6 +66,8 @@ def verdict_on(
         return decided or CloseCause.CANCELLED
     if not isinstance(error, Exception):
         return CloseCause.FAILED
+    if shortage_in(error) is not None:
+        return decided or CloseCause.EXHAUSTED
     if connection.phase == "handshake":
         return _handshake_failed(connection, error, on_crash)
     if _peer_left(error, socket, _TLS_BROKE):
@@ -65,6 +75,16 @@ def verdict_on(
         return decided or CloseCause.PEER_LOST
     _report_crash(socket, error, on_crash)
     return decided or CloseCause.FAILED
+
+
+def shortage_in(error: BaseException | None) -> ResourceExhaustedError | None:
+    """Return the lack of resources that ended a handler; a group has to consist of such errors."""
+    if isinstance(error, ResourceExhaustedError):
+        return error
+    if isinstance(error, ExceptionGroup):
+        found = [shortage_in(member) for member in error.exceptions]
+        return None if None in found else found[0]
+    return None
 
 
 def must_reset(connection: Connection[Any], error: BaseException | None, policy: OnUnfinished) -> bool:

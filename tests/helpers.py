@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import os
 import random
+import resource
 import shutil
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ __all__ = [
     "give_turns",
     "has_ipv6",
     "needs_ipv6",
+    "no_descriptors",
     "open_descriptors",
     "open_sockets",
     "require_program",
@@ -91,6 +93,19 @@ def open_descriptors() -> dict[int, str]:
         except OSError:  # the descriptor of the listing itself
             pass
     return found
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Within this block the process can open no descriptor (EMFILE)."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def open_sockets() -> dict[int, str]:

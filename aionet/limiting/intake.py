@@ -10,7 +10,8 @@ accepting goes on, and the newcomer waits, or is turned away (`overload.py`).
 *Rates and handshakes* have an object each, if they are limited at all, that holds the servers in its turn.
 
 *Descriptors* may run out whatever the limits say. A server asks what to do then: one of those who wait is
-reset, or the connection that was idle for the longest has to go.
+reset, or the connection that was idle for the longest has to go. Connections that were taken already may lack
+resources as well (`shortage.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .enforcing import LimitEnforcer
 from .handshakes import Handshakes
 from .limits import ConnectionLimits
 from .overload import Overload
+from .shortage import Shortage
 
 __all__ = ["Intake"]
 
@@ -53,6 +55,7 @@ class Intake:
         self._rate: AcceptRate | None = None
         self._room_made = asyncio.Event()
         self._overload = Overload(limits.on_full, turn_away)
+        self.shortage = Shortage()
         self.handshakes: Handshakes | None = None
         """Those in progress, if their number is limited."""
         self.full = False
@@ -71,6 +74,7 @@ class Intake:
         if self._limits.accept_rate is not None:
             self._rate = AcceptRate(self._limits.accept_rate, acceptors)
         self._overload.begin()
+        self.shortage.begin(acceptors)
         if self._limits.max_pending_bytes is not None:
             for acceptor in acceptors:
                 acceptor.cost = _COST
@@ -83,6 +87,7 @@ class Intake:
         self._room_made.set()
         if self._rate is not None:
             self._rate.close()
+        self.shortage.close()
 
     async def stop(self) -> None:
         """End what is still being said to those who were turned away. Cancel safety: nothing is lost."""

@@ -293,6 +293,7 @@ static int module_exec(PyObject *module)
         import_from("aionet.native.woken", "WOKEN", &state->woken) ||
         import_from("aionet.errors", "ConnectionLostError", &state->connection_lost_error) ||
         import_from("aionet.errors", "SocketInheritedError", &state->inherited_error) ||
+        import_from("aionet.errors", "ResourceExhaustedError", &state->resource_exhausted_error) ||
         import_from("aionet.wires.descriptors", "waiting", &state->closed_descriptors) ||
         import_number("aionet.wires.budget", "BUDGET", &state->budget) ||
         import_number("aionet.wires.budget", "UNIT_BITS", &state->unit_bits))
@@ -332,6 +333,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->woken);
     Py_VISIT(state->connection_lost_error);
     Py_VISIT(state->inherited_error);
+    Py_VISIT(state->resource_exhausted_error);
     Py_VISIT(state->closed_descriptors);
     Py_VISIT(state->swap_task);
     Py_VISIT(state->current_tasks);

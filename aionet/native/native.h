@@ -64,7 +64,7 @@ typedef struct {
     /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
     PyObject *enter_task, *leave_task, *current_task, *cancelled_error, *task_class;
     PyObject *woken; /* what its tasks are woken with: woken.py */
-    PyObject *connection_lost_error, *inherited_error; /* aionet's exceptions */
+    PyObject *connection_lost_error, *inherited_error, *resource_exhausted_error; /* aionet's exceptions */
     PyObject *closed_descriptors; /* calls that wait for one to be closed: wires/descriptors.py */
     PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before */
     /* the ssl module's, which is imported when it is needed: exceptions, types, and methods of these */
@@ -205,6 +205,7 @@ Py_ssize_t stream_receive(Stream *stream, Py_ssize_t max_bytes, PyObject **data)
 Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes);
 PyObject *stream_raise(Stream *stream, PyObject *operation, int number);        /* NULL */
 PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *argument); /* NULL */
+void stream_translate(Stream *stream, PyObject *operation); /* an error of the system's that is set */
 ssize_t stream_send(Stream *stream, const char *bytes, Py_ssize_t length); /* what went, or FAILED_CALL */
 void raise_error_object(PyObject *error, PyObject *cause); /* steals both; `cause` may be NULL */
 void stream_anchor(Stream *stream); /* of a watched one: somebody waits for it */

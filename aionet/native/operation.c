@@ -120,8 +120,10 @@ static PySendResult go_on_in(Operation *operation, PyObject *coroutine, PyObject
 static PySendResult wait_for_input(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
-    if (!stream->watched && stream_watch(stream) < 0)
+    if (!stream->watched && stream_watch(stream) < 0) {
+        stream_translate(stream, operation->state->str_read);
         return finish_with(operation, NULL, result);
+    }
     Wait *wait = wait_new(operation->state, stream->reactor->loop, operation);
     if (wait == NULL)
         return finish_with(operation, NULL, result);

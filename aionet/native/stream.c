@@ -77,6 +77,12 @@ static PyObject *connection_lost_error(ModuleState *state, PyObject *arguments, 
 PyObject *stream_raise(Stream *stream, PyObject *operation, int number)
 {
     ModuleState *state = stream->reactor->state;
+    if (number == ENOMEM || number == ENOBUFS) { /* a shortage, and no loss */
+        errno = number;
+        PyErr_SetFromErrno(PyExc_OSError);
+        stream_translate(stream, operation);
+        return NULL;
+    }
     PyObject *arguments = system_arguments(state, number);
     PyObject *cause = arguments == NULL ? NULL : PyObject_CallObject(PyExc_OSError, arguments);
     if (cause == NULL)
@@ -89,6 +95,20 @@ PyObject *stream_raise(Stream *stream, PyObject *operation, int number)
     else
         raise_error_object(error, cause);
     return NULL;
+}
+
+/* What is raised, if that is the system's: as `DescriptorWire._error` has it, because it is rare. */
+void stream_translate(Stream *stream, PyObject *operation)
+{
+    if (!PyErr_ExceptionMatches(PyExc_OSError))
+        return;
+    PyObject *cause = take_exception();
+    PyObject *error =
+        PyObject_CallMethodObjArgs((PyObject *)stream, stream->reactor->state->str_error, operation, cause, NULL);
+    if (error == NULL)
+        Py_DECREF(cause);
+    else
+        raise_error_object(error, cause);
 }
 
 PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *argument)

@@ -299,7 +299,8 @@ static PySendResult fail_reading(Operation *operation, PyObject **result)
 static PySendResult lose(Operation *operation, PyObject **result)
 {
     ModuleState *state = operation->state;
-    if (PyErr_ExceptionMatches(state->connection_lost_error)) {
+    if (PyErr_ExceptionMatches(state->connection_lost_error) ||
+        PyErr_ExceptionMatches(state->resource_exhausted_error)) {
         PyObject *error = take_exception();
         if (PyObject_SetAttr(error, state->str_ends, (PyObject *)tls_of(operation)) < 0)
             Py_DECREF(error);
@@ -323,8 +324,10 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
             return operation_finish_with(operation, data, result);
         }
         if (outcome == WANTS_MORE) {
-            if (!tls->stream->readable)
-                return operation_wait_for_input(operation, result);
+            if (!tls->stream->readable) {
+                PySendResult status = operation_wait_for_input(operation, result);
+                return status == PYGEN_ERROR ? lose(operation, result) : status;
+            }
             outcome = take_in(tls);
             taken = 1;
         }

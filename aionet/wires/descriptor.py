@@ -20,8 +20,9 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
+from ..accept_errors import is_shortage
 from ..addresses import SocketAddress, UnixAddress
-from ..errors import ConnectionLostError
+from ..errors import ConnectionLostError, ResourceExhaustedError
 from ..tcp_info import idle_seconds
 from . import delivery, descriptors
 from .contract import Buffer
@@ -156,7 +157,10 @@ class DescriptorWire(QueueingWire):
     def watch_peer(self) -> None:
         self._peer_watched = True
         if not self._watched and not self.closed:
-            self._watch()
+            try:
+                self._watch()
+            except OSError as error:
+                raise self._error("watch_peer", error) from error
 
     def _on_unsent(self) -> None:
         if self._observer is not None and self._outgoing is not None:
@@ -177,11 +181,16 @@ class DescriptorWire(QueueingWire):
         if self.unacknowledged == 0:
             return
         if not self._watched:
-            self._watch()
-        if not self._timestamps and self._state.reactor.tells_errors:
+            try:
+                self._watch()
+            except OSError as error:
+                if not is_shortage(error):
+                    raise self._error("wait_acknowledged", error) from error
+        # Unwatched for lack of resources, it has the pauses between looks, which are there in any case.
+        if self._watched and not self._timestamps and self._state.reactor.tells_errors:
             self._timestamps = delivery.enable_acknowledgement_events(self._sock)
         try:
-            await self._queue().flush("wait_acknowledged")
+            await self._flush_written("wait_acknowledged")
             await self._until_acknowledged(delivery.AcknowledgementWait(self._loop))
         except ConnectionLostError as error:
             raise self._delivery_error("wait_acknowledged", error) from error
@@ -231,6 +240,8 @@ class DescriptorWire(QueueingWire):
                 await self._until_readable()
         except TimeoutError:
             pass
+        except ResourceExhaustedError:  # there is no event to be had
+            await asyncio.sleep(min(seconds, PAUSES[-1]))
 
     def close_now(self, *, reset: bool = False) -> None:
         if self._fd == -1:
@@ -239,6 +250,8 @@ class DescriptorWire(QueueingWire):
             self._learn_local()
         if self._watched:
             self._state.reactor.forget(self._fd)
+        if self._outgoing is not None and self._outgoing.broken:
+            reset = True  # a part of a write was sent: an end would make it look whole
         if reset and not self._state.reactor.inherited:  # it would be the parent's connection that is reset
             try:
                 reset_on_close(self._sock)

@@ -205,10 +205,13 @@ class PortableWire(DescriptorWire):
 
     async def _until_readable(self) -> None:
         state = self._state
-        if not self._watched:
-            self._watch()
-        if state.reactor.one_shot:
-            state.reactor.arm_reads(self._fd)
+        try:
+            if not self._watched:
+                self._watch()
+            if state.reactor.one_shot:
+                state.reactor.arm_reads(self._fd)
+        except OSError as error:
+            raise self._error("read", error) from error
         waiter: asyncio.Future[None] = asyncio.Future(loop=self._loop)
         self._read_waiter = waiter
         self._reading = True

@@ -9,7 +9,8 @@ has to queue as long as it is not empty.
 write begins. A write that queues clears the mark; one that is sent at once changes the number of bytes that
 the mark was made at, so that the hot path does nothing for it.
 
-*Loss.* The first error is kept (`lost`), and an end of stream after it is not believed.
+*Loss.* The first error is kept (`lost`), and an end of stream after it is not believed. A shortage of this
+machine's is no loss, unless it breaks off a write of which a part was sent.
 
 *Closing* finishes the queue, sees to it that the last reply arrives, and is over when the time is up,
 whatever the peer does. Mostly there is nothing to wait for: then `begin_close` does all of it.
@@ -28,10 +29,12 @@ import errno
 from collections.abc import Coroutine, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
+from ..accept_errors import is_shortage
 from ..addresses import SocketAddress, UnixAddress
 from ..errors import (
     ConnectionLostError,
     DeliveryError,
+    ResourceExhaustedError,
     SocketBusyError,
     SocketClosedError,
     SocketInheritedError,
@@ -149,7 +152,9 @@ class QueueingWire:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            raise self._error("write", error) from error
+            if not is_shortage(error):
+                raise self._error("write", error) from error
+            sent = 0  # the queue tries once more, and breaks the stream if that fails
         self._bytes_sent += sent
         return None if sent == len(data) else self._queue().push(CertainBuffers((data,), sent), "write")
 
@@ -183,6 +188,13 @@ class QueueingWire:
     async def flush_all(self, operation: str) -> None:
         """Return when everything that was written so far has been handed down to the last wire."""
         await self._queue().flush(operation)
+
+    async def _flush_written(self, operation: str) -> None:
+        """As `flush_all` of this wire alone, for who waits for nothing but what was really written."""
+        try:
+            await self._queue().flush(operation)
+        except ResourceExhaustedError:  # what waited was withdrawn, and its tasks know; or the stream broke
+            self._refuse_if_lost(operation)
 
     def _queue(self) -> OutgoingQueue:
         if self._outgoing is None:
@@ -260,7 +272,14 @@ class QueueingWire:
                 await self.flush_all("aclose")
                 reset = False
                 await self.settle()
-        except (TimeoutError, ConnectionLostError, SocketClosedError, SocketInheritedError, TlsError):
+        except (
+            TimeoutError,
+            ConnectionLostError,
+            ResourceExhaustedError,
+            SocketClosedError,
+            SocketInheritedError,
+            TlsError,
+        ):
             pass
         finally:
             try:
@@ -282,10 +301,14 @@ class QueueingWire:
 
     # Errors -------------------------------------------------------------------------------------------
 
-    def _error(self, operation: str, error: OSError) -> ConnectionLostError | SocketClosedError:
+    def _error(
+        self, operation: str, error: OSError
+    ) -> ConnectionLostError | ResourceExhaustedError | SocketClosedError:
         """Translate what a syscall raised; the one boundary where errors of the system become ours."""
         if self.closed and error.errno == errno.EBADF:
             return self._closed_error(operation)
+        if is_shortage(error) and error is not self.lost:
+            return ResourceExhaustedError(error.errno, error.strerror, operation=operation, ends=self)
         if self.lost is None:
             # A copy: the original's traceback would keep its frames alive.
             self.lost = OSError(error.errno, error.strerror)

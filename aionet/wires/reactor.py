@@ -123,8 +123,12 @@ class EpollReactor:
 
     def _open(self) -> None:
         self._epoll = select.epoll()
-        # The loop keeps the context of this call, and is not to keep alive what is in the caller's.
-        contextvars.Context().run(self._loop.add_reader, self._epoll.fileno(), self._turn)
+        try:
+            # The loop keeps the context of this call, and is not to keep alive what is in the caller's.
+            contextvars.Context().run(self._loop.add_reader, self._epoll.fileno(), self._turn)
+        except BaseException:
+            self._epoll.close()
+            raise
 
     def _close(self) -> None:
         if not self.inherited and not self._loop.is_closed():

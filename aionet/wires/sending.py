@@ -6,6 +6,10 @@ A write that did not go at once stands in this queue as an `Outgoing`. The react
 task, hands the bytes to the kernel: a task that is cancelled meanwhile takes nothing with it. What was not
 begun is withdrawn with its task; what was begun goes on alone, and if it is lost then, `torn` remembers it
 until somebody is told.
+
+*Shortage.* A write is in the queue only if an event or a callback will advance it. Where none can be had
+(epoll_ctl(2) fails), or the kernel has no memory for the bytes, the write raises and is withdrawn; if a part
+of it was sent, the stream is broken.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
+from ..accept_errors import is_shortage
 from .budget import BUDGET, UNIT_BITS
 from .event_loop import EventLoopState
 from .outgoing import Outgoing, OutgoingBuffers, SourceError
@@ -23,6 +28,9 @@ from .outgoing import Outgoing, OutgoingBuffers, SourceError
 __all__ = ["OutgoingQueue"]
 
 _STEPS_PER_TURN = 16  # how often one event advances the queue before the loop gets its turn
+
+_SOURCE = "a file that was being sent could not be read to its end"
+_SHORTAGE = "a write that had begun could not be finished for lack of resources"
 
 
 class OutgoingQueue:
@@ -102,7 +110,7 @@ class OutgoingQueue:
                 if self._state.budget < 0:
                     await self._state.yield_turn()
                 return
-        waiter = self._enqueue(entry, blocked)
+        waiter = self._enqueue(entry, operation, blocked)
         try:
             await waiter
         except asyncio.CancelledError:
@@ -121,7 +129,7 @@ class OutgoingQueue:
             finished, blocked = self._advance_at_once(entry, operation)
             if finished:
                 return None
-        return self._enqueue(entry, blocked)
+        return self._enqueue(entry, operation, blocked)
 
     async def flush(self, operation: str) -> None:
         """Return when everything that stands in the queue now has been handed to the kernel."""
@@ -145,12 +153,18 @@ class OutgoingQueue:
         if not told:
             self.torn += max(entry.remaining, 1)
 
-    def _break(self) -> None:
+    def _break(self, why: str) -> None:
         """A part of something went out and the rest cannot follow: no later write may make it look whole."""
         self.broken = True
-        cause = OSError(errno.EIO, "a file that was being sent could not be read to its end")
+        cause = OSError(errno.EIO, why)
         self.fail(lambda: self._translate("write", cause), cause)
         self._translate("write", cause)
+
+    def _break_off(self, entry: Outgoing, error: OSError) -> None:
+        """`entry`, whose task is told of `error`, had begun."""
+        self._count_failed(entry, told=True)
+        if is_shortage(error):  # any other error is the connection's end by itself
+            self._break(_SHORTAGE)
 
     def _advance_at_once(self, entry: Outgoing, operation: str) -> tuple[bool, bool]:
         """Return whether `entry` is finished, and whether it is blocked."""
@@ -162,19 +176,25 @@ class OutgoingQueue:
             return False, True
         except SourceError as error:
             if entry.begun:
-                self._break()
+                self._break(_SOURCE)
             raise error.reason from None
         except OSError as error:
             if entry.begun:
-                self._count_failed(entry, told=True)
+                self._break_off(entry, error)
             raise self._translate(operation, error) from error
         return False, False
 
-    def _enqueue(self, entry: Outgoing, blocked: bool) -> asyncio.Future[None]:
+    def _enqueue(self, entry: Outgoing, operation: str, blocked: bool) -> asyncio.Future[None]:
+        if not self._entries:
+            try:
+                self._go_on_later(blocked)
+            except OSError as error:
+                if entry.begun:
+                    self._break_off(entry, error)
+                entry.release()
+                raise self._translate(operation, error) from error
         entry.waiter = waiter = self._state.loop.create_future()
         self._entries.append(entry)
-        if len(self._entries) == 1:
-            self._go_on_later(blocked)
         self._on_change()
         return waiter
 
@@ -215,14 +235,21 @@ class OutgoingQueue:
             entry = entries.popleft()
             if entry.begun:
                 self._count_failed(entry, told=entry.waiter is not None)
-                self._break()
+                self._break(_SOURCE)
             _complete(entry, error.reason)
         except OSError as error:
-            cause = error
-            self.fail(lambda: self._translate("write", cause), cause)
+            self._fail_by(error)
         if entries:
-            self._go_on_later(blocked)
+            try:
+                self._go_on_later(blocked)
+            except OSError as error:
+                self._fail_by(error)
         self._on_change()
+
+    def _fail_by(self, error: OSError) -> None:
+        self.fail(lambda: self._translate("write", error), error)
+        if self.broken:
+            self._break(_SHORTAGE)  # unless it was lost: the first error is kept
 
     def _advance(self, entry: Outgoing) -> bool:
         before = entry.sent

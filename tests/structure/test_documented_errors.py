@@ -17,7 +17,7 @@ import socket
 from unittest import mock
 
 import pytest
-from helpers import begin, until
+from helpers import begin, no_descriptors, until
 from peers import RawPeer
 from tls_peers import TlsOverSocket, contexts
 
@@ -37,10 +37,19 @@ BIG = bytes(16 << 20)
 
 CANNOT_BE_PROVOKED = {
     # on the systems that these tests run on
+    ("connect_to", "ResourceExhaustedError"),  # but where system calls fail: tests/faults
+    ("send_eof", "ResourceExhaustedError"),
     ("tcp_info", "NotImplementedError"),
     ("unacknowledged", "NotImplementedError"),
     ("wait_acknowledged", "NotImplementedError"),
 }
+
+
+def fill(sock):
+    """Leave no room for a write."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(BIG)
 
 
 class Stage:
@@ -96,6 +105,7 @@ WRITERS = {
     "send_file": lambda sock: sock.send_file(io.BytesIO(b"x")),
     "send_eof": lambda sock: sock.send_eof(),
 }
+TLS = {"start_tls": lambda sock: sock.start_tls(True, server_hostname="server.example")}
 OTHERS = {
     "wait_acknowledged": lambda sock: sock.wait_acknowledged(),
     "tcp_info": lambda sock: asyncio.to_thread(sock.tcp_info),
@@ -139,6 +149,18 @@ def _enter_common():
 
         return provoke
 
+    def without_descriptors(call):
+        async def provoke(stage):
+            stage.server.close()  # the reactor has no other socket, and has closed its epoll instance
+            fill(stage.sock.raw_socket)
+            with no_descriptors():
+                await call(stage.sock)
+
+        return provoke
+
+    for name, call in {**READERS, **WRITERS, **TLS}.items():
+        if (name, "ResourceExhaustedError") not in CANNOT_BE_PROVOKED:
+            TABLE[name, "ResourceExhaustedError"] = without_descriptors(call)
     for name, call in {**READERS, **WRITERS}.items():
         TABLE[name, "ConnectionLostError"] = after_loss(call)
     for name, call in {**READERS, **WRITERS, **OTHERS}.items():
@@ -281,7 +303,7 @@ async def _(stage):
 
 
 async def _start_tls(stage):
-    await stage.sock.start_tls(True, server_hostname="server.example")
+    await TLS["start_tls"](stage.sock)
 
 
 @provokes("start_tls", "TlsError")

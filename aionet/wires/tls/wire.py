@@ -33,7 +33,14 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ...errors import AionetError, ConnectionLostError, SocketClosedError, TlsError, TlsTruncatedError
+from ...errors import (
+    AionetError,
+    ConnectionLostError,
+    ResourceExhaustedError,
+    SocketClosedError,
+    TlsError,
+    TlsTruncatedError,
+)
 from ...native import compiled
 from ...tls_failure import TlsFailure, explain, looks_like_tls
 from ..budget import UNIT_BITS
@@ -177,6 +184,8 @@ class TlsWire(TlsBase, WireOver):
             ciphertext: bytes = await self._lower.receive(_CHUNK)
         except ConnectionLostError as error:
             raise self._lose_by("handshake", error, TlsFailure.RESET) from error
+        except ResourceExhaustedError as error:
+            raise self._error("handshake", error) from error
         except SocketClosedError:
             raise self._closed_error("handshake") from None
         self._refuse_if_closed("handshake")
@@ -219,7 +228,7 @@ class TlsWire(TlsBase, WireOver):
             self._reading = True
             try:
                 ciphertext = await self._lower.receive(_CHUNK)
-            except (ConnectionLostError, SocketClosedError) as error:
+            except (ConnectionLostError, ResourceExhaustedError, SocketClosedError) as error:
                 error._ends = self  # whose connection it was
                 raise
             finally:
@@ -396,7 +405,7 @@ class TlsWire(TlsBase, WireOver):
         if self.unacknowledged == 0:
             return
         try:
-            await self._queue().flush("wait_acknowledged")
+            await self._flush_written("wait_acknowledged")
             await self._lower.wait_acknowledged()
         except ConnectionLostError as error:
             raise self._delivery_error("wait_acknowledged", error) from error
