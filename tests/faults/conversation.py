@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import json
 import logging
@@ -36,34 +35,12 @@ from typing import Any
 from tls_peers import HOST, TlsOverSocket, contexts
 
 import aionet
-from aionet.wires import event_loop
-from aionet.wires.reactor import CallbackReactor
 
-KINDS = ("recv", "send", "accept4", "epoll_ctl", "epoll_wait", "epoll_create1")
+from .plans import KINDS, LOOPS, calls, failed, plan
+
 PATIENCE = 10.0
 MOST_CALLS = 2000
 BIG = bytes(range(251)) * 4000
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.SelectorEventLoop,
-    "callback": asyncio.SelectorEventLoop,
-    "aionet": aionet.new_event_loop,
-}
-
-library = ctypes.CDLL(None)
-library.faults_calls.restype = library.faults_failed.restype = ctypes.c_long
-
-
-def plan(kind: str, first: int, count: int, number: int) -> None:
-    library.faults_plan(KINDS.index(kind), ctypes.c_long(first), ctypes.c_long(count), number)
-
-
-def calls(kind: str) -> int:
-    return int(library.faults_calls(KINDS.index(kind)))
-
-
-def failed(kind: str) -> int:
-    return int(library.faults_failed(KINDS.index(kind)))
 
 
 class Peer(threading.Thread):
@@ -318,13 +295,7 @@ class _Lines(logging.Handler):
 
 if __name__ == "__main__":
     loop, transport, cases = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-    if loop == "uvloop":
-        import uvloop
-
-        LOOPS["uvloop"] = uvloop.new_event_loop
-    if loop == "callback":
-        event_loop.make_reactor = CallbackReactor
     logging.getLogger("aionet").addHandler(_Lines())
     CONTEXTS = contexts() if transport.endswith("tls") else None
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+    with asyncio.Runner(loop_factory=LOOPS[loop]()) as runner:
         runner.run(main(transport, cases))

@@ -1,4 +1,7 @@
-"""Builds the library of failing system calls, `faults.c`, and puts it into the environment of a program."""
+"""Builds the library of failing system calls, `faults.c`, and runs programs with it.
+
+Where there is no compiler the test is skipped; it fails where ``CI`` is set.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,38 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["preloaded"]
+import aionet
+
+__all__ = ["LOOPS", "run_preloaded"]
 
 SOURCE = Path(__file__).with_name("faults.c")
+PATHS = [Path(aionet.__file__).parent.parent, SOURCE.parent.parent]
+
+LOOPS = ["asyncio", "uvloop", "aionet" if aionet.implementation() == "native" else "callback"]
+"""What programs can run on here, by their names for it."""
 
 
-def preloaded() -> dict[str, str]:
-    """Return the variables that a program needs; where there is no compiler, skip, or fail where ``CI`` is
-    set.
+def run_preloaded(program: str, loop: str, *arguments: str) -> list[str]:
+    """Run a program of this folder with `faults.c` preloaded; return the lines that it printed.
 
     The library comes last: the runtime of a sanitizer has to be loaded before everything else, and then finds
     the library's functions where it looks for those of the C library.
     """
     if sys.platform != "linux":
         pytest.skip("epoll and LD_PRELOAD are Linux's")
-    return {
-        "LD_PRELOAD": " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(_library() / "faults.so")]))
-    }
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    preload = " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(_library() / "faults.so")]))
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-m", f"faults.{program}", loop, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LD_PRELOAD": preload, "PYTHONPATH": os.pathsep.join(map(str, PATHS))},
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    print(done.stdout)
+    return done.stdout.splitlines()
 
 
 @functools.cache

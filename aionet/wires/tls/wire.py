@@ -158,7 +158,10 @@ class TlsWire(TlsBase, WireOver):
                         raise self._lose_by("handshake", None, TlsFailure.PLAINTEXT)
                     heard = True
                     self._incoming.write(ciphertext)
-                if self._go_on_shaking_hands():
+                over = self._go_on_shaking_hands()
+                if self._seal.failure is not None:  # what was to go is lost, and the peer would wait for it
+                    raise self._error("handshake", self._seal.failure)
+                if over:
                     break
                 ciphertext = await self._receive_for_handshake()
         finally:

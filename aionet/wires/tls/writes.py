@@ -29,6 +29,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from ...errors import ResourceExhaustedError
 from ..contract import Buffer
 from ..event_loop import EventLoopState
 from ..outgoing import Outgoing
@@ -133,7 +134,11 @@ class Seal:
 
     def hand_down(self) -> None:
         """Send what is there in encrypted form."""
-        rest = self._lower.begin_send(self._encrypted.read())
+        try:
+            rest = self._lower.begin_send(self._encrypted.read())
+        except ResourceExhaustedError as error:
+            self.failure = OSError(error.errno, error.strerror)
+            raise
         if rest is not None:
             self.busy = True
             self.rests.add(rest)
