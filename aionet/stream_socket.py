@@ -225,8 +225,8 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         Raises:
             ValueError: not ``1 <= at_least <= n``.
             TypeError: `n` or `at_least` is not a whole number.
-            ConnectionLostError, SocketClosedError, SocketBusyError, ResourceExhaustedError: as `read`; what came
-                stays readable.
+            ConnectionLostError, SocketClosedError, SocketBusyError, ResourceExhaustedError: as `read`; what
+                came stays readable.
 
         Cancel safety: no byte is lost; what has come stays in the socket's buffer.
         """
