@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import logging
@@ -46,6 +47,8 @@ async def obey(sock: Any) -> None:
     order = await sock.read()
     if order == b"crash":
         raise ZeroDivisionError
+    if order == b"exhaust":
+        raise aionet.ResourceExhaustedError(errno.EMFILE, "no descriptors", operation="read")
     if order == b"wait":
         await asyncio.Event().wait()
     elif order == b"stubborn":
@@ -107,6 +110,7 @@ CASES = {
     "peer_lost": Case("peer", b"more", lambda scene: scene.client.reset(), errno="ECONNRESET"),
     "closed": Case("server", b"more", lambda scene: scene.connection.socket.abort()),
     "failed": Case("handler", b"crash"),
+    "exhausted": Case("server", b"exhaust", errno="EMFILE"),
     "cancelled": Case("handler", b"wait", lambda scene: scene.connection.task.cancel()),
     "drained": Case("server", b"wait", lambda scene: scene.spawner.drain(0.0)),
     "aborted": Case("server", b"stubborn", lambda scene: scene.spawner.drain(0.0, hard=0.0)),
