@@ -204,17 +204,17 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
         Cancel safety: no byte is lost.
         """
-        view = memoryview(buffer)
-        if view.readonly or not view.c_contiguous:
-            kind = "writable" if view.readonly else "C-contiguous"
-            raise TypeError(f"read_into() needs a {kind} buffer, not {type(buffer).__name__}")
-        if not view.nbytes:
-            raise ValueError("read_into() needs room for at least one byte")
-        view = view.cast("B")
-        if self._received:
-            await self._wire.reader_turn()
-            return self._received.take_into(view)
-        return await self._wire.receive_into(view)
+        with memoryview(buffer) as whole:
+            if whole.readonly or not whole.c_contiguous:
+                kind = "writable" if whole.readonly else "C-contiguous"
+                raise TypeError(f"read_into() needs a {kind} buffer, not {type(buffer).__name__}")
+            if not whole.nbytes:
+                raise ValueError("read_into() needs room for at least one byte")
+            with whole.cast("B") as view:
+                if self._received:
+                    await self._wire.reader_turn()
+                    return self._received.take_into(view)
+                return await self._wire.receive_into(view)
 
     async def peek(self, n: int = 1, *, at_least: int = 1) -> bytes:
         """Return up to `n` bytes and leave them unread, as soon as there are `at_least` so many.

@@ -10,11 +10,15 @@ that was, stays until it is finished. It then no longer belongs to a task that p
 alone, so `keep()` copies what could still change. At most one write of a queue has begun, so the memory kept
 for cancelled tasks is never more than one write a socket.
 
+A caller's buffer is let go of before its write raises: views of it are released, not dropped, because the
+frames that an error's traceback holds may know them, too.
+
 Nothing here knows of an event loop.
 """
 
 from __future__ import annotations
 
+import operator
 import os
 import socket
 from asyncio import Future
@@ -26,6 +30,7 @@ from .contract import Buffer
 
 __all__ = ["CertainBuffers", "Outgoing", "OutgoingBuffers", "OutgoingEof", "OutgoingFile", "SourceError"]
 
+_nbytes = operator.attrgetter("nbytes")
 _MAX_BUFFERS = min(os.sysconf("SC_IOV_MAX"), 1024) if hasattr(os, "sysconf") else 16
 _CHUNK = 256 * 1024
 _CAN_SENDFILE = hasattr(os, "sendfile")
@@ -70,8 +75,8 @@ class OutgoingBuffers:
     __slots__ = ("_views", "remaining", "sent", "waiter")
 
     def __init__(self, buffers: Iterable[Buffer], sent: int = 0) -> None:
-        self._views = deque(view for view in map(_as_bytes_view, buffers) if view.nbytes)
-        self.remaining = sum(view.nbytes for view in self._views)
+        self._views = deque(filter(_nbytes, map(_as_bytes_view, buffers)))
+        self.remaining = sum(map(_nbytes, self._views))
         self.sent = 0
         self.waiter: Future[None] | None = None
         self._count(sent)
@@ -92,12 +97,15 @@ class OutgoingBuffers:
         return not views
 
     def keep(self) -> None:
-        self._views = deque(
-            view if view.readonly and isinstance(view.obj, bytes) else memoryview(bytes(view))
-            for view in self._views
-        )
+        views = self._views
+        for index, view in enumerate(views):
+            if not (view.readonly and isinstance(view.obj, bytes)):
+                views[index] = memoryview(bytes(view))
+                view.release()
 
     def release(self) -> None:
+        for view in self._views:
+            view.release()
         self._views.clear()
 
     def _count(self, sent: int) -> None:

@@ -159,12 +159,11 @@ class QueueingWire:
         return None if sent == len(data) else self._queue().push(CertainBuffers((data,), sent), "write")
 
     async def _send_in_turn(self, entry: Outgoing) -> int:
-        self._refuse_if_closed("write")
-        self._refuse_if_lost("write")
-        if self._eof_asked:
-            raise SocketClosedError(
-                errno.EPIPE, "the stream was ended by send_eof()", operation="write", ends=self
-            )
+        try:
+            self._refuse_writes()
+        except Exception:
+            entry.release()
+            raise
         await self._send_queued(entry)
         return entry.sent
 
@@ -353,6 +352,14 @@ class QueueingWire:
         """After a fork only the parent may use what it has opened."""
         if self._state.inherited:
             raise self._inherited_error(operation)
+
+    def _refuse_writes(self) -> None:
+        self._refuse_if_closed("write")
+        self._refuse_if_lost("write")
+        if self._eof_asked:
+            raise SocketClosedError(
+                errno.EPIPE, "the stream was ended by send_eof()", operation="write", ends=self
+            )
 
     def _refuse_if_lost(self, operation: str) -> None:
         """A loss is told to everybody who comes after it."""

@@ -10,6 +10,9 @@ until somebody is told.
 *Shortage.* A write is in the queue only if an event or a callback will advance it. Where none can be had
 (epoll_ctl(2) fails), or the kernel has no memory for the bytes, the write raises and is withdrawn; if a part
 of it was sent, the stream is broken.
+
+However many writes wait, each change costs the same: the sums (`remaining`, `held`) are kept up to date, and
+an entry can leave from any place of the queue.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from ..accept_errors import is_shortage
@@ -44,7 +47,9 @@ class OutgoingQueue:
         "_translate",
         "broken",
         "failed",
+        "held",
         "interrupted_at",
+        "remaining",
         "sent",
         "sock",
         "torn",
@@ -67,9 +72,16 @@ class OutgoingQueue:
         self.sock = sock
         self._state = state
         self._translate = translate
-        self._entries: deque[Outgoing] = deque()
+        self._entries: OrderedDict[Outgoing, None] = OrderedDict()
         self._await_room = await_room
         self._on_change = on_change
+        self.remaining = 0
+        """Bytes not yet handed to the kernel."""
+        self.held = 0
+        """Bytes of memory that the waiting writes hold, which they do until they are finished.
+
+        What is sent from a file holds none to speak of.
+        """
         self.sent = 0
         """Bytes that this queue has handed to the kernel."""
         self.broken = False
@@ -83,21 +95,6 @@ class OutgoingQueue:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    @property
-    def remaining(self) -> int:
-        """Bytes not yet handed to the kernel."""
-        return sum(entry.remaining for entry in self._entries)
-
-    @property
-    def held(self) -> int:
-        """Bytes of memory that the waiting writes hold, which they do until they are finished.
-
-        What is sent from a file holds none to speak of.
-        """
-        return sum(
-            entry.sent + entry.remaining for entry in self._entries if isinstance(entry, OutgoingBuffers)
-        )
 
     async def send(self, entry: Outgoing, operation: str) -> None:
         """Send `entry` at once if it is its turn and it fits, else behind the others as room comes."""
@@ -139,7 +136,7 @@ class OutgoingQueue:
     def fail(self, make_error: Callable[[], Exception], cause: BaseException | None = None) -> None:
         """Nothing more will be sent: empty the queue and tell every waiting task."""
         while self._entries:
-            entry = self._entries.popleft()
+            entry = self._remove_first()
             if entry.begun:
                 self._count_failed(entry, told=entry.waiter is not None)
             error = make_error()
@@ -177,10 +174,12 @@ class OutgoingQueue:
         except SourceError as error:
             if entry.begun:
                 self._break(_SOURCE)
+            entry.release()
             raise error.reason from None
         except OSError as error:
             if entry.begun:
                 self._break_off(entry, error)
+            entry.release()
             raise self._translate(operation, error) from error
         return False, False
 
@@ -194,7 +193,9 @@ class OutgoingQueue:
                 entry.release()
                 raise self._translate(operation, error) from error
         entry.waiter = waiter = self._state.loop.create_future()
-        self._entries.append(entry)
+        self._entries[entry] = None
+        self.remaining += entry.remaining
+        self.held += _held_by(entry)
         self._on_change()
         return waiter
 
@@ -216,8 +217,19 @@ class OutgoingQueue:
         if entry.begun:
             entry.keep()
             return
-        self._entries.remove(entry)
+        self._remove(entry)
+        entry.release()
         self._on_change()
+
+    def _remove(self, entry: Outgoing) -> None:
+        del self._entries[entry]
+        self.remaining -= entry.remaining
+        self.held -= _held_by(entry)
+
+    def _remove_first(self) -> Outgoing:
+        entry = next(iter(self._entries))
+        self._remove(entry)
+        return entry
 
     def on_writable(self) -> None:
         """There is room: hand over what fits, for as long as one turn of the loop may take."""
@@ -227,12 +239,12 @@ class OutgoingQueue:
         blocked = False
         try:
             for _ in range(_STEPS_PER_TURN):
-                if entries and self._advance(entries[0]):
-                    _complete(entries.popleft())
+                if entries and self._advance_first():
+                    _complete(self._remove_first())
         except BlockingIOError:
             blocked = True
         except SourceError as error:
-            entry = entries.popleft()
+            entry = self._remove_first()
             if entry.begun:
                 self._count_failed(entry, told=entry.waiter is not None)
                 self._break(_SOURCE)
@@ -251,12 +263,24 @@ class OutgoingQueue:
         if self.broken:
             self._break(_SHORTAGE)  # unless it was lost: the first error is kept
 
+    def _advance_first(self) -> bool:
+        entry = next(iter(self._entries))
+        before = entry.remaining
+        try:
+            return self._advance(entry)
+        finally:
+            self.remaining -= before - entry.remaining
+
     def _advance(self, entry: Outgoing) -> bool:
         before = entry.sent
         try:
             return entry.advance(self.sock)
         finally:
             self.sent += entry.sent - before
+
+
+def _held_by(entry: Outgoing) -> int:
+    return entry.sent + entry.remaining if isinstance(entry, OutgoingBuffers) else 0
 
 
 def _complete(entry: Outgoing, error: Exception | None = None) -> None:

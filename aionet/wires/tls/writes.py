@@ -104,7 +104,11 @@ class Seal:
         if self.busy:
             raise BlockingIOError
         try:
-            count = self._tls.write(data if len(data) <= PIECE else memoryview(data)[:PIECE])
+            if len(data) <= PIECE:
+                count = self._tls.write(data)
+            else:
+                with memoryview(data)[:PIECE] as piece:
+                    count = self._tls.write(piece)
         except ssl.SSLWantReadError:
             self._wait_for_the_peer()
             raise BlockingIOError from None
@@ -114,13 +118,7 @@ class Seal:
 
     def sendmsg(self, views: list[memoryview]) -> int:
         """The same of several buffers, which share records."""
-        room, pieces = PIECE, []
-        for view in views:
-            pieces.append(view[:room])
-            room -= pieces[-1].nbytes
-            if not room:
-                break
-        return self.send(b"".join(pieces))
+        return self.send(_first_bytes(views, PIECE))
 
     def shutdown(self, how: int) -> None:
         """Send close_notify."""
@@ -217,6 +215,16 @@ class SealedQueue(OutgoingQueue):
         """The wire is closed, and nothing holds it any longer."""
         self._translate = _never
         self._on_change = _nothing
+
+
+def _first_bytes(views: list[memoryview], most: int) -> bytes:
+    pieces = []
+    for view in views:
+        pieces.append(view[:most])
+        most -= pieces[-1].nbytes
+        if not most:
+            break
+    return b"".join(pieces)
 
 
 def _nothing() -> None:
