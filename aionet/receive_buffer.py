@@ -5,12 +5,21 @@ Theory of operation
 Bytes enter with `feed` and leave with `take`, `take_into` or `take_until`; nothing is dropped in between,
 so a read that is cancelled, or that finds no separator, leaves them for the next one.
 
-Searching remembers how far it looked: input that trickles in byte by byte is scanned once, not once per byte.
+*Searching* goes in windows of growing size, in which all separators are looked for before any is in the next
+one: a record costs a few times its own length, however much lies behind it and whichever separator is rare.
+How far all of them were looked for is remembered, so input that trickles in byte by byte is searched once,
+not once per byte.
+
+*Taking* copies what is taken and little else: a `bytearray` gives up bytes at its front by moving its start,
+and moves the rest only when that has become less than half of its memory.
 """
 
 from __future__ import annotations
 
 __all__ = ["ReceiveBuffer"]
+
+_FIRST_WINDOW = 64
+_SMALL = 4096  # what is cheaper to copy twice than to make a view for
 
 
 class ReceiveBuffer:
@@ -32,7 +41,10 @@ class ReceiveBuffer:
 
     def peek(self, count: int) -> bytes:
         """Return up to `count` bytes and leave them."""
-        return bytes(self._data[:count])
+        if count <= _SMALL:
+            return bytes(self._data[:count])
+        with memoryview(self._data) as data:
+            return data[:count].tobytes()
 
     def take(self, count: int) -> bytes:
         """Remove and return up to `count` bytes."""
@@ -43,7 +55,8 @@ class ReceiveBuffer:
     def take_into(self, buffer: memoryview) -> int:
         """Move as many bytes as fit into `buffer`; return how many."""
         count = min(len(self._data), buffer.nbytes)
-        buffer[:count] = self._data[:count]
+        with memoryview(self._data) as data:
+            buffer[:count] = data[:count]
         self._drop(count)
         return count
 
@@ -52,24 +65,30 @@ class ReceiveBuffer:
 
         A result longer than `max_bytes` does not count as found.
         """
-        end = self._end_of_first(separators)
-        if end is None or end > max_bytes:
-            return None
-        return self.take(end)
-
-    def _end_of_first(self, separators: tuple[bytes, ...]) -> int | None:
         if separators != self._separators:
             self._separators, self._searched = separators, 0
-        ends = []
-        for separator in separators:
-            start = self._data.find(separator, self._searched)
-            if start >= 0:
-                ends.append(start + len(separator))
-        if ends:
-            return min(ends)
-        # The longest separator may already have begun in the last bytes.
-        self._searched = max(0, len(self._data) - max(map(len, separators)) + 1)
-        return None
+        end = self._end_of_first(separators, min(len(self._data), max_bytes))
+        return None if end is None else self.take(end)
+
+    def _end_of_first(self, separators: tuple[bytes, ...], limit: int) -> int | None:
+        if len(separators) == 1:
+            window, longest = limit, len(separators[0])
+        else:
+            window, longest = _FIRST_WINDOW, max(map(len, separators))
+        while True:
+            end = min(self._searched + window, limit)
+            found = False
+            for separator in separators:
+                start = self._data.find(separator, self._searched, end)
+                if start >= 0:
+                    found, end = True, start + len(separator)
+            if found:
+                return end
+            # The longest separator may already have begun in the last bytes.
+            self._searched = max(self._searched, end - longest + 1)
+            if end == limit:
+                return None
+            window *= 2
 
     def _drop(self, count: int) -> None:
         del self._data[:count]

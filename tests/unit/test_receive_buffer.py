@@ -112,20 +112,78 @@ class AgainstANaiveModel(RuleBasedStateMachine):
 TestAgainstANaiveModel = AgainstANaiveModel.TestCase
 
 
-@pytest.mark.parametrize("separators", [(b"\n",), (b"\r\n", b"\n\n")])
-def test_input_that_trickles_in_is_searched_once(separators):
-    """A megabyte that comes byte by byte takes time in proportion to its length, not to its square."""
-    buffer = ReceiveBuffer()
-    searched = 0
+class Searched(bytearray):
+    """Counts the bytes that it is asked to search."""
 
-    class Counting(bytearray):
-        def find(self, what, start=0):
-            nonlocal searched
-            searched += len(self) - start
-            return super().find(what, start)
+    count = 0
 
-    buffer._data = Counting()
+    def find(self, what, start=0, end=None):
+        found = super().find(what, start, len(self) if end is None else end)
+        last = found + len(what) if found >= 0 else min(len(self), len(self) if end is None else end)
+        Searched.count += max(0, last - start)
+        return found
+
+
+@pytest.fixture
+def buffer():
+    made = ReceiveBuffer()
+    made._data = Searched()
+    Searched.count = 0
+    return made
+
+
+@pytest.mark.parametrize("separators", [(b"\n",), (b"\r\n", b"\n\n"), (b"\r\n\r\n", b"\n\n", b"\0")])
+def test_input_that_trickles_in_is_searched_once(buffer, separators):
     for _ in range(5000):
         buffer.feed(b"x")
         assert buffer.take_until(separators, 10_000) is None
-    assert searched <= 5000 * 4 * len(separators)
+    assert Searched.count <= 5000 * 4 * len(separators)
+
+
+@pytest.mark.parametrize(
+    "record", [b"\n\n", b"ab\n\n", b"x" * 100 + b"\n\n", b"\r\n" * 50 + b"\n\n", b"\n\r\n\r\n"]
+)
+@pytest.mark.parametrize(
+    "separators",
+    [
+        [(b"\n\n", b"\r\n\r\n")],
+        [(b"\r\n\r\n", b"\0", b"\n\n")],
+        [(b"\0", b"\n\n"), (b"\n\n", b"\1"), (b"\n", b"\r\n")],
+    ],
+    ids=["two", "the rare ones first", "one set after the other"],
+)
+@pytest.mark.parametrize("at_once", [1, 7, 1 << 16])
+def test_each_record_is_searched_for_its_own_length(buffer, record, separators, at_once):
+    """However many lie behind it, whichever separator does not occur, and however it arrives."""
+    data = record * (20_000 // len(record))
+    taken = tries = 0
+    for start in range(0, len(data), at_once):
+        buffer.feed(data[start : start + at_once])
+        while (found := buffer.take_until(separators[tries % len(separators)], 1 << 16)) is not None:
+            assert found
+            taken += len(found)
+            tries += 1
+    assert taken > len(data) - len(record)
+    per_try = 4 * 64 * 3  # the first windows of three separators, and what is looked at twice
+    assert Searched.count <= 20 * len(data) + per_try * tries
+
+
+def test_the_limit_of_a_result_limits_the_search(buffer):
+    buffer.feed(b"x" * 100_000 + b"\n")
+    for separators in ((b"\n",), (b"\n", b"\0")):
+        for _ in range(100):
+            assert buffer.take_until(separators, 1000) is None
+    assert Searched.count <= 20_000
+
+
+@given(st.binary(max_size=5000), st.integers(0, 5000), st.integers(0, 5000))
+def test_a_large_take_leaves_the_rest(data, first, second):
+    """On both sides of what is small."""
+    buffer, target = ReceiveBuffer(), bytearray(second or 1)
+    buffer.feed(data * 4)
+    assert buffer.peek(first) == (data * 4)[:first]
+    assert buffer.take(first) == (data * 4)[:first]
+    count = buffer.take_into(memoryview(target))
+    assert target[:count] == (data * 4)[first : first + count]
+    assert buffer.take(1 << 20) == (data * 4)[first + count :]
+    assert len(buffer) == 0
