@@ -35,7 +35,7 @@ class ReceiveBuffer:
     def __len__(self) -> int:
         return len(self._data)
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Append `data`."""
         self._data += data
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 import asyncio
 import ctypes
+import random
+import tracemalloc
 
 import pytest
 from helpers import begin, give_turns, until
@@ -38,6 +40,65 @@ async def test_exactly_of_a_lot(sock, peer):
     assert await sock.read_exactly(len(data)) == data
     await sending
     assert await sock.read_exactly(4) == b"rest"
+
+
+MUCH = 1 << 20
+
+
+async def test_exactly_of_a_lot_takes_little_more_than_the_result(sock, peer):
+    n, piece = 8 * MUCH, bytes(range(256)) * 256
+
+    async def send():
+        for _ in range(n // len(piece)):
+            await peer.send(piece)
+
+    tracemalloc.start()
+    try:
+        sending = asyncio.create_task(send())
+        data = await sock.read_exactly(n)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * n
+    assert data == piece * (n // len(piece))
+    await sending
+
+
+async def test_exactly_of_a_lot_that_is_cancelled_again_and_again(sock, peer):
+    data = random.Random(1).randbytes(MUCH)
+    sending = asyncio.create_task(peer.send(b"0123456789" + data + b"rest"))
+    assert await sock.read_until(b"9") == b"0123456789"
+    reading = asyncio.create_task(sock.read_exactly(2 * MUCH))
+    read = 0
+    while read < MUCH:
+        await until(lambda: sock.bytes_read > read or reading.done())  # noqa: B023
+        read = sock.bytes_read
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert data.startswith(await sock.peek(10))
+        reading = await begin(sock.read_exactly(2 * MUCH))
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert await sock.read_exactly(MUCH) == data
+    await sending
+    assert await sock.read_exactly(4) == b"rest"
+
+
+async def test_exactly_of_a_lot_of_a_stream_that_ends_too_early(sock, peer):
+    data = random.Random(2).randbytes(MUCH)
+
+    async def send():
+        await peer.send(data)
+        peer.half_close()
+
+    sending = asyncio.create_task(send())
+    with pytest.raises(IncompleteReadError) as caught:
+        await sock.read_exactly(2 * MUCH)
+    assert caught.value.partial == data
+    assert await sock.read() == b""
+    await sending
 
 
 async def test_exactly_nothing(sock, peer):

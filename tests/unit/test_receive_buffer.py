@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -187,3 +188,21 @@ def test_a_large_take_leaves_the_rest(data, first, second):
     assert target[:count] == (data * 4)[first : first + count]
     assert buffer.take(1 << 20) == (data * 4)[first + count :]
     assert len(buffer) == 0
+
+
+def peak_of(function, *arguments):
+    tracemalloc.start()
+    try:
+        function(*arguments)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_large_parts_are_copied_once():
+    buffer, size = ReceiveBuffer(), 1 << 20
+    buffer.feed(bytes(3 * size))
+    assert peak_of(buffer.take_into, memoryview(bytearray(size))) < 1000
+    buffer.feed(bytes(size))
+    assert peak_of(buffer.peek, size) < size + 1000
+    assert peak_of(buffer.take, size) < size + 1000
