@@ -23,6 +23,7 @@ the system's affair and may change, so ``%eth0`` and ``%4`` differ even where th
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -139,8 +140,8 @@ class SocketAddress:
         Every interface becomes ``0.0.0.0`` or ``::``; an IPv4 address asked for as ``AF_INET6`` becomes
         IPv4-mapped, and the reverse.
 
-        Raises `ValueError` for a name (resolve it first), for a scope that is no interface here, and for an
-        address that *family* cannot express.
+        Raises `ValueError` for a name (resolve it first) and for an address that *family* cannot express;
+        `OSError` with ``ENODEV`` for a scope that names no interface of this system, which may change.
         """
         family = self.family if family is None else family
         if family == socket.AF_INET:
@@ -227,8 +228,8 @@ class SocketAddress:
             return int(scope)
         try:
             return socket.if_nametoindex(scope)
-        except OSError as exc:
-            raise ValueError(f"{self}: no interface is named {scope!r} here") from exc
+        except (OSError, UnicodeError):  # which has no errno
+            raise OSError(errno.ENODEV, f"no interface is named {scope!r} here") from None
 
 
 @dataclass(frozen=True, order=True, slots=True, init=False, repr=False)

@@ -248,7 +248,7 @@ def _bind(sock: socket.socket, local: SocketAddress) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(local.sockaddr(sock.family))
     except OSError as error:
-        raise OSError(error.errno, f"cannot be dialed from {local}: {error.strerror or error}") from None
+        raise OSError(error.errno, f"cannot bind to {local}: {error.strerror or error}") from None
 
 
 def _error(number: int) -> OSError:

@@ -50,7 +50,10 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
 
         Args:
             address: as in ``("example.org", 443)``, ``"127.0.0.1:3000"``, ``"[::1]:3000"``, ``3000``.
-            local_address: the numeric address, or the port alone, to connect from.
+            local_address: the numeric address, or the port alone, to connect from. With port 0 connections to
+                different peers may share a port, so that ports do not run out (IP_BIND_ADDRESS_NO_PORT,
+                ip(7)); a port that is named may be used for several peers, and again after a close
+                (SO_REUSEADDR, socket(7)).
             tls: a context for TLS, taken as it is; ``True`` for the default one, which verifies the server's
                 certificate by the system's trust store.
             server_hostname: the name to ask for and to find in the certificate, if not the host of `address`.
@@ -59,7 +62,8 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
 
         Raises:
             ResolveError: the name has no address.
-            ConnectError: no address answered; `attempts` lists each with its delay and its error.
+            ConnectError: no address answered; `attempts` lists each with its delay and its error. Among them
+                is a `local_address` that cannot be bound, and a scope that names no interface (ENODEV).
             TlsError: the handshake failed; `failure` says why.
             ResourceExhaustedError: no descriptors, memory or epoll watches are left for the handshake.
             SocketBusyError: this socket is connected already, or about to be.

@@ -21,7 +21,7 @@ from aionet import (
     dialing,
 )
 
-from .names import resolving
+from .support import resolving
 
 pytestmark = pytest.mark.asyncio
 

@@ -8,7 +8,7 @@ import socket
 import struct
 
 import pytest
-from helpers import begin, needs_ipv6, open_sockets, unused_port
+from helpers import begin, needs_ipv6, open_sockets
 from peers import RawListener
 
 from aionet import (
@@ -22,18 +22,9 @@ from aionet import (
 )
 from aionet.scope import Scope, set_scope
 
-from .names import resolving
+from .support import resolving, talk
 
 pytestmark = pytest.mark.asyncio
-
-
-async def talk(sock, listener):
-    with await listener.accept() as peer:
-        await sock.write(b"hello")
-        assert await peer.receive_exactly(5) == b"hello"
-        assert sock.peer_address == SocketAddress.from_sockaddr(peer.sock.getsockname())
-        assert sock.local_address == SocketAddress.from_sockaddr(peer.sock.getpeername())
-        sock.abort()
 
 
 @pytest.mark.parametrize(
@@ -181,41 +172,46 @@ async def test_a_refusal(refused):
     assert not sock.closed
 
 
-# From where -------------------------------------------------------------------------------------------------
-
-
-async def test_from_a_local_address(listener):
-    sock = await AsyncTcpSocket().connect_to(listener.address, local_address=("127.0.0.9", 0))
-    assert sock.local_address.host == "127.0.0.9"
-    await talk(sock, listener)
-
-
-async def test_from_a_local_port(listener, refused):
-    port = unused_port()
-    sock = await AsyncTcpSocket().connect_to(listener.address, local_address=port)
-    assert sock.local_address.port == port
-    await talk(sock, listener)
-
-
-async def test_from_an_address_that_is_not_here(listener):
-    with pytest.raises(ConnectError) as caught:
-        await AsyncTcpSocket().connect_to(listener.address, local_address=("192.0.2.1", 0))
-    assert caught.value.errno == errno.EADDRNOTAVAIL
-    assert len(caught.value.attempts) == 1
+# Scopes -----------------------------------------------------------------------------------------------------
 
 
 @needs_ipv6
-async def test_from_an_address_of_one_family_to_a_name_of_both(listener):
-    with resolving(("::1", listener.port), listener.address):
-        sock = await AsyncTcpSocket().connect_to(("name.example", 1), local_address=("127.0.0.1", 0))
+@pytest.mark.parametrize("scope", ["gone0", "2147483647"])
+async def test_a_scope_without_an_interface_is_an_error_of_the_attempt(scope):
+    before = open_sockets()
+    with pytest.raises(ConnectError) as caught:
+        await AsyncTcpSocket().connect_to(f"[fe80::1%{scope}]:80")
+    ((address, _, why),) = caught.value.attempts
+    assert address.scope_id == scope
+    assert why.errno is not None
+    assert caught.value.errno == why.errno
+    assert scope in str(caught.value)
+    assert open_sockets() == before
+
+
+@needs_ipv6
+@pytest.mark.parametrize("delay", [0.25, 0, None])
+async def test_a_scope_without_an_interface_does_not_end_a_race(listener, delay):
+    with resolving(("fe80::1%gone0", 80), listener.address):
+        sock = await AsyncTcpSocket().connect_to(("name.example", 1), happy_eyeballs_delay=delay)
         await talk(sock, listener)
 
 
-async def test_a_connection_to_itself_is_a_refusal():
-    port = unused_port()
-    with pytest.raises(ConnectError) as caught:
-        await AsyncTcpSocket().connect_to(("127.0.0.1", port), local_address=("127.0.0.1", port))
-    assert caught.value.errno == errno.ECONNREFUSED
+async def test_a_family_that_cannot_be_used_does_not_end_a_race(listener, monkeypatch):
+    def without_ipv6(family, *arguments):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return create(family, *arguments)
+
+    create = socket.socket
+    with resolving(("::1", listener.port), listener.address):
+        monkeypatch.setattr("aionet.dialing.socket.socket", without_ipv6)
+        sock = await AsyncTcpSocket().connect_to(("name.example", 1))
+        monkeypatch.undo()
+        await talk(sock, listener)
+
+
+# Arguments --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -254,6 +250,12 @@ async def test_a_resolver_that_fails():
     assert caught.value.__cause__ is cause
     assert caught.value.errno == socket.EAI_NONAME
     assert caught.value.operation == "resolve"
+
+
+async def test_a_resolver_whose_error_has_no_errno():
+    with resolving(error=OSError("the registry is away")), pytest.raises(ResolveError) as caught:
+        await AsyncTcpSocket().connect_to(("name.example", 1))
+    assert str(caught.value) == "resolve: cannot resolve 'name.example': the registry is away"
 
 
 async def test_a_name_that_the_system_does_not_know():

@@ -55,6 +55,15 @@ async def test_a_port_alone_is_one_port_on_both_families(address):
 
 
 @needs_ipv6
+async def test_a_scope_that_names_no_interface():
+    before = open_sockets()
+    with pytest.raises(OSError, match=r"cannot listen on \[fe80::1%gone0\]:0: no interface") as caught:
+        AsyncTcpConnectionServer("[fe80::1%gone0]:0")
+    assert caught.value.errno == errno.ENODEV
+    assert open_sockets() == before
+
+
+@needs_ipv6
 async def test_both_families_are_served_in_turn():
     async with AsyncTcpConnectionServer(0) as server:
         port = server.address.port

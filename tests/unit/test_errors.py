@@ -110,6 +110,14 @@ def test_those_of_the_system_keep_the_errno(kind):
     assert str(error) == f"read: [Errno {errno.ECONNRESET}] reset"
 
 
+@pytest.mark.parametrize("kind", [kind for kind in TREE if issubclass(kind, OSError)])
+def test_those_of_the_system_without_an_errno_print_none(kind):
+    error = kind(None, "what happened", operation="resolve")
+    assert str(error) == "resolve: what happened"
+    assert error.errno is None
+    assert error.strerror == "what happened"
+
+
 def test_closed_has_an_errno_of_its_own():
     assert SocketClosedError().errno == errno.EBADF
     assert SocketClosedError(errno.EPIPE, "ended").errno == errno.EPIPE

@@ -50,6 +50,13 @@ async def test_a_port_that_somebody_shares_is_taken():
     assert "cannot listen on 127.0.0.1:" in str(caught.value)
 
 
+@needs_ipv6
+@pytest.mark.parametrize("shares", [1, 2])
+async def test_a_scope_that_names_no_interface(shares):
+    with pytest.raises(OSError, match=r"cannot listen on \[fe80::1%gone0\]:0: no interface"):
+        await HeldListeners.open([SocketAddress("fe80::1%gone0", 0)], shares=shares)
+
+
 async def test_what_is_taken_over_is_found_by_its_name_and_grows():
     first = await HeldListener.open(LOCAL, shares=2)
     address = first.addresses[0]

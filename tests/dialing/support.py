@@ -1,4 +1,4 @@
-"""What names resolve to, as a test says."""
+"""What names resolve to, as a test says; a short talk that shows both ends of a connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import contextlib
 from aionet import SocketAddress
 from aionet.scope import Scope, set_scope
 
-__all__ = ["resolving"]
+__all__ = ["resolving", "talk"]
 
 
 @contextlib.contextmanager
@@ -28,3 +28,13 @@ def resolving(*addresses, error=None):
         yield asked
     finally:
         set_scope(loop, previous)
+
+
+async def talk(sock, listener):
+    """Send a little over `sock`, which is connected to `listener`; then abort it."""
+    with await listener.accept() as peer:
+        await sock.write(b"hello")
+        assert await peer.receive_exactly(5) == b"hello"
+        assert sock.peer_address == SocketAddress.from_sockaddr(peer.sock.getsockname())
+        assert sock.local_address == SocketAddress.from_sockaddr(peer.sock.getpeername())
+        sock.abort()
