@@ -34,18 +34,16 @@ from .listening import (
     adopt_listener,
     both_families,
     checked_backlog,
-    identity_of,
     listen_tcp,
     listen_unix,
-    remove_path,
 )
 from .resolving import resolve
 from .scope import current_scope
+from .socket_file import SocketFile
 from .stream_server import AsyncStreamConnectionServer
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tls.server import TlsForServer
 from .unix_connection_server import AsyncUnixConnectionServer
-from .wires.forks import forks
 
 __all__ = ["HeldListener", "HeldListeners", "InheritedListeners", "WantedListener", "name_of", "server_on"]
 
@@ -74,13 +72,12 @@ def name_of(wanted: WantedListener) -> str:
 class HeldListener:
     """What listens at one address, in one or several shares."""
 
-    def __init__(self, name: str, shares: Sequence[_Share], identity: tuple[int, int] | None = None) -> None:
+    def __init__(self, name: str, shares: Sequence[_Share], file: SocketFile | None = None) -> None:
         self.name = name
         self.shares = list(shares)
-        self.identity = identity
-        """Device and inode of the socket file, if there is one that is ours to remove."""
+        self.file = file
+        """The socket file, if there is one that is ours to remove."""
         self.removes_file = True
-        self._forks = forks()
 
     @classmethod
     async def open(cls, wanted: WantedListener, *, shares: int = 1) -> HeldListener:
@@ -95,8 +92,8 @@ class HeldListener:
             return cls(name, [_adopted(wanted.sockets)])
         if isinstance(wanted, UnixAddress):
             options = current_scope().unix_options
-            sock = listen_unix(wanted, backlog=checked_backlog(None), options=options)
-            return cls(name, [[sock]], identity_of(wanted))
+            sock, file = listen_unix(wanted, backlog=checked_backlog(None), options=options)
+            return cls(name, [[sock]], file)
         addresses = await _numeric(wanted)
         if shares > 1:
             _refuse_if_taken(addresses)
@@ -133,11 +130,8 @@ class HeldListener:
 
     def close(self) -> None:
         """Close the sockets, and remove the socket file, if that is for this process to do."""
-        inherited = self._forks != forks()
-        if self.identity is not None and self.removes_file and self.shares and not inherited:
-            address = self.addresses[0]
-            assert isinstance(address, UnixAddress)
-            remove_path(address, self.identity)
+        if self.file is not None and self.removes_file and self.shares:
+            self.file.remove()
         for sock in self.sockets:
             sock.close()
         self.shares.clear()

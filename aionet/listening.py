@@ -8,46 +8,33 @@ one from the kernel and the second must take the same; when somebody else has th
 
 *Backlog.* The kernel caps it at ``net.core.somaxconn`` (listen(2)), so that is what is asked for by default.
 
-*Unix paths.* A socket file outlives its server. Binding to an existing path therefore asks first whether
-somebody answers there: only a socket that refuses connections is stale and is removed. Removing happens under
-a lock on the directory, which two servers starting at once contend for, and so does the removal at closing,
-which takes the file away only if it is still the one that was bound.
+*Unix paths* are the affair of `socket_file.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import os
 import socket
-import stat
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .addresses import SocketAddress, UnixAddress
 from .options import TcpOptions, UnixOptions
-
-try:
-    import fcntl
-except ImportError:  # not a Unix
-    fcntl = None  # type: ignore[assignment]
+from .socket_file import SocketFile, bind_to_path
 
 __all__ = [
     "ListeningSocket",
     "adopt_listener",
     "both_families",
     "checked_backlog",
-    "identity_of",
     "listen_tcp",
     "listen_unix",
-    "remove_path",
 ]
 
 _SAME_PORT_TRIES = 16
-_LOCK_SECONDS = 1.0
 
 
 class ListeningSocket(socket.socket):
@@ -186,77 +173,27 @@ def adopt_listener(fd: int, families: tuple[int, ...]) -> socket.socket:
 # Unix ---------------------------------------------------------------------------------------------------
 
 
-def listen_unix(address: UnixAddress, *, backlog: int, options: UnixOptions) -> socket.socket:
-    """Return a non-blocking socket listening at `address`; a stale socket file there is replaced.
+def listen_unix(
+    address: UnixAddress, *, backlog: int, options: UnixOptions
+) -> tuple[socket.socket, SocketFile | None]:
+    """Return a non-blocking socket listening at `address`, and its file; a dead server's file is replaced.
 
-    Raises `OSError`: ``EADDRINUSE`` if another server answers there, or the file there is no socket.
+    Raises `OSError`: ``EADDRINUSE`` if another server has the address, or the file there is no socket.
     """
     sock = ListeningSocket(socket.AF_UNIX)
+    file = None
     try:
         options.apply_to_listener(sock)
         if address.is_abstract:
             sock.bind(address.sockaddr())
-            sock.listen(backlog)
         else:
-            with _locked_directory(address):
-                _remove_if_stale(address)
-                sock.bind(address.sockaddr())
-                sock.listen(backlog)  # a socket that is bound and does not listen looks stale
-    except OSError as error:
+            file = bind_to_path(sock, address.path)
+        sock.listen(backlog)
+    except BaseException as error:
+        if file is not None:
+            file.remove()
         sock.close()
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error
-    except BaseException:
-        sock.close()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error
         raise
-    return sock
-
-
-def identity_of(address: UnixAddress) -> tuple[int, int] | None:
-    """Return what tells the file at `address` from any other: device and inode; ``None`` without a file."""
-    if address.is_abstract or not address.path:
-        return None
-    found = os.lstat(address.path)
-    return found.st_dev, found.st_ino
-
-
-def remove_path(address: UnixAddress, identity: tuple[int, int]) -> None:
-    """Remove the socket file at `address` if it is still the one with this `identity`."""
-    with contextlib.suppress(OSError), _locked_directory(address):
-        if identity_of(address) == identity:
-            os.unlink(address.path)
-
-
-def _remove_if_stale(address: UnixAddress) -> None:
-    try:
-        mode = os.lstat(address.path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EADDRINUSE, "there is something else than a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        if probe.connect_ex(address.sockaddr()) != errno.ECONNREFUSED:
-            raise OSError(errno.EADDRINUSE, "another server answers there")
-    os.unlink(address.path)
-
-
-@contextlib.contextmanager
-def _locked_directory(address: UnixAddress) -> Iterator[None]:
-    """Hold the lock (flock(2)) on the directory of a socket file; gives up after a second."""
-    if fcntl is None:
-        yield  # type: ignore[unreachable]
-        return
-    directory = os.open(os.path.dirname(address.path) or ".", os.O_RDONLY)
-    try:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.005)
-        yield
-    finally:
-        os.close(directory)
+    return sock, file

@@ -7,7 +7,7 @@ import socket
 from typing import Self
 
 from .addresses import UnixAddress
-from .listening import adopt_listener, checked_backlog, identity_of, listen_unix, remove_path
+from .listening import adopt_listener, checked_backlog, listen_unix
 from .options import UnixOptions
 from .scope import current_scope
 from .stream_server import AsyncStreamConnectionServer
@@ -20,8 +20,9 @@ __all__ = ["AsyncUnixConnectionServer"]
 class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUnixSocket]):
     """Listens from its construction on; `accept` returns connected sockets.
 
-    A socket file that no server answers on any more is replaced; another server's is never removed, neither
-    here nor at closing.
+    A socket file that no process has bound any more is replaced; another server's is never removed, neither
+    here nor at closing (`socket_file.py` says what that holds against). At closing the file is removed, also
+    after the working directory has changed.
 
     Args:
         address: a path, or ``unix:PATH``, or an abstract name (``unix:@NAME``).
@@ -31,7 +32,8 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
 
     Raises:
         TypeError, ValueError: a bad address, backlog, option or `tls`, before any I/O.
-        OSError: the path cannot be bound; ``EADDRINUSE`` if another server answers there.
+        OSError: the path cannot be bound; ``EADDRINUSE`` if another server has it, or if the file
+            there is no socket.
     """
 
     _socket_class = AsyncUnixSocket
@@ -46,9 +48,8 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
     ) -> None:
         wanted, chosen = as_unix_address(address), _checked_options(options)
         checked = optional_server_tls(tls)
-        sock = listen_unix(wanted, backlog=checked_backlog(backlog), options=chosen)
+        sock, self._file = listen_unix(wanted, backlog=checked_backlog(backlog), options=chosen)
         self._adopt(sock, wanted, chosen, checked)
-        self._identity = identity_of(wanted)
 
     @classmethod
     def from_fd(cls, fd: int, *, options: UnixOptions | None = None, tls: TlsForServer | None = None) -> Self:
@@ -65,7 +66,7 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
         chosen, checked = _checked_options(options), optional_server_tls(tls)
         sock = adopt_listener(fd, (socket.AF_UNIX,))
         server._adopt(sock, UnixAddress.from_sockaddr(sock.getsockname()), chosen, checked)
-        server._identity = None
+        server._file = None
         return server
 
     @property
@@ -78,8 +79,8 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
 
         In a fork's child the parent continues to listen, and the file stays.
         """
-        if not self.closed and self._identity is not None and not self._acceptor.inherited:
-            remove_path(self._address, self._identity)
+        if not self.closed and self._file is not None:
+            self._file.remove()
         super().close()
 
     def __repr__(self) -> str:

@@ -28,6 +28,7 @@ from ..errors import SuccessionError
 from ..held_listeners import HeldListener
 from ..listening import adopt_listener
 from ..message_channel import MessageChannel
+from ..socket_file import SocketFile
 
 __all__ = ["abort", "confirm", "expect", "send_listeners", "take_listeners"]
 
@@ -44,7 +45,8 @@ def send_listeners(channel: MessageChannel, listeners: Iterable[HeldListener]) -
             message = {
                 "listener": number,
                 "name": listener.name,
-                "identity": listener.identity,
+                "identity": listener.file and (listener.file.device, listener.file.inode),
+                "path": listener.file and listener.file.path,
                 "shares": [len(share) for share in shares],
             }
             channel.send(message, [sock.fileno() for share in shares for sock in share])
@@ -69,8 +71,9 @@ async def take_listeners(channel: MessageChannel) -> list[HeldListener]:
                 raise ConnectionError((message or {}).get("abort", "it has ended"))
             if "all" in message:
                 return list(found.values())
-            identity = tuple(message["identity"]) if message["identity"] else None
-            listener = HeldListener(message["name"], [], identity)
+            path, identity = message.get("path"), message["identity"]
+            file = SocketFile(path, *identity) if path and identity else None
+            listener = HeldListener(message["name"], [], file)
             listener = found.setdefault(message["listener"], listener)
             listener.removes_file = False
             received = (adopt_listener(fd, _FAMILIES) for fd in channel.take_descriptors())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from helpers import open_sockets
@@ -26,13 +29,8 @@ def path(tmp_path):
 async def answer_one(server, path):
     with await RawPeer.connect(path, socket.AF_UNIX) as peer:
         peer.send_now(b"x")
-        while True:
-            accepted = await server.accept()
-            received = await accepted.read()
-            accepted.abort()
-            if received:  # it is not somebody who only asked whether the server is alive
-                break
-        assert received == b"x"
+        async with await server.accept() as accepted:  # a look at whether the server lives is no connection
+            assert await accepted.read() == b"x"
 
 
 def make_stale(path):
@@ -124,6 +122,181 @@ async def test_a_symbolic_link_is_left_alone(path, tmp_path):
     with pytest.raises(OSError):
         AsyncUnixConnectionServer(path)
     assert os.path.islink(path)
+
+
+async def test_nothing_that_is_no_dead_socket_is_removed_if_it_comes_between_two_looks(path, monkeypatch):
+    """What is at the path when it is taken need not be what was looked at."""
+    make_stale(path)
+    real_rename, found = os.rename, {}
+
+    def rename(source, target):
+        monkeypatch.undo()
+        os.unlink(source)
+        with open(source, "x") as file:
+            file.write("a stranger's")
+        found["source"] = source
+        return real_rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OSError) as caught:
+        AsyncUnixConnectionServer(path)
+    assert caught.value.errno == errno.EADDRINUSE
+    assert found["source"] == path
+    with open(path) as file:
+        assert file.read() == "a stranger's"
+    assert os.listdir(os.path.dirname(path)) == ["socket"]
+
+
+async def test_a_server_that_was_faster_at_a_stale_path_keeps_it(path, monkeypatch):
+    make_stale(path)
+    real_rename, faster = os.rename, []
+
+    def rename(source, target):
+        monkeypatch.undo()
+        faster.append(AsyncUnixConnectionServer(path))
+        return real_rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OSError) as caught:
+        AsyncUnixConnectionServer(path)
+    assert caught.value.errno == errno.EADDRINUSE
+    assert os.listdir(os.path.dirname(path)) == ["socket"]
+    async with faster[0] as server:
+        await answer_one(server, path)
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+async def test_a_strangers_lock_on_the_directory_holds_up_nothing(path, stale):
+    if stale:
+        make_stale(path)
+    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_SH)
+        async with AsyncUnixConnectionServer(path) as server:
+            await answer_one(server, path)
+        assert not os.path.exists(path)
+    finally:
+        os.close(directory)
+
+
+@contextlib.contextmanager
+def without_privileges():
+    """Root may read every directory."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+async def test_a_directory_that_cannot_be_read(stale):
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o333)
+        path = f"{directory}/socket"
+        with without_privileges():
+            if stale:
+                make_stale(path)
+            async with AsyncUnixConnectionServer(path) as server:
+                await answer_one(server, path)
+            assert not os.path.exists(path)
+        os.chmod(directory, 0o700)
+        assert os.listdir(directory) == []
+
+
+async def test_a_relative_path_is_removed_after_the_directory_has_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server = AsyncUnixConnectionServer("socket")
+    assert server.address == UnixAddress("socket")
+    os.mkdir("elsewhere")
+    monkeypatch.chdir("elsewhere")
+    make_stale("socket")
+    await server.aclose()
+    assert os.listdir(tmp_path) == ["elsewhere"]
+    assert os.listdir() == ["socket"]
+
+
+async def test_a_path_is_removed_though_the_working_directory_is_gone(path, tmp_path, monkeypatch):
+    os.mkdir(tmp_path / "gone")
+    monkeypatch.chdir(tmp_path / "gone")
+    os.rmdir(tmp_path / "gone")
+    async with AsyncUnixConnectionServer(path):
+        pass
+    assert not os.path.exists(path)
+
+
+def directory_for(name, room):
+    """A directory so long that the path of `name` in it is as long as can be, less `room`."""
+    random = len(tempfile.gettempdir()) + len("/12345678/")
+    return tempfile.TemporaryDirectory(prefix="d" * (107 - random - len(name) - room))
+
+
+@pytest.mark.parametrize("room", [0, 1])
+async def test_a_stale_socket_whose_path_is_as_long_as_can_be(room):
+    with directory_for("socket-12", room) as directory:
+        path = f"{directory}/socket-12"
+        make_stale(path)
+        async with AsyncUnixConnectionServer(path) as server:
+            await answer_one(server, path)
+        assert os.listdir(directory) == []
+
+
+async def test_a_name_too_short_to_be_looked_at_twice_leaves_all_as_it_is():
+    with directory_for("s", 0) as directory:
+        make_stale(f"{directory}/s")
+        with pytest.raises(OSError, match="dead socket") as caught:
+            AsyncUnixConnectionServer(f"{directory}/s")
+        assert caught.value.errno == errno.EADDRINUSE
+        assert os.listdir(directory) == ["s"]
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+async def test_a_socket_that_is_bound_is_alive_whatever_its_type(path, kind):
+    with socket.socket(socket.AF_UNIX, kind) as bound:
+        bound.bind(path)
+        with pytest.raises(OSError) as caught:
+            AsyncUnixConnectionServer(path)
+        assert caught.value.errno == errno.EADDRINUSE
+        assert os.listdir(os.path.dirname(path)) == ["socket"]
+
+
+async def test_a_failing_listen_leaves_no_file(path, monkeypatch):
+    def listen(self, *args):
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    monkeypatch.setattr(socket.socket, "listen", listen)
+    with pytest.raises(OSError, match="no"):
+        AsyncUnixConnectionServer(path)
+    assert not os.path.exists(path)
+
+
+FORKING = """
+import asyncio, os, sys
+from aionet import AsyncUnixConnectionServer
+
+async def main():
+    server = AsyncUnixConnectionServer(sys.argv[1])
+    if not os.fork():
+        server.close()
+        os._exit(0)
+    os.wait()
+    print(os.path.exists(sys.argv[1]))
+    server.close()
+    print(os.path.exists(sys.argv[1]))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_forked_child_leaves_the_file_to_its_parent(path):
+    command = [sys.executable, "-c", FORKING, path]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=20)
+    assert (done.stdout, done.stderr) == ("True\nFalse\n", "")
 
 
 async def test_a_missing_directory_is_an_error(path):
@@ -221,11 +394,9 @@ async def main():
         sys.stdin.readline()
     else:
         print("won", flush=True)
-        while True:
-            async with await server.accept() as accepted:
-                if await accepted.read():  # and not one of the losers, who asked whether it is alive
-                    await accepted.write(b"hello")
-                    break
+        async with await server.accept() as accepted:
+            await accepted.read()
+            await accepted.write(b"hello")
         sys.stdin.readline()
         await server.aclose()
 

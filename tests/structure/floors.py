@@ -21,7 +21,17 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "no_copies",
     ),
     1: ("wires", "native", "engine"),
-    2: ("racing", "resolving", "dialing", "listening", "accepting", "scope", "tls", "unfinished"),
+    2: (
+        "racing",
+        "resolving",
+        "dialing",
+        "listening",
+        "socket_file",
+        "accepting",
+        "scope",
+        "tls",
+        "unfinished",
+    ),
     3: (
         "stream_socket",
         "tcp_socket",

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from aionet import SocketAddress, SuccessionError
+from aionet import SocketAddress, SuccessionError, UnixAddress
 from aionet.held_listeners import HeldListener, HeldListeners
 from aionet.message_channel import MessageChannel
 from aionet.succession.handing_over import confirm, send_listeners, take_listeners
@@ -38,6 +38,22 @@ async def test_more_sockets_than_a_message_carries(channels):
             assert [[len(share) for share in listener.shares] for listener in taken] == [
                 [len(share) for share in listener.shares] for listener in held
             ]
+
+
+async def test_a_socket_file_is_found_by_a_successor_in_another_directory(channels, tmp_path, monkeypatch):
+    old, new = channels
+    monkeypatch.chdir(tmp_path)
+    with HeldListeners([await HeldListener.open(UnixAddress("sock"))]) as held:
+        taking = asyncio.create_task(take_listeners(new))
+        await old.receive()
+        send_listeners(old, held)
+        with HeldListeners(await taking) as taken:
+            monkeypatch.chdir("/")
+            held.own_files(False)
+            held.close()
+            taken.own_files(True)
+            assert (tmp_path / "sock").exists()
+        assert not (tmp_path / "sock").exists()
 
 
 @pytest.mark.parametrize("word", [{"abort": "busy"}, None])

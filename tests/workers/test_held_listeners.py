@@ -99,7 +99,7 @@ async def test_a_socket_file_goes_with_its_owner(tmp_path):
         taken = HeldListener(
             listener.name,
             [[socket.socket(fileno=os.dup(sock.fileno())) for sock in share]],
-            listener.identity,
+            listener.file,
         )
         taken.removes_file = False
         with await HeldListeners.open([address], taken=[taken]) as new:
@@ -108,6 +108,14 @@ async def test_a_socket_file_goes_with_its_owner(tmp_path):
         old.own_files(False)
     assert path.exists()  # nor the predecessor's any more
     path.unlink()
+
+
+async def test_a_socket_file_is_removed_after_the_directory_has_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with await HeldListeners.open([UnixAddress("sock")]):
+        monkeypatch.chdir("/")
+        assert (tmp_path / "sock").exists()
+    assert not (tmp_path / "sock").exists()
 
 
 async def test_a_server_accepts_from_a_copy():
