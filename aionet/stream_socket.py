@@ -308,18 +308,23 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     async def send_file(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
         """Write `count` bytes of a binary `file` from `offset` on (to its end if ``None``); return how many.
 
-        Uses sendfile(2) where the file has a descriptor that it accepts; the file's position is then neither
-        used nor moved. A file that ends early ends the write.
+        A regular file, as `open()` and `tempfile` return it, goes by sendfile(2), or over TLS by pread(2):
+        its position is neither used nor moved, and what is in its buffer is flushed first. Any other object
+        is sent as its `read()` returns it, a `GzipFile` decompressed for instance. That is called in the
+        event loop's thread, for a piece at a time, and must not wait; the object has to be seekable if
+        `offset` is not 0. A file that ends early ends the write.
 
         Raises:
-            ValueError: `offset` or `count` is negative.
-            TypeError: `file` is not a binary file.
+            ValueError: `offset` or `count` is negative; or the file is closed, or cannot be read, or is a
+                pipe, a socket, a terminal or the like, or over one, so that reading it might wait.
+            TypeError: `file` is not a binary file that has `read` and `seekable`.
+            OSError: the file cannot be flushed, or read.
             ConnectionLostError, SocketClosedError, ResourceExhaustedError: as `write`.
 
-        Cancel safety: as `write`. Once the first byte was sent the rest follows, from a duplicate of the
-        descriptor; a file without one must stay open until it has.
+        Cancel safety: as `write`. Once the first byte was sent the rest follows, of a regular file from a
+        duplicate of its descriptor; any other must stay open until it has.
         """
-        if isinstance(file, io.TextIOBase) or not hasattr(file, "read"):
+        if isinstance(file, io.TextIOBase) or not hasattr(file, "read") or not hasattr(file, "seekable"):
             raise TypeError(f"send_file() needs a file opened in binary mode, not {file!r}")
         for name, value in (("offset", offset), ("count", 0 if count is None else count)):
             if value < 0:

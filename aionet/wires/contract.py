@@ -66,7 +66,10 @@ class Wire(Protocol):
         """Send all of `buffers` as one write; return their length in bytes."""
 
     async def send_file(self, file: IO[bytes], offset: int, count: int | None) -> int:
-        """Send `count` bytes of `file` (to its end if ``None``) as one write; return how many."""
+        """Send `count` bytes of `file` (to its end if ``None``) as one write; return how many.
+
+        What may be sent, and how it is read, stands in `file_source.py`.
+        """
 
     async def send_eof(self) -> None:
         """End this direction after everything that was sent."""

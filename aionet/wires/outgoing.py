@@ -18,6 +18,8 @@ Nothing here knows of an event loop.
 
 from __future__ import annotations
 
+import errno
+import io
 import operator
 import os
 import socket
@@ -27,6 +29,7 @@ from collections.abc import Iterable
 from typing import IO, Protocol
 
 from .contract import Buffer
+from .file_source import regular_file
 
 __all__ = ["CertainBuffers", "Outgoing", "OutgoingBuffers", "OutgoingEof", "OutgoingFile", "SourceError"]
 
@@ -160,19 +163,21 @@ class SourceError(Exception):
 
 
 class OutgoingFile:
-    """A piece of a file, by sendfile(2) where the system can, else by reading and sending.
+    """A piece of a file, by sendfile(2) where the file and the system allow it, else by reading and sending.
 
     The kernel reads the file while it sends: what is in it then is what goes. Where the file ends before
-    `count` bytes, the write ends there too.
+    `count` bytes, the write ends there too. What is not a regular file is read by its own `read()`, from
+    `offset` on if it can be sought in (`file_source.py`).
     """
 
     __slots__ = (
-        "_by_descriptor",
         "_chunk",
         "_count",
         "_file",
         "_offset",
         "_own_fd",
+        "_raw",
+        "_seekable",
         "_use_sendfile",
         "sent",
         "waiter",
@@ -184,8 +189,11 @@ class OutgoingFile:
         self._count = count
         self._own_fd = -1
         self._chunk = memoryview(b"")
-        self._by_descriptor = _has_fileno(file)
-        self._use_sendfile = _CAN_SENDFILE and self._by_descriptor
+        self._raw = regular_file(file)
+        self._use_sendfile = _CAN_SENDFILE and self._raw is not None
+        self._seekable = self._raw is not None or file.seekable()
+        if offset and not self._seekable:
+            raise ValueError(f"offset={offset}: {file!r} is not seekable, and is read from where it stands")
         self.sent = 0
         self.waiter: Future[None] | None = None
 
@@ -204,8 +212,8 @@ class OutgoingFile:
 
     def keep(self) -> None:
         # The caller closes its file when it learns of the cancellation; a descriptor of our own stays good.
-        if self._by_descriptor:
-            self._own_fd = os.dup(self._file.fileno())
+        if self._raw is not None:
+            self._own_fd = os.dup(self._raw.fileno())
 
     def release(self) -> None:
         if self._own_fd != -1:
@@ -213,10 +221,10 @@ class OutgoingFile:
             self._own_fd = -1
 
     def _advance_by_sendfile(self, sock: socket.SocketType) -> bool:
+        assert self._raw is not None
         try:
-            sent = os.sendfile(
-                sock.fileno(), self._descriptor(), self._offset + self.sent, self._share(_SENDFILE_STEP)
-            )
+            fd = self._descriptor(self._raw)
+            sent = os.sendfile(sock.fileno(), fd, self._offset + self.sent, self._share(_SENDFILE_STEP))
         except (BlockingIOError, ConnectionError):
             raise
         except (OSError, ValueError):
@@ -237,24 +245,23 @@ class OutgoingFile:
         self._chunk = self._chunk[sent:]
         return self.sent == self._count
 
-    def _descriptor(self) -> int:
-        return self._own_fd if self._own_fd != -1 else self._file.fileno()
+    def _descriptor(self, raw: io.FileIO) -> int:
+        return self._own_fd if self._own_fd != -1 else raw.fileno()
 
     def _share(self, most: int) -> int:
         return most if self._count is None else min(most, self._count - self.sent)
 
     def _read(self, count: int) -> memoryview:
+        place = self._offset + self.sent
         try:
-            if self._by_descriptor:
-                try:
-                    return memoryview(os.pread(self._descriptor(), count, self._offset + self.sent))
-                except OSError:  # a pipe, or the like
-                    if self._own_fd != -1:
-                        raise
-                    self._by_descriptor = False
-            if self._file.seekable():
-                self._file.seek(self._offset + self.sent)  # others may read from the same file
-            return memoryview(self._file.read(count) or b"")
+            if self._raw is not None:
+                return memoryview(os.pread(self._descriptor(self._raw), count, place))
+            if self._seekable:
+                self._file.seek(place)  # others may read from the same file
+            data = self._file.read(count)
+            if data is None:  # as of a raw file that does not block
+                raise BlockingIOError(errno.EAGAIN, f"{self._file!r} has nothing to read yet")
+            return _as_bytes_view(data)
         except Exception as error:
             raise SourceError(error) from error
 
@@ -270,10 +277,3 @@ def _as_bytes_view(data: Buffer) -> memoryview:
     if view.format == "B" and view.ndim == 1:
         return view
     return view.cast("B") if view.nbytes else memoryview(b"")  # a shape with a zero in it cannot be cast
-
-
-def _has_fileno(file: IO[bytes]) -> bool:
-    try:
-        return file.fileno() >= 0
-    except (OSError, AttributeError):  # io.UnsupportedOperation is an OSError
-        return False

@@ -92,6 +92,11 @@ class Stage:
         return poll.poll(0)  # POLLHUP or POLLERR: the loss has arrived
 
 
+class Unreadable(io.RawIOBase):
+    def read(self, count=-1):
+        raise OSError(errno.EIO, "the disk is gone")
+
+
 READERS = {
     "read": lambda sock: sock.read(),
     "read_exactly": lambda sock: sock.read_exactly(1),
@@ -184,6 +189,7 @@ def _enter_common():
         ("write", "BufferError", lambda sock: sock.write(memoryview(b"text")[::2])),
         ("send_file", "ValueError", lambda sock: sock.send_file(io.BytesIO(), -1)),
         ("send_file", "TypeError", lambda sock: sock.send_file(io.StringIO())),
+        ("send_file", "OSError", lambda sock: sock.send_file(Unreadable())),
     ]:
         TABLE[name, error] = simply(call)
 
