@@ -33,6 +33,7 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ...accept_errors import is_shortage
 from ...errors import (
     AionetError,
     ConnectionLostError,
@@ -158,10 +159,7 @@ class TlsWire(TlsBase, WireOver):
                         raise self._lose_by("handshake", None, TlsFailure.PLAINTEXT)
                     heard = True
                     self._incoming.write(ciphertext)
-                over = self._go_on_shaking_hands()
-                if self._seal.failure is not None:  # what was to go is lost, and the peer would wait for it
-                    raise self._error("handshake", self._seal.failure)
-                if over:
+                if self._go_on_shaking_hands() and self._seal.failure is None:
                     break
                 ciphertext = await self._receive_for_handshake()
         finally:
@@ -183,14 +181,26 @@ class TlsWire(TlsBase, WireOver):
         return True
 
     async def _receive_for_handshake(self) -> bytes:
+        failure = self._seal.failure
         try:
-            ciphertext: bytes = await self._lower.receive(_CHUNK)
+            if failure is None:
+                ciphertext: bytes = await self._lower.receive(_CHUNK)
+            else:  # the peer waits for what was not sent: what it has said before, an alert perhaps, is all
+                ciphertext = self._lower.receive_now(_CHUNK)
+        except BlockingIOError:
+            assert failure is not None
+            if is_shortage(failure):
+                raise self._error("handshake", failure) from failure
+            raise self._lose_by("handshake", failure, TlsFailure.RESET) from failure
         except ConnectionLostError as error:
             raise self._lose_by("handshake", error, TlsFailure.RESET) from error
         except ResourceExhaustedError as error:
             raise self._error("handshake", error) from error
         except SocketClosedError:
             raise self._closed_error("handshake") from None
+        except OSError as error:  # of the system, which `receive_now` passes on
+            self._refuse_if_closed("handshake")
+            raise self._lose_by("handshake", error, TlsFailure.RESET) from error
         self._refuse_if_closed("handshake")
         if not ciphertext:
             raise self._lose_by("handshake", None, TlsFailure.ENDED)

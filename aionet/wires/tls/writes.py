@@ -29,7 +29,6 @@ import ssl
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ...errors import ResourceExhaustedError
 from ..contract import Buffer
 from ..event_loop import EventLoopState
 from ..outgoing import Outgoing
@@ -134,7 +133,7 @@ class Seal:
         """Send what is there in encrypted form."""
         try:
             rest = self._lower.begin_send(self._encrypted.read())
-        except ResourceExhaustedError as error:
+        except OSError as error:
             self.failure = OSError(error.errno, error.strerror)
             raise
         if rest is not None:
