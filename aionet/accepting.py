@@ -112,7 +112,7 @@ class Acceptor:
         """
         state = self._state or self._bind_loop()
         if state.inherited:
-            raise self._refusal()
+            raise self._refusal("accept")
         at_once = state.budget >= self.cost and not self._waiters
         if at_once and (accepted := self._accept_batch(state, room())):
             return accepted
@@ -157,9 +157,9 @@ class Acceptor:
         return self._forks != forks()
 
     def refuse_if_inherited(self, operation: str) -> None:
-        """Raise `SocketInheritedError` in a fork's child."""
+        """Raise `SocketInheritedError` in a fork's child, or what comes before that."""
         if self.inherited:
-            raise SocketInheritedError(operation=operation, local_address=self._address)
+            raise self._refusal(operation)
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -175,7 +175,7 @@ class Acceptor:
 
     def _accept_now(self, state: EventLoopState, limit: int) -> list[Any]:
         if self.closed or state.inherited:
-            raise self._refusal()
+            raise self._refusal("accept")
         if self._rests:
             return []  # what is ready stays so: `_look_again` comes
         listeners = self._listeners
@@ -298,13 +298,13 @@ class Acceptor:
 
     # The loop -----------------------------------------------------------------------------------------
 
-    def _refusal(self) -> SocketClosedError | SocketInheritedError:
+    def _refusal(self, operation: str) -> SocketClosedError | SocketInheritedError:
         kind = SocketClosedError if self.closed else SocketInheritedError
-        return kind(operation="accept", local_address=self._address)
+        return kind(operation=operation, local_address=self._address)
 
     def _bind_loop(self) -> EventLoopState:
         if self.closed or self.inherited:
-            raise self._refusal()
+            raise self._refusal("accept")
         self._state = state = running_state()
         self._expect_word(state)
         return state

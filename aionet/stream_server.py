@@ -159,7 +159,8 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
     @property
     def raw_sockets(self) -> tuple[socket.socket, ...]:
         """The standard library's listening sockets, for options, not to accept from; none once closed."""
-        self._acceptor.refuse_if_inherited("raw_sockets")
+        if not self.closed:
+            self._acceptor.refuse_if_inherited("raw_sockets")
         return self._acceptor.sockets
 
     def filenos(self) -> list[int]:
