@@ -142,20 +142,14 @@ static ssize_t receive_message(int fd, struct iovec *parts, int count, int *empt
     return received;
 }
 
-static ssize_t receive_once(Stream *stream, struct iovec *parts, int count, int *emptied)
-{
-    if (count > 1 || (is_large(stream) && stream->tells_rest))
-        return receive_message(stream->fd, parts, count, emptied);
-    return recv(stream->fd, parts[0].iov_base, parts[0].iov_len, 0);
-}
-
 static ssize_t receive(Stream *stream, struct iovec *parts, int count, Py_ssize_t bytes, int *emptied)
 {
+    int fd = stream->fd, by_message = count > 1 || (is_large(stream) && stream->tells_rest);
     if (bytes <= GIL_BYTES)
-        return receive_once(stream, parts, count, emptied);
+        return by_message ? receive_message(fd, parts, count, emptied) : recv(fd, parts->iov_base, bytes, 0);
     ssize_t received;
     Py_BEGIN_ALLOW_THREADS
-    received = receive_once(stream, parts, count, emptied);
+    received = by_message ? receive_message(fd, parts, count, emptied) : recv(fd, parts->iov_base, bytes, 0);
     Py_END_ALLOW_THREADS
     return received;
 }
