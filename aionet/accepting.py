@@ -144,6 +144,7 @@ class Acceptor:
             if self._state is not None and listener.watched:
                 self._state.reactor.forget(listener.sock.fileno())
             listener.sock.close()
+        self._listeners.clear()  # each holds this
         for waiter in self._waiters:
             if not waiter.done():
                 try:
@@ -164,7 +165,7 @@ class Acceptor:
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
         """The listening sockets; none once closed."""
-        return () if self.closed else tuple(listener.sock for listener in self._listeners)
+        return tuple(listener.sock for listener in self._listeners)
 
     # Taking -------------------------------------------------------------------------------------------
 

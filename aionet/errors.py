@@ -134,7 +134,8 @@ class ConnectError(AionetError, ConnectionError):
     """No address answered. `attempts` lists every address tried, in order of their start."""
 
     attempts: Sequence[tuple[SocketAddress | UnixAddress, float, OSError]]
-    """``(address, seconds from the start of that attempt to its failure, why)`` each."""
+    """``(address, seconds from the start of that attempt to its failure, why)`` each. These errors have no
+    tracebacks: those would keep the attempts' frames alive."""
 
     def __init__(
         self,

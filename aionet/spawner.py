@@ -459,8 +459,6 @@ class ConnectionSpawner(Generic[SocketT]):
             closing = self._handler_ended(connection, error)
             if closing is not None:
                 await closing
-            if isinstance(error, asyncio.CancelledError):
-                error.__traceback__ = None  # the task keeps the error, but not the handler's frames
             raise
         else:
             closing = self._handler_ended(connection, None)
@@ -503,6 +501,8 @@ class ConnectionSpawner(Generic[SocketT]):
             connection._cause = verdict_on(connection, error, self._on_error)
             if connection._cause is CloseCause.EXHAUSTED and (shortage := shortage_in(error)) is not None:
                 self._intake.shortage.note(shortage)
+            if isinstance(error, asyncio.CancelledError):
+                error.__traceback__ = None  # the task keeps the error, but not the frames: they may hold it
         resets = error is not None and must_reset(connection, error, self._limits.on_unfinished)
         if self._followed:
             self._note_reason(connection, connection._cause, error)

@@ -142,7 +142,7 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         """
         self._acceptor.close()
         if self._tls_acceptor is not None:
-            self._tls_acceptor.close()
+            self._tls_acceptor.close(self._acceptor.take)  # which refuses from now on
         if self._ledger is not None:
             self._ledger.discard(self)
 

@@ -583,7 +583,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             raise
         finally:
             self._dialing = None
-            dialing.ended.set()
+            dialing.end()
 
     def _take_over(self, other: Self) -> None:
         """Become what `other`, just accepted, is."""
@@ -673,12 +673,16 @@ class _Dialing:
         self._cancelled_before = 0 if self._task is None else self._task.cancelling()
         self._stopped = False
         self._forks = forks()
-        self.ended = asyncio.Event()
+        self._ended = asyncio.Event()
 
     async def stop_and_wait(self) -> None:
         self.stop()
         if self._forks == forks():  # else it may never end: its loop is the parent's
-            await self.ended.wait()
+            await self._ended.wait()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._task = None  # whose error, if it ends in one, holds frames that hold this
 
     def stop(self) -> None:
         if not self._stopped and self._task is not None:

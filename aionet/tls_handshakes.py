@@ -122,9 +122,14 @@ class TlsAcceptor:
                 self._waiters.remove(waiter)
             if not self._waiters and self._taking is not None:
                 self._taking.cancel()
+            del waiter  # an error that it holds has a traceback, and so this frame
 
-    def close(self) -> None:
-        """End the handshakes, and reset who has not been given out."""
+    def close(self, refuse: Callable[[], Awaitable[Any]]) -> None:
+        """End the handshakes, and reset who has not been given out; `refuse()` raises why none come any more.
+
+        It takes the place of `accept_next`, which may hold what holds this.
+        """
+        self._accept_next = refuse
         for task in self._tasks():
             try:
                 task.cancel()
@@ -184,7 +189,7 @@ class TlsAcceptor:
             async with asyncio.timeout(_SECONDS):
                 await shake_hands(socket, self._tls)
         except OSError as error:  # among them TimeoutError
-            what = error if str(error) else f"it took more than {_SECONDS:g} s"
+            what = str(error) or f"it took more than {_SECONDS:g} s"  # not `error`, which holds this frame
             _log.info("handshake with %s failed: %s", socket.peer_address, what)
             await socket.aclose()
         else:

@@ -267,6 +267,7 @@ class DescriptorWire(QueueingWire):
             self._wake_waiters()
         if self._outgoing is not None:
             self._outgoing.fail(lambda: self._closed_error("write"))
+            self._outgoing.forget()
 
     def _wake_waiters(self) -> None:
         """Let whoever waits for input or acknowledgement look again, and find the socket closed."""

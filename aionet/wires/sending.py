@@ -24,11 +24,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from ..accept_errors import is_shortage
+from ..errors import without_traceback
 from .budget import BUDGET, UNIT_BITS
 from .event_loop import EventLoopState
 from .outgoing import Outgoing, OutgoingBuffers, SourceError
 
-__all__ = ["OutgoingQueue"]
+__all__ = ["OutgoingQueue", "nothing"]
 
 _STEPS_PER_TURN = 16  # how often one event advances the queue before the loop gets its turn
 
@@ -144,6 +145,11 @@ class OutgoingQueue:
             _complete(entry, error)
         self._on_change()
 
+    def forget(self) -> None:
+        """The wire, which holds this, is closed, and is no longer held."""
+        self._translate = _as_it_is
+        self._await_room = self._on_change = nothing
+
     def _count_failed(self, entry: Outgoing, *, told: bool) -> None:
         self.broken = True
         self.failed += max(entry.remaining, 1)  # of a file whose length nobody named, one at least
@@ -250,12 +256,12 @@ class OutgoingQueue:
                 self._break(_SOURCE)
             _complete(entry, error.reason)
         except OSError as error:
-            self._fail_by(error)
+            self._fail_by(without_traceback(error))
         if entries:
             try:
                 self._go_on_later(blocked)
             except OSError as error:
-                self._fail_by(error)
+                self._fail_by(without_traceback(error))
         self._on_change()
 
     def _fail_by(self, error: OSError) -> None:
@@ -281,6 +287,15 @@ class OutgoingQueue:
 
 def _held_by(entry: Outgoing) -> int:
     return entry.sent + entry.remaining if isinstance(entry, OutgoingBuffers) else 0
+
+
+def nothing() -> None:
+    """What is not done."""
+
+
+def _as_it_is(operation: str, error: OSError) -> Exception:
+    """After closing nothing is sent that could fail."""
+    return error
 
 
 def _complete(entry: Outgoing, error: Exception | None = None) -> None:

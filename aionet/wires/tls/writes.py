@@ -29,10 +29,11 @@ import ssl
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from ...errors import without_traceback
 from ..contract import Buffer
 from ..event_loop import EventLoopState
 from ..outgoing import Outgoing
-from ..sending import OutgoingQueue
+from ..sending import OutgoingQueue, nothing
 
 __all__ = ["PIECE", "Seal", "SealedQueue"]
 
@@ -148,7 +149,7 @@ class Seal:
 
     def forget(self) -> None:
         """The wires are closed, and nothing holds the upper one any longer."""
-        self._end = self._on_room = _nothing
+        self._end = self._on_room = nothing
         if self._pause is not None:
             self._pause.cancel()
         for rest in self.rests:
@@ -169,7 +170,7 @@ class Seal:
         if rest.done() and not rest.cancelled():
             error = rest.exception()  # which counts as having been told of it
             if isinstance(error, OSError):
-                self.failure = OSError(error.errno, error.strerror)
+                self.failure = without_traceback(error)
 
     def _look_for_room(self) -> None:
         self._pause = None
@@ -191,7 +192,7 @@ class SealedQueue(OutgoingQueue):
         on_change: Callable[[], None],
     ) -> None:
         socket: Any = seal
-        super().__init__(socket, state, translate, _nothing, on_change)
+        super().__init__(socket, state, translate, nothing, on_change)  # the seal says when there is room
         self._seal = seal
         self._head_done = False
 
@@ -201,7 +202,7 @@ class SealedQueue(OutgoingQueue):
 
     def _advance(self, entry: Outgoing) -> bool:
         if self._seal.failure is not None:
-            raise self._seal.failure
+            raise without_traceback(self._seal.failure)
         if self._seal.busy:
             raise BlockingIOError
         done = self._head_done or super()._advance(entry)
@@ -209,11 +210,6 @@ class SealedQueue(OutgoingQueue):
         if self._seal.rests:
             raise BlockingIOError
         return done
-
-    def forget(self) -> None:
-        """The wire is closed, and nothing holds it any longer."""
-        self._translate = _never
-        self._on_change = _nothing
 
 
 def _first_bytes(views: list[memoryview], most: int) -> bytes:
@@ -224,12 +220,3 @@ def _first_bytes(views: list[memoryview], most: int) -> bytes:
         if not most:
             break
     return b"".join(pieces)
-
-
-def _nothing() -> None:
-    """What is not done: the seal says by itself when there is room, and after closing nobody is told."""
-
-
-def _never(operation: str, error: OSError) -> Exception:
-    """After closing nothing is sent that could fail."""
-    return error
