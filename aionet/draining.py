@@ -99,20 +99,21 @@ class Drain:
     async def run(self) -> DrainReport:
         """Go through the steps; return as soon as all have ended. Cancel safety: it stops where it is."""
         started = self._loop.time()
-        await self._wait(self._grace_ends - self._spread)
-        await self._cancel_the_rest()
-        self._in_grace = False
-        await self._wait(self._loop.time() + self._hard)
-        stragglers = self._left()
-        report = DrainReport(
-            finished=len(self._connections) - len(self._cancelled),
-            cancelled=len(self._cancelled) - len(stragglers),
-            aborted=len(stragglers),
-            seconds=self._loop.time() - started,
-            stragglers=tuple(self._abort(task) for task in stragglers),
-        )
-        self.done = True
-        return report
+        try:
+            await self._wait(self._grace_ends - self._spread)
+            await self._cancel_the_rest()
+            self._in_grace = False
+            await self._wait(self._loop.time() + self._hard)
+            stragglers = self._left()
+            return DrainReport(
+                finished=len(self._connections) - len(self._cancelled),
+                cancelled=len(self._cancelled) - len(stragglers),
+                aborted=len(stragglers),
+                seconds=self._loop.time() - started,
+                stragglers=tuple(self._abort(task) for task in stragglers),
+            )
+        finally:  # even if it fails: serving waits for it
+            self.done = True
 
     def hurry(self, grace: float, hard: float) -> None:
         """Let the grace end in `grace` seconds and what follows take `hard`, where that is sooner."""
@@ -191,8 +192,13 @@ async def leave_behind(connections: Iterable[Connection[Any]], last_words: Calla
 
 def _stack_of(task: asyncio.Task[None]) -> str:
     """All of what `task` awaits, outermost first; its own `get_stack` shows the first frame only."""
-    frames = ((frame, frame.f_lineno) for frame in _frames_of(task.get_coro()))
-    return "".join(traceback.StackSummary.extract(frames).format())
+    frames: list[tuple[FrameType, int]] = []
+    rest = ""
+    try:
+        frames.extend((frame, frame.f_lineno) for frame in _frames_of(task.get_coro()))
+    except Exception as error:  # of an awaitable with attributes of its own; the drain must not fail by it
+        rest = f"  (the rest cannot be shown: {error!r})\n"
+    return "".join(traceback.StackSummary.extract(frames).format()) + rest
 
 
 def _frames_of(awaited: Any) -> Iterator[FrameType]:

@@ -351,11 +351,15 @@ class ConnectionSpawner(Generic[SocketT]):
             return
         self._connections.add(connection)
         self._fill_if_full()
-        if make_task is not None:
-            coroutine = drive(self._handler, socket, self._handler_ended, connection)
-            connection._task = make_task(coroutine, name=self._task_name)
-        else:
-            self._make_task(connection, loop, tls)
+        try:
+            if make_task is not None:
+                coroutine = drive(self._handler, socket, self._handler_ended, connection)
+                connection._task = make_task(coroutine, name=self._task_name)
+            else:
+                self._make_task(connection, loop, tls)
+        except BaseException:  # a task factory's: a connection without a task would never end
+            self._give_up(connection)
+            raise
 
     def _fill_if_full(self) -> None:
         if len(self._connections) == self._limits.max_connections:
@@ -471,9 +475,10 @@ class ConnectionSpawner(Generic[SocketT]):
             if connection.task is task:
                 if connection._cause is None:
                     connection._cause = CloseCause.CANCELLED
-                self._note_reason(connection, connection._cause)
-                connection.socket.abort()
-                self._ended(connection)
+                try:
+                    self._note_reason(connection, connection._cause)
+                finally:
+                    self._give_up(connection)
 
     # Ending -------------------------------------------------------------------------------------------
 

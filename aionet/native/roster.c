@@ -120,15 +120,15 @@ static int cause_of(Roster *roster, ConnectionBase *connection, PyObject *error)
     return logged < 0 ? -1 : logged ? CAUSES : PEER_LOST;
 }
 
-static int count_end(Roster *roster, Py_ssize_t number)
+static PyObject *next_count(Roster *roster, Py_ssize_t number)
 {
     PyObject *one = PyLong_FromLong(1);
     PyObject *count = one == NULL ? NULL : PyNumber_Add(PyList_GET_ITEM(roster->counts, number), one);
     Py_XDECREF(one);
-    return count == NULL ? -1 : PyList_SetItem(roster->counts, number, count);
+    return count;
 }
 
-/* Whether it was an everyday end, and is over; -1 on an error. */
+/* Whether it was an everyday end, and is over; -1 on an error, and it is not over: what may fail comes first. */
 static int end_at_once(Roster *roster, ConnectionBase *connection, PyObject *error)
 {
     Py_ssize_t active = PySet_GET_SIZE(roster->connections);
@@ -137,13 +137,28 @@ static int end_at_once(Roster *roster, ConnectionBase *connection, PyObject *err
     int cause = cause_of(roster, connection, error);
     if (cause < 0 || cause == CAUSES)
         return cause < 0 ? -1 : 0;
-    int closed = socket_close_at_once(roster->state, connection->socket);
-    if (closed <= 0)
-        return closed;
+    PyObject *count = next_count(roster, roster->numbers[cause]);
+    int closed = count == NULL ? -1 : socket_close_at_once(roster->state, connection->socket);
+    if (closed <= 0 || PySet_Discard(roster->connections, (PyObject *)connection) < 0) {
+        Py_XDECREF(count);
+        return closed == 0 ? 0 : -1;
+    }
     Py_XSETREF(connection->cause, Py_NewRef(PyTuple_GET_ITEM(roster->causes, cause)));
-    if (PySet_Discard(roster->connections, (PyObject *)connection) < 0)
-        return -1;
-    return count_end(roster, roster->numbers[cause]) < 0 ? -1 : 1;
+    return PyList_SetItem(roster->counts, roster->numbers[cause], count) < 0 ? -1 : 1;
+}
+
+/* Something failed before the end was over: it is as if that had ended the handler, and is `ended`'s business. */
+static PyObject *end_after_failure(Roster *roster, PyObject *connection)
+{
+    PyObject *raised = take_exception(), *arguments[] = {connection, raised};
+    PyObject *rest = PyObject_Vectorcall(roster->ended, arguments, 2, NULL);
+    if (rest == Py_None && !PyObject_TypeCheck(raised, (PyTypeObject *)PyExc_Exception)) { /* an interrupt, say */
+        Py_DECREF(rest);
+        raise_taken(raised);
+        return NULL;
+    }
+    Py_DECREF(raised);
+    return rest;
 }
 
 /* The handler of a connection has ended: what a driver calls, with the connection and the error or None. */
@@ -157,7 +172,7 @@ static PyObject *roster_vectorcall(PyObject *self, PyObject *const *arguments, s
     }
     int ended = end_at_once(roster, (ConnectionBase *)arguments[0], arguments[1]);
     if (ended < 0)
-        return NULL;
+        return end_after_failure(roster, arguments[0]);
     if (ended)
         Py_RETURN_NONE;
     return PyObject_Vectorcall(roster->ended, arguments, 2, NULL);
