@@ -358,7 +358,7 @@ class ConnectionSpawner(Generic[SocketT]):
             else:
                 self._make_task(connection, loop, tls)
         except BaseException:  # a task factory's: a connection without a task would never end
-            self._give_up(connection)
+            self._give_up(connection, CloseCause.FAILED)
             raise
 
     def _fill_if_full(self) -> None:
@@ -473,12 +473,7 @@ class ConnectionSpawner(Generic[SocketT]):
         """`task` was cancelled before its first step, so that none of its code ran."""
         for connection in self.connections:
             if connection.task is task:
-                if connection._cause is None:
-                    connection._cause = CloseCause.CANCELLED
-                try:
-                    self._note_reason(connection, connection._cause)
-                finally:
-                    self._give_up(connection)
+                self._give_up(connection, CloseCause.CANCELLED)
 
     # Ending -------------------------------------------------------------------------------------------
 
@@ -491,7 +486,7 @@ class ConnectionSpawner(Generic[SocketT]):
             if closing is not None:
                 return self._close_to_end(connection, closing)
         except BaseException:  # a callback's, or an interrupt: the connection ends all the same
-            self._give_up(connection)
+            self._give_up(connection, CloseCause.FAILED)
             raise
         self._ended(connection)
         return None
@@ -533,11 +528,12 @@ class ConnectionSpawner(Generic[SocketT]):
         finally:
             self._ended(connection)
 
-    def _give_up(self, connection: Connection[SocketT]) -> None:
-        """End it, though something has gone wrong on the way."""
+    def _give_up(self, connection: Connection[SocketT], cause: CloseCause) -> None:
+        """Reset `connection` and strike it off: its task never began, or something failed while it ended."""
         if connection._cause is None:
-            connection._cause = CloseCause.FAILED
+            connection._cause = cause
         try:
+            self._note_reason(connection, connection._cause)
             connection.socket.abort()
         finally:
             self._ended(connection)

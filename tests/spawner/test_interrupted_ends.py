@@ -57,27 +57,40 @@ async def ended_once(spawner: Any, serving: asyncio.Task[None], loop_complaints:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("kind_of_error", [RuntimeError, asyncio.CancelledError, Odd])
-@pytest.mark.parametrize("where", ["on_error", "on_close", "closing"])
+@pytest.mark.parametrize(
+    ("where", "observed"),
+    [("on_error", False), ("on_error", True), ("on_close", True), ("closing", False), ("closing", True)],
+)
 async def test_an_exception_on_the_way(
     stage: Stage,
     where: str,
+    observed: bool,
     kind_of_error: type[BaseException],
     monkeypatch: pytest.MonkeyPatch,
     loop_complaints: list[str],
 ) -> None:
     fail = raising(kind_of_error)
-    spawner: Any
+    reasons: list[aionet.CloseReason] = []
+
+    def on_close(connection: Any, reason: aionet.CloseReason) -> None:
+        reasons.append(reason)
+        if where == "on_close":
+            fail()
+
     if where == "closing":
         monkeypatch.setattr(stream_socket.AsyncStreamSocket, "_begin_close", fail)
-        spawner = aionet.ConnectionSpawner(return_)
-    else:
-        spawner = aionet.ConnectionSpawner(crash, **{where: fail})
+    spawner: Any = aionet.ConnectionSpawner(
+        return_ if where == "closing" else crash,
+        on_error=fail if where == "on_error" else None,
+        on_close=on_close if observed else None,
+    )
     server = stage.server("tcp")
     serving = await stage.serve(spawner, server)
     client = stage.client(server)
     client.send_now(b"x")
     await client.end()
     await ended_once(spawner, serving, loop_complaints)
+    assert len(reasons) == observed
 
 
 @pytest.mark.asyncio
