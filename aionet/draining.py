@@ -3,9 +3,9 @@
 Theory of operation
 -------------------
 Three steps, each for those whom the one before did not end: wait for the time of grace; cancel the task,
-whose connection then closes gracefully; abort the connection. The last step cannot make a handler return that
-swallows its cancellation, but it takes its connection away, and nobody waits for it any longer: the report
-shows where it was.
+whose connection then closes gracefully, or is reset in the middle of a write; abort the connection. The last
+step cannot make a handler return that swallows its cancellation, but it takes its connection away, and the
+drain waits for it no longer: the report shows where it was.
 
 Cancelling all at once would send all clients back at once, to whatever takes over. So it may be spread over
 the last seconds of the grace.

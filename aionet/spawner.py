@@ -22,6 +22,9 @@ roster, if it has one (`native/roster.c`). What is not an everyday end comes bac
 *Why it ended.* Every connection ends for one `CloseCause`: the spawner's, if it decided that, else what the
 handler's end says. Causes are counted; a whole `CloseReason` is made only if somebody wants it (`on_close`).
 
+*Once.* Every way to the end of a connection leads to `_ended`, which takes it out of the set, and counts it
+if it was there. Where something raises on the way, the connection is reset first (`_give_up`).
+
 *Names.* The tasks of all connections have one name, that of their handler (making a number for each is a
 fortieth of what a short connection costs); connections have ids.
 
@@ -72,7 +75,7 @@ _HARD = 1.0  # seconds that a cancelled handler has before its connection is res
 SocketT = TypeVar("SocketT", bound=AsyncStreamSocket[Any])
 
 Handler = Callable[[SocketT], Awaitable[object]]
-"""``async def handler(socket)``; the socket is closed when it returns."""
+"""``async def handler(socket)``; the socket is closed when it returns, and reset when it raises."""
 
 OnError = Callable[[SocketT, Exception], object]
 """``on_error(socket, error)``, called in the connection's task before its socket is closed."""
@@ -90,7 +93,8 @@ class ConnectionSpawner(Generic[SocketT]):
     """Runs `handler(socket)` in a task of its own for every connection of its servers.
 
     Args:
-        handler: a coroutine function; the socket is closed when it returns or raises.
+        handler: a coroutine function; the socket is closed when it returns, and reset when it raises (see
+            `ConnectionLimits.on_unfinished`).
         limits: how many at a time, how long, how much.
         on_error: called with the socket and the exception of a crashed handler, not for a peer that left.
         on_close: called with the connection and the `CloseReason` of everyone that ends, those turned away

@@ -12,7 +12,7 @@ import pytest
 from helpers import begin, give_turns, until
 from peers import flood
 
-from aionet import ConnectionLostError, DeliveryError, SocketClosedError
+from aionet import ConnectionLostError, DeliveryError, IncompleteReadError, SocketClosedError
 
 pytestmark = pytest.mark.asyncio
 
@@ -74,6 +74,64 @@ async def test_leaving_an_async_with_closes(pair):
         await entered.write(b"goodbye")
     assert pair.socket.closed
     assert await pair.peer.receive_to_end() == b"goodbye"
+
+
+async def crash(sock):
+    raise LookupError("a fault of the block")
+
+
+async def be_cancelled(sock):
+    asyncio.current_task().cancel()
+    await sock.read()
+
+
+async def be_cancelled_while_it_writes(sock):
+    asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
+    await sock.write(bytes(BIG))
+
+
+async def end_and_crash(sock):
+    await sock.send_eof()
+    await crash(sock)
+
+
+async def expect_more(sock):
+    await sock.read_exactly(10)
+
+
+@pytest.mark.parametrize(
+    ("block", "sent", "clean"),
+    [
+        (crash, b"", False),
+        (be_cancelled, b"", True),
+        (be_cancelled_while_it_writes, b"", False),
+        (end_and_crash, b"", True),
+        (expect_more, b"", True),
+        (expect_more, b"part", False),
+    ],
+)
+async def test_an_exception_that_leaves_an_async_with(pair, transport, block, sent, clean):
+    """It aborts, unless nothing that was written can be unfinished."""
+
+    async def enter_and_leave():
+        async with pair.socket:
+            await pair.socket.write(b"half")
+            await block(pair.socket)
+
+    if block is expect_more:
+        pair.peer.send_now(sent)
+        pair.peer.half_close()
+    leaving = asyncio.create_task(enter_and_leave())
+    with pytest.raises((LookupError, IncompleteReadError, asyncio.CancelledError)):
+        await leaving
+    assert pair.socket.closed
+    if clean:
+        assert await pair.peer.receive_to_end() == b"half"
+    elif transport.resets:
+        with pytest.raises(ConnectionResetError):
+            await pair.peer.receive_to_end()
+    else:  # a Unix peer has read an end of what there was
+        assert len(await pair.peer.receive_to_end()) < BIG
 
 
 async def test_closing_twice_does_nothing(sock, peer):
