@@ -33,7 +33,7 @@ class SpawnerStats:
     cancelled: int
     """Handlers that were cancelled."""
     cut: int = 0
-    """Connections that one of the limits ended."""
+    """Connections that one of the limits ended, or that lacked resources."""
     rejected: int = 0
     """Connections that were turned away before a handler saw them."""
     causes: Mapping[CloseCause, int] = field(default_factory=dict, compare=False)

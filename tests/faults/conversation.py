@@ -40,7 +40,7 @@ from .plans import KINDS, LOOPS, calls, failed, plan
 
 PATIENCE = 10.0
 MOST_CALLS = 2000
-BIG = bytes(range(251)) * 4000
+BIG = bytes(range(251)) * 2000
 
 
 class Peer(threading.Thread):

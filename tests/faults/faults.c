@@ -5,7 +5,8 @@
  * Each function of the C library that is named here counts its calls and passes them on, except for those that a plan
  * names: they fail with the plan's errno, or, where that is 0, are asked for a single byte (a short count). Only the
  * thread that made a plan counts and fails, so that a peer in another thread of the same process is left alone; and
- * what libuv asks of its own epoll instance is passed on, because it ends the process when that fails.
+ * what libuv asks of its own epoll instance is passed on, because it ends the process when that fails. Of epoll_ctl(2)
+ * those calls count that ask for events: a selector that asks for fewer never fails for lack of resources.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -122,8 +123,8 @@ int accept4(int fd, struct sockaddr *name, socklen_t *length, int flags)
 int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 {
     NEXT(epoll_ctl);
-    int counts = operation != EPOLL_CTL_DEL && planned && !is_libuv(__builtin_return_address(0));
-    return counts && fails(EPOLL_CTL) == 1 ? -1 : next(epoll, operation, fd, event);
+    int asks = operation == EPOLL_CTL_ADD || (operation == EPOLL_CTL_MOD && (event->events & EPOLLET));
+    return asks && planned && !is_libuv(__builtin_return_address(0)) && fails(EPOLL_CTL) == 1 ? -1 : next(epoll, operation, fd, event);
 }
 
 int epoll_create1(int flags)

@@ -39,7 +39,17 @@ from typing import IO, Any
 
 import aionet
 
-__all__ = ["CrashedError", "End", "IncomingStream", "OutgoingStream", "RawEnd", "Work", "World", "reap"]
+__all__ = [
+    "CrashedError",
+    "End",
+    "IncomingStream",
+    "MakeFaults",
+    "OutgoingStream",
+    "RawEnd",
+    "Work",
+    "World",
+    "reap",
+]
 
 HEADER = struct.Struct(">4sIII")  # magic, stream, number of the frame, length of the body
 MAGIC = b"cHaO"
@@ -51,6 +61,7 @@ PATIENCE = 5.0  # seconds that an end's tasks may take to notice that it was clo
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 _LOST, _CLOSED = aionet.ConnectionLostError, aionet.SocketClosedError
+_EXHAUSTED = aionet.ResourceExhaustedError
 DOCUMENTED: dict[str, tuple[type[Exception], ...]] = {
     "accept": (_CLOSED,),
     "aclose": (aionet.DeliveryError,),
@@ -59,18 +70,20 @@ DOCUMENTED: dict[str, tuple[type[Exception], ...]] = {
     "read": (
         _LOST,
         _CLOSED,
+        _EXHAUSTED,
         aionet.SocketBusyError,
         aionet.IncompleteReadError,
         aionet.LimitExceededError,
     ),
-    "send_eof": (_LOST, _CLOSED),
+    "send_eof": (_LOST, _CLOSED, _EXHAUSTED),
     "wait_acknowledged": (aionet.DeliveryError, _CLOSED),
-    "write": (_LOST, _CLOSED),
+    "write": (_LOST, _CLOSED, _EXHAUSTED),
 }
 """What may come out of each operation, `TimeoutError` and `CancelledError` of the caller's making aside."""
 
 
 Work = Callable[[], Coroutine[Any, Any, object]]
+MakeFaults = Callable[[random.Random], object] | None
 
 
 class CrashedError(Exception):
@@ -214,8 +227,10 @@ class IncomingStream:
 class World:
     """What all actors share: streams, random numbers, counts, failures, and when to stop."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, make_faults: MakeFaults = None) -> None:
         self.seed = seed
+        self.make_faults = make_faults
+        """Has some of the next system calls fail for lack of resources, where there is such a thing."""
         self.counts: Counter[str] = Counter()
         self.failures: list[BaseException] = []
         self.stopping = threading.Event()

@@ -11,7 +11,10 @@ away; in `AcceptRace` tasks are cancelled in the very turn in which what they wa
 A watchdog thread sees to it that something happens all the time. After the given time everybody is told to
 stop, the spawner is drained, and the books have to balance: bytes, tasks, descriptors, objects, counts.
 
-``AIONET_CHAOS_SEED`` repeats the run of a seed, ``AIONET_CHAOS_SECONDS`` sets the length of the long one.
+Each test runs the chaos with several seeds, one after the other: one that is always the same, and others that
+are new. They are printed before they run, and each again when its run is over. ``AIONET_CHAOS_SEED`` repeats
+the runs of the seeds that it lists (``1,2``), ``AIONET_CHAOS_SECONDS`` sets the length of the long test, all
+of its seeds together.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -39,9 +43,9 @@ from helpers import give_turns, open_descriptors, until
 
 import aionet
 
-from .chaos import RESET_ON_CLOSE, CrashedError, End, RawEnd, Work, World, reap
+from .chaos import RESET_ON_CLOSE, CrashedError, End, MakeFaults, RawEnd, Work, World, reap
 
-SEED = int(os.environ.get("AIONET_CHAOS_SEED", "1"))
+SEEDS = [int(seed) for seed in os.environ.get("AIONET_CHAOS_SEED", "").split(",") if seed]
 SECONDS = float(os.environ.get("AIONET_CHAOS_SECONDS", "60"))
 PATIENCE = 10.0  # seconds without any progress
 LINGER = 0.3
@@ -124,6 +128,9 @@ class Chaos:
         for number in range(RAW_CLIENTS):
             yield f"raw client {number}", self._be_raw_client
         yield "pauses", self._pause_a_server
+        if self._world.make_faults is not None:
+            yield "faults", self._make_faults
+            return  # the drills expect that everything succeeds
         yield "pile-up", lambda rng: PileUp(self._world, rng).run()
         yield "accept race", lambda rng: AcceptRace(self._world, rng).run()
 
@@ -152,7 +159,11 @@ class Chaos:
         print(f"{report}\n{stats}")
         assert report.aborted == 0
         assert stats.active == 0
-        assert stats.accepted == stats.completed + stats.failed + stats.disconnected + stats.cancelled
+        assert (
+            stats.accepted
+            == stats.completed + stats.failed + stats.disconnected + stats.cancelled + stats.cut
+        )
+        assert set(stats.causes) & {aionet.CloseCause.EXHAUSTED} == set() or self._world.make_faults
         assert stats.failed == self._crashes
 
     # Serving ------------------------------------------------------------------------------------------
@@ -203,6 +214,11 @@ class Chaos:
         server.pause()
         await asyncio.sleep(rng.random() * 0.02)
         server.resume()
+
+    async def _make_faults(self, rng: random.Random) -> None:
+        await asyncio.sleep(rng.random() * 0.02)
+        assert self._world.make_faults is not None
+        self._world.make_faults(rng)
 
     # Dialing ------------------------------------------------------------------------------------------
 
@@ -500,9 +516,9 @@ def _compare(before: dict[int, str], world: World) -> None:
         world.fail(AssertionError(f"descriptors left open: {left}"))
 
 
-def run_chaos(loop_factory: LoopFactory, seconds: float) -> World:
+def run_chaos(loop_factory: LoopFactory, seconds: float, seed: int, make_faults: MakeFaults = None) -> World:
     """Run the chaos and check all the books; raise what went wrong, all of it."""
-    world = World(SEED)
+    world = World(seed, make_faults)
     before = open_descriptors()
     with _quiet(), asyncio.Runner(loop_factory=loop_factory) as runner:
         try:
@@ -514,18 +530,38 @@ def run_chaos(loop_factory: LoopFactory, seconds: float) -> World:
     if alive and not world.failures:  # whose tracebacks hold on to much
         world.fail(AssertionError(f"{len(alive)} objects are still alive, such as {alive[0]!r}"))
     _compare(before, world)
-    print(f"AIONET_CHAOS_SEED={SEED}", *sorted(world.counts.items()), sep="\n")
+    print(f"AIONET_CHAOS_SEED={seed}", *sorted(world.counts.items()), sep="\n")
     if world.failures:
-        raise BaseExceptionGroup(f"chaos with AIONET_CHAOS_SEED={SEED}", world.failures)
+        raise BaseExceptionGroup(f"chaos with AIONET_CHAOS_SEED={seed}", world.failures)
     return world
+
+
+def seeds_for(count: int) -> list[int]:
+    """Return the seeds that were asked for, or `count`, of which the first is always the same."""
+    return SEEDS or [1, *(random.SystemRandom().randrange(2, 1 << 32) for _ in range(count - 1))]
+
+
+def run_seeds(loop_factory: LoopFactory, seconds: float, seeds: list[int]) -> Counter[str]:
+    """Run the chaos with each of `seeds`, for `seconds` in all; return what was counted."""
+    counts: Counter[str] = Counter()
+    for seed in seeds:
+        counts += run_chaos(loop_factory, seconds / len(seeds), seed).counts
+    return counts
+
+
+def announced(seeds: list[int], capfd: pytest.CaptureFixture[str]) -> list[int]:
+    """Print `seeds` at once: a run that ends the process leaves nothing of what was captured."""
+    with capfd.disabled():
+        print(f"\nAIONET_CHAOS_SEED={','.join(map(str, seeds))}", file=sys.stderr, flush=True)
+    return seeds
 
 
 chaotic = functools.partial(pytest.mark.parametrize, "loop_name", LOOP_FACTORIES)
 
 
 @chaotic()
-def test_a_little_chaos(loop_name: str) -> None:
-    run_chaos(LOOP_FACTORIES[loop_name], 3.0)
+def test_a_little_chaos(loop_name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    run_seeds(LOOP_FACTORIES[loop_name], 3.0, announced(seeds_for(2), capfd))
 
 
 SEEN = (
@@ -545,8 +581,8 @@ SEEN = (
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 120)
 @chaotic()
-def test_long_chaos(loop_name: str) -> None:
-    counts = run_chaos(LOOP_FACTORIES[loop_name], SECONDS).counts
+def test_long_chaos(loop_name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    counts = run_seeds(LOOP_FACTORIES[loop_name], SECONDS, announced(seeds_for(3), capfd))
     assert counts["connect: done"] > 300
     missed = [what for what in SEEN if not counts[what]]
     assert not missed or SECONDS < 30, f"never happened: {missed}"
