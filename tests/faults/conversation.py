@@ -32,8 +32,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from tls_peers import HOST, TlsOverSocket, contexts
-
 import aionet
 
 from .plans import KINDS, LOOPS, calls, failed, plan
@@ -77,7 +75,7 @@ class Peer(threading.Thread):
         end: Any = sock
         if self._tls:
             context = CONTEXTS.server if self._tls_server else CONTEXTS.client
-            end = TlsOverSocket(sock, context, server_side=self._tls_server)
+            end = tls_peers.TlsOverSocket(sock, context, server_side=self._tls_server)
             end.shake_hands_now()
         with contextlib.suppress(OSError):  # reset: it is to read what there is all the same
             self._next()
@@ -203,7 +201,9 @@ class Stage:
             peer.start()
             options = aionet.TcpOptions(send_buffer=1 << 16, close_notify_wait=0.2)
             sock = aionet.AsyncTcpSocket(options=options)
-            tls: dict[str, Any] = {"tls": CONTEXTS.client, "server_hostname": HOST} if self.tls else {}
+            tls: dict[str, Any] = (
+                {"tls": CONTEXTS.client, "server_hostname": tls_peers.HOST} if self.tls else {}
+            )
             try:
                 await sock.connect_to(listener.getsockname()[:2], **tls)
             except aionet.AionetError as error:
@@ -297,6 +297,9 @@ class _Lines(logging.Handler):
 if __name__ == "__main__":
     loop, transport, cases = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     logging.getLogger("aionet").addHandler(_Lines())
-    CONTEXTS = contexts() if transport.endswith("tls") else None
+    if transport.endswith("tls"):
+        import tls_peers  # which takes a while
+
+        CONTEXTS = tls_peers.contexts()
     with asyncio.Runner(loop_factory=LOOPS[loop]()) as runner:
         runner.run(main(transport, cases))

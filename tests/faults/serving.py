@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from helpers import until
-from tls_peers import TlsOverSocket, contexts
 
 import aionet
 from aionet import CloseCause
@@ -143,6 +142,8 @@ async def a_peer_cannot_be_watched() -> None:
 
 
 async def a_handshake_lacks_resources() -> None:
+    from tls_peers import TlsOverSocket, contexts  # which takes as long to import as another scene takes
+
     async with serving(tls=contexts().server) as (spawner, server):
         for number in (0, errno.ENOSPC, 0):
             plan("epoll_ctl", 1, 1 if number else 0, number)
