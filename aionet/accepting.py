@@ -95,6 +95,7 @@ class Acceptor:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
+        self._watches = False  # whether every event will be told of from now on
         self._holders: set[object] = set()
         self.on_exhausted: Callable[[socket.socket, OSError], bool] | None = None
         """Asked, with a listening socket and its error, when resources are exhausted: whether to try again
@@ -254,7 +255,7 @@ class Acceptor:
 
     def _expect_word(self, state: EventLoopState) -> None:
         """Make sure that the next event wakes the first waiter, or the end of a pause does."""
-        if self._rests:
+        if self._watches or self._rests:
             return
         reactor = state.reactor
         try:
@@ -264,6 +265,7 @@ class Acceptor:
                     listener.watched = True
                 if reactor.one_shot:
                     reactor.arm_reads(listener.sock.fileno())
+            self._watches = not reactor.one_shot
         except OSError as error:
             if not is_shortage(error):
                 raise
