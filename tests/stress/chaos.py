@@ -564,7 +564,7 @@ READS: list[tuple[str, Callable[[Any, random.Random], Coroutine[Any, Any, bytes]
     ("read_line", lambda sock, rng: sock.read_line(rng.choice((10, 65_536)))),
     ("read_until", lambda sock, rng: sock.read_until(b"\n", b"\0\0", max_bytes=rng.choice((10, 1_000)))),
     ("read_into", _read_into),
-    ("peek", lambda sock, rng: sock.peek(rng.choice((1, 1_000)))),
+    ("peek", lambda sock, rng: sock.peek(1_000, at_least=rng.choice((1, 1, 3, 1_000)))),
     ("anext", lambda sock, rng: anext(sock, b"")),
 ]
 

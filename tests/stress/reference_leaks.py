@@ -187,6 +187,7 @@ async def peek() -> None:
     async with accepted() as (sock, peer):
         peer.send(b"hello")
         assert await sock.peek(3) == b"hel"
+        await cancel(await begun(sock.peek(9, at_least=6)))
         assert await sock.read_exactly(5) == b"hello"
         await cancel(await begun(sock.peek()))
 
