@@ -261,7 +261,7 @@ class OutgoingFile:
             data = self._file.read(count)
             if data is None:  # as of a raw file that does not block
                 raise BlockingIOError(errno.EAGAIN, f"{self._file!r} has nothing to read yet")
-            return _as_bytes_view(data)
+            return _as_bytes_view(data)[:count]
         except Exception as error:
             raise SourceError(error) from error
 
