@@ -1,8 +1,11 @@
 """`EpollSelector`: a whole selector around the compiled one, for `asyncio.SelectorEventLoop`.
 
 The C type (`selector.c`) waits, and wakes the tasks of our streams; what is left are asyncio's own
-descriptors, which are kept here as every selector of the standard library keeps them. In a fork's child,
-where the epoll instance is the parent's, too, they are polled from here.
+descriptors, which are kept here as every selector of the standard library keeps them.
+
+*In a fork's child* the epoll instance is the parent's, too, and so is every descriptor that was registered
+before the fork, the pipe among them by which threads wake the loop: a byte that the child read there would be
+missing in the parent. So the child polls what it has registered itself, and looks at its loop now and then.
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ import selectors
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ._compiled import Selector
+from ._compiled import Selector, forks
 
 __all__ = ["EpollSelector"]
 
 _READ = select.EPOLLIN
 _WRITE = select.EPOLLOUT
+_LONGEST_WAIT = 0.01  # seconds, in a fork's child, which no thread can wake
 
 
 class EpollSelector(Selector, selectors.BaseSelector):
@@ -26,6 +30,8 @@ class EpollSelector(Selector, selectors.BaseSelector):
 
     def __init__(self) -> None:
         self._keys: dict[int, selectors.SelectorKey] = {}
+        self._registered: dict[int, int] = {}
+        """After how many forks each descriptor was."""
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         if not events or events & ~(selectors.EVENT_READ | selectors.EVENT_WRITE):
@@ -35,6 +41,7 @@ class EpollSelector(Selector, selectors.BaseSelector):
             raise KeyError(f"{fileobj!r} (FD {key.fd}) is already registered")
         self._add(key.fd, _as_epoll(events))
         self._keys[key.fd] = key
+        self._registered[key.fd] = forks()
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
@@ -67,11 +74,13 @@ class EpollSelector(Selector, selectors.BaseSelector):
         return ready
 
     def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """As `_select`, without the epoll instance: poll(2) has the same numbers, and takes no event away."""
+        """As `_select`, in a fork's child; poll(2) has the same numbers."""
         poll = select.poll()
         for fd, key in self._keys.items():
-            poll.register(fd, _as_epoll(key.events))
-        return poll.poll(None if timeout is None else max(math.ceil(timeout * 1000), 0))
+            if self._registered[fd] == forks():
+                poll.register(fd, _as_epoll(key.events))
+        seconds = _LONGEST_WAIT if timeout is None else min(max(timeout, 0), _LONGEST_WAIT)
+        return poll.poll(math.ceil(seconds * 1000))
 
     def close(self) -> None:
         self._close()

@@ -59,7 +59,9 @@ async def handler(sock: Any) -> None:
                 child = os.fork()
                 if child == 0:
                     await child_of(kind, loop, [connection.socket for connection in spawner.connections])
-                if kind != "stays":
+                if sys.argv[1] == "aionet" and kind == "exits":
+                    await asyncio.to_thread(os.waitpid, child, 0)
+                elif kind == "exits":  # asyncio's loop is not woken by threads once the child has closed it
                     os.waitpid(child, 0)
                 await sock.write(b"forked")
             elif words == "big":

@@ -6,6 +6,7 @@ import selectors
 import socket
 
 import pytest
+from forking import in_child
 
 from .support import make_selector
 
@@ -152,3 +153,26 @@ def test_modifying_what_was_closed(selector):
     theirs.close()
     with pytest.raises(OSError):
         selector.modify(ours, WRITE)
+
+
+def test_a_forked_child_hears_only_of_what_it_has_registered(pair):
+    ours, theirs = pair
+    with make_selector() as selector:
+        selector.register(ours, READ)
+        theirs.send(b"for the parent")
+
+        async def select():
+            assert selector.select(0) == []
+            assert selector.select(None) == []  # for its loop to look
+            one, other = socket.socketpair()
+            with one, other:
+                key = selector.register(one, READ | WRITE)
+                other.send(b"for the child")
+                assert selector.select(0) == [(key, READ | WRITE)]
+                selector.modify(one, READ)
+                assert selector.select(None) == [(selector.get_key(one), READ)]
+                selector.unregister(one)
+            selector.unregister(ours)
+
+        in_child(select)
+        assert selector.select(0) == [(selector.get_key(ours), READ)]
