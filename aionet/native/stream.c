@@ -447,7 +447,7 @@ static PyObject *stream_new(PyTypeObject *type, PyObject *arguments, PyObject *n
 
 static PyObject *stream_receive_method(PyObject *self, PyObject *argument)
 {
-    Py_ssize_t max_bytes = PyLong_AsSsize_t(argument);
+    Py_ssize_t max_bytes = PyNumber_AsSsize_t(argument, NULL); /* more than there can be is as much as there is */
     if (max_bytes == -1 && PyErr_Occurred())
         return NULL;
     Stream *stream = (Stream *)self;

@@ -617,7 +617,7 @@ Tls *tls_beneath(ModuleState *state, PyObject *socket, Kind kind)
 
 static PyObject *tls_receive(PyObject *self, PyObject *argument)
 {
-    Py_ssize_t max_bytes = PyLong_AsSsize_t(argument);
+    Py_ssize_t max_bytes = PyNumber_AsSsize_t(argument, NULL); /* more than there can be is as much as there is */
     if (max_bytes == -1 && PyErr_Occurred())
         return NULL;
     return tls_operation_new(((Tls *)self)->state, READ, NULL, (Tls *)self, NULL, max_bytes);

@@ -73,12 +73,13 @@ async def test_after_the_end_writing_goes_on(sock, peer):
     assert await peer.receive_exactly(6) == b"answer"
 
 
-async def test_a_large_max_bytes_takes_no_memory_for_what_does_not_come(sock, peer):
+@pytest.mark.parametrize("max_bytes", [1 << 20, sys.maxsize, sys.maxsize + 1])
+async def test_a_large_max_bytes_takes_no_memory_for_what_does_not_come(sock, peer, max_bytes):
     for _ in range(2):  # the first brings about what is kept
         peer.send_now(b"!")
         tracemalloc.start()
         try:
-            assert await sock.read(sys.maxsize) == b"!"
+            assert await sock.read(max_bytes) == b"!"
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -107,14 +107,9 @@ async def test_views_that_are_not_contiguous(line, name):
 
 
 async def test_huge_reads(line):
-    line.peer.send_now(b"abc")
-    assert await line.sock.read(50_000_000) == b"abc"
-    line.peer.send_now(b"abc")
-    with pytest.raises(MemoryError):
-        await line.sock.read(2**62)
-    with pytest.raises(OverflowError):
-        await line.sock.read(2**70)
-    assert await line.sock.read() == b"abc"
+    for max_bytes in (50_000_000, 2**62, 2**70):
+        line.peer.send_now(b"abc")
+        assert await line.sock.read(max_bytes) == b"abc"
 
 
 @pytest.mark.parametrize("kind", BUFFERS)
