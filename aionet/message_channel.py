@@ -21,6 +21,9 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .errors import SocketInheritedError
+from .wires.forks import forks
+
 __all__ = ["MessageChannel", "until_readable"]
 
 _LONGEST = 1 << 18
@@ -28,15 +31,22 @@ _CHUNK = 1 << 16
 
 
 async def until_readable(sock: socket.socket) -> None:
-    """Return when there is something to read or to accept. Cancel safety: nothing was read."""
-    loop = asyncio.get_running_loop()
+    """Return when there is something to read or to accept.
+
+    Raises `SocketInheritedError` where a fork's child comes back from the wait.
+    Cancel safety: nothing was read.
+    """
+    loop, begun_after = asyncio.get_running_loop(), forks()
     readable = asyncio.Event()
     fd = sock.fileno()
     loop.add_reader(fd, readable.set)
     try:
         await readable.wait()
     finally:
-        loop.remove_reader(fd)
+        if forks() == begun_after:  # else the loop's own epoll instance is the parent's, too
+            loop.remove_reader(fd)
+    if forks() != begun_after:
+        raise SocketInheritedError(operation="read")
 
 
 class MessageChannel:
@@ -45,14 +55,17 @@ class MessageChannel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
+        self._forks = forks()
         self._received = bytearray()
         self._descriptors: list[int] = []
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Send `message`, with copies of `descriptors`.
 
-        Raises `ConnectionError` if the other end has gone, or has long not been reading.
+        Raises `ConnectionError` if the other end has gone, or has long not been reading, and
+        `SocketInheritedError` in a fork's child.
         """
+        self._refuse_if_inherited("write")
         line = json.dumps(message).encode() + b"\n"
         beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         try:
@@ -65,9 +78,11 @@ class MessageChannel:
     async def receive(self, *, most_descriptors: int = 0) -> dict[str, Any] | None:
         """Return the next message, ``None`` at the end; take up to `most_descriptors` descriptors with it.
 
-        Raises `ConnectionError` for what is no message, and when the connection breaks.
+        Raises `ConnectionError` for what is no message, and when the connection breaks;
+        `SocketInheritedError` in a fork's child.
         Cancel safety: nothing is lost.
         """
+        self._refuse_if_inherited("read")
         while b"\n" not in self._received:
             if len(self._received) > _LONGEST:
                 raise ConnectionError("the other process sends a line without an end")
@@ -92,6 +107,10 @@ class MessageChannel:
         """Return the descriptors that have come; they are the caller's from now on."""
         taken, self._descriptors = self._descriptors, []
         return taken
+
+    def _refuse_if_inherited(self, operation: str) -> None:
+        if self._forks != forks():
+            raise SocketInheritedError(operation=operation)
 
     def close(self) -> None:
         """Close this end, and the descriptors that nobody asked for."""

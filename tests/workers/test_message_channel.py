@@ -7,6 +7,7 @@ import os
 import socket
 
 import pytest
+from forking import in_child, refused
 from helpers import begin, open_descriptors
 
 from aionet.message_channel import MessageChannel
@@ -103,3 +104,24 @@ async def test_a_peer_that_does_not_read(pair):
     channel, _ = pair
     with pytest.raises(ConnectionError, match="does not read"):
         any(channel.send({"stats": {"accepted": 1}}) for _ in range(100_000))
+
+
+async def test_a_forked_child_leaves_the_channel_to_its_parent(pair):
+    channel, peer = pair
+    waiting = channel.receive()
+    task = await begin(waiting)
+
+    async def use():
+        async def send():
+            channel.send({"from": "child"})
+
+        await refused(send)
+        await refused(channel.receive)
+        waiting.close()  # as the end of its task in the child does
+        channel.close()
+
+    in_child(use)
+    peer.sendall(b'{"go": true}\n')
+    assert await task == {"go": True}
+    channel.send({"from": "parent"})
+    assert peer.recv(100) == b'{"from": "parent"}\n'
