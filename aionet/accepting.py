@@ -113,7 +113,7 @@ class Acceptor:
         """
         state = self._state or self._bind_loop()
         if state.inherited:
-            raise self._refusal("accept")
+            raise self.refusal("accept")
         at_once = state.budget >= self.cost and not self._waiters
         if at_once and (accepted := self._accept_batch(state, room())):
             return accepted
@@ -161,7 +161,7 @@ class Acceptor:
     def refuse_if_inherited(self, operation: str) -> None:
         """Raise `SocketInheritedError` in a fork's child, or what comes before that."""
         if self.inherited:
-            raise self._refusal(operation)
+            raise self.refusal(operation)
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -177,7 +177,7 @@ class Acceptor:
 
     def _accept_now(self, state: EventLoopState, limit: int) -> list[Any]:
         if self.closed or state.inherited:
-            raise self._refusal("accept")
+            raise self.refusal("accept")
         if self._rests:
             return []  # what is ready stays so: `_look_again` comes
         listeners = self._listeners
@@ -301,13 +301,14 @@ class Acceptor:
 
     # The loop -----------------------------------------------------------------------------------------
 
-    def _refusal(self, operation: str) -> SocketClosedError | SocketInheritedError:
+    def refusal(self, operation: str) -> SocketClosedError | SocketInheritedError:
+        """Return why `operation` cannot be done any more."""
         kind = SocketClosedError if self.closed else SocketInheritedError
         return kind(operation=operation, local_address=self._address)
 
     def _bind_loop(self) -> EventLoopState:
         if self.closed or self.inherited:
-            raise self._refusal("accept")
+            raise self.refusal("accept")
         self._state = state = running_state()
         self._expect_word(state)
         return state

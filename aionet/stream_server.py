@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from .accepting import Acceptor, room_for_one
@@ -86,7 +87,7 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.
         """
         if socket is None:
-            if self._tls_acceptor is None:
+            if self._tls_acceptor is None or self.closed:
                 return await self._next()
             self._acceptor.refuse_if_inherited("accept")
             connected: SocketT = await self._tls_acceptor.accept()
@@ -142,7 +143,7 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
         """
         self._acceptor.close()
         if self._tls_acceptor is not None:
-            self._tls_acceptor.close(self._acceptor.take)  # which refuses from now on
+            self._tls_acceptor.close(partial(self._acceptor.refusal, "accept"))
         if self._ledger is not None:
             self._ledger.discard(self)
 

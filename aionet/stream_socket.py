@@ -20,8 +20,7 @@ import io
 import operator
 import socket
 import ssl
-from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterable
 from typing import IO, TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from .addresses import SocketAddress, UnixAddress
@@ -570,20 +569,10 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             raise
         return made
 
-    @contextmanager
-    def _connecting(self, operation: str, peer: AddressT | None = None) -> Iterator[_Dialing]:
-        """Around what connects this socket: nobody else may meanwhile, and closing the socket ends it."""
+    def _connecting(self, operation: str, peer: AddressT | None = None) -> _Dialing:
+        """Around what connects this socket: no other task may meanwhile, and closing the socket ends it."""
         self._refuse_if_used(operation)
-        dialing = self._dialing = _Dialing()
-        try:
-            yield dialing
-        except (asyncio.CancelledError, Exception):  # of a resolver that has suppressed the cancellation
-            if dialing.was_stopped():
-                raise SocketClosedError(operation=operation, peer_address=peer) from None
-            raise
-        finally:
-            self._dialing = None
-            dialing.end()
+        return _Dialing(self, operation, peer)
 
     def _take_over(self, other: Self) -> None:
         """Become what `other`, just accepted, is."""
@@ -666,30 +655,46 @@ def _context_for(tls: TlsForServer | bool, server_side: bool, server_hostname: s
 
 
 class _Dialing:
-    """A connect or accept in progress, in the task that called for it."""
+    """A connect or accept in progress, in the task that called for it.
 
-    def __init__(self) -> None:
+    A context manager written out: the frame of a generator would hold the error that holds it.
+    """
+
+    def __init__(
+        self, socket: AsyncStreamSocket[Any], operation: str, peer: SocketAddress | UnixAddress | None
+    ) -> None:
+        self._socket = socket
+        self._where: Any = {"operation": operation, "peer_address": peer}
         self._task = asyncio.current_task()
         self._cancelled_before = 0 if self._task is None else self._task.cancelling()
         self._stopped = False
         self._forks = forks()
         self._ended = asyncio.Event()
 
+    def __enter__(self) -> Self:
+        self._socket._dialing = self
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._socket._dialing = None
+        # Not the cancellation, perhaps, but what a resolver has made of it.
+        replaced = isinstance(error, (asyncio.CancelledError, Exception)) and self._was_stopped()
+        self._ended.set()
+        self._task = None  # whose error, if it ends in one, holds frames that hold this
+        if replaced:
+            raise SocketClosedError(**self._where) from None
+
     async def stop_and_wait(self) -> None:
         self.stop()
         if self._forks == forks():  # else it may never end: its loop is the parent's
             await self._ended.wait()
-
-    def end(self) -> None:
-        self._ended.set()
-        self._task = None  # whose error, if it ends in one, holds frames that hold this
 
     def stop(self) -> None:
         if not self._stopped and self._task is not None:
             self._stopped = True
             self._task.cancel()
 
-    def was_stopped(self) -> bool:
+    def _was_stopped(self) -> bool:
         """Whether `stop` alone has ended it, and no other cancellation; takes that of `stop` back."""
         return self._stopped and self._task is not None and self._task.uncancel() == self._cancelled_before
 

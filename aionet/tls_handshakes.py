@@ -96,7 +96,7 @@ class TlsAcceptor:
     """
 
     def __init__(self, accept_next: Callable[[], Awaitable[Any]], tls: TlsForServer) -> None:
-        self._accept_next = accept_next
+        self._accept_next: Callable[[], Awaitable[Any]] | None = accept_next  # none once closed
         self._tls = tls
         self._ready: deque[AsyncStreamSocket[Any]] = deque()
         self._waiters: deque[asyncio.Future[Any]] = deque()
@@ -124,12 +124,18 @@ class TlsAcceptor:
                 self._taking.cancel()
             del waiter  # an error that it holds has a traceback, and so this frame
 
-    def close(self, refuse: Callable[[], Awaitable[Any]]) -> None:
-        """End the handshakes, and reset who has not been given out; `refuse()` raises why none come any more.
+    def close(self, make_error: Callable[[], Exception]) -> None:
+        """End the handshakes, and reset what has not been given out; waiting calls raise `make_error()`.
 
-        It takes the place of `accept_next`, which may hold what holds this.
+        `accept` is not called any more.
         """
-        self._accept_next = refuse
+        self._accept_next = None  # which may hold what holds this
+        for waiter in self._waiters:
+            if not waiter.done():
+                try:
+                    waiter.set_exception(make_error())
+                except RuntimeError:  # the loop is closed: nothing of it will run
+                    waiter.exception()
         for task in self._tasks():
             try:
                 task.cancel()
@@ -152,13 +158,16 @@ class TlsAcceptor:
 
     def _take_on(self) -> None:
         """Take connections while there is anybody who waits for them."""
-        if self._taking is None and self._waiters and len(self._handshakes) < _MOST:
-            self._taking = asyncio.get_running_loop().create_task(self._take())
+        accept_next = self._accept_next
+        if accept_next is None or self._taking is not None:
+            return
+        if self._waiters and len(self._handshakes) < _MOST:
+            self._taking = asyncio.get_running_loop().create_task(self._take(accept_next))
             self._taking.add_done_callback(self._taken)
 
-    async def _take(self) -> None:
+    async def _take(self, accept_next: Callable[[], Awaitable[Any]]) -> None:
         while len(self._handshakes) < _MOST:
-            self._begin(await self._accept_next())
+            self._begin(await accept_next())
 
     def _taken(self, task: asyncio.Task[None]) -> None:
         self._taking = None
