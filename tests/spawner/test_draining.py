@@ -158,7 +158,7 @@ async def test_a_drain_before_serving(stage: Stage) -> None:
     assert server.closed
 
 
-@pytest.mark.asyncio
+@pytest.mark.asyncio(loop_factories=["asyncio", "uvloop", "aionet"])  # eager tasks begin when they are made
 @pytest.mark.parametrize("drains", [1, 2])
 async def test_a_drain_of_what_is_only_scheduled(stage: Stage, kind: str, drains: int) -> None:
     """As where a signal arrives while the program starts."""

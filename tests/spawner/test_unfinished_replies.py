@@ -309,6 +309,7 @@ async def write_much_within_async_with(sock: Any) -> None:
 async def write_another(sock: Any) -> None:
     """Of which nothing is sent, for the one before has taken all the room."""
     sent = asyncio.create_task(sock.write(MUCH))
+    sent.add_done_callback(lambda done: done.cancelled() or done.exception())
     await asyncio.sleep(0)
     try:
         await sock.write(b"another")
