@@ -88,7 +88,8 @@ class Drain:
         for task in self._connections:  # once, and not at each of the many waits of a spread
             task.add_done_callback(self._on_end)
         self._loop = asyncio.get_running_loop()
-        self._grace_ends = self._loop.time() + grace
+        self._began = self._loop.time()
+        self._grace_ends = self._began + grace
         self._hard = hard
         self._spread = min(spread, grace)
         self._in_grace = True
@@ -98,7 +99,6 @@ class Drain:
 
     async def run(self) -> DrainReport:
         """Go through the steps; return as soon as all have ended. Cancel safety: it stops where it is."""
-        started = self._loop.time()
         try:
             await self._wait(self._grace_ends - self._spread)
             await self._cancel_the_rest()
@@ -109,7 +109,7 @@ class Drain:
                 finished=len(self._connections) - len(self._cancelled),
                 cancelled=len(self._cancelled) - len(stragglers),
                 aborted=len(stragglers),
-                seconds=self._loop.time() - started,
+                seconds=self._loop.time() - self._began,
                 stragglers=tuple(self._abort(task) for task in stragglers),
             )
         finally:  # even if it fails: serving waits for it
