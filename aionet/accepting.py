@@ -143,7 +143,7 @@ class Acceptor:
         self._end_pause()
         for listener in self._listeners:
             if self._state is not None and listener.watched:
-                self._state.reactor.forget(listener.sock.fileno())
+                self._state.reactor.forget(listener.sock.fileno(), listener)
             listener.sock.close()
         self._listeners.clear()  # each holds this
         for waiter in self._waiters:

@@ -234,7 +234,7 @@ class _TcpAttempt:
         if self._watched:
             assert self._sock is not None
             self._watched = False
-            self._state.reactor.forget(self._sock.fileno())
+            self._state.reactor.forget(self._sock.fileno(), self)
 
 
 def _bind(sock: socket.socket, local: SocketAddress) -> None:

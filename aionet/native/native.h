@@ -32,6 +32,7 @@
 #include <structmember.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdint.h>
 #include <sys/epoll.h>
@@ -108,7 +109,7 @@ int wait_clear(PyObject *self);
 /* -- reactor.c ----------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    PyObject *watcher; /* a Stream (borrowed unless `anchored`) or a Python object (owned) */
+    PyObject *watcher; /* to which the slot belongs: a Stream (borrowed unless `anchored`), or another object (owned) */
     uint32_t generation;
     uint32_t writes; /* EPOLLOUT, where room to write is told of */
 } Slot;
@@ -142,7 +143,7 @@ struct Reactor {
 extern unsigned long forks; /* how often this process, or one before it, was born of a fork */
 
 int reactor_watch(Reactor *reactor, int fd, PyObject *watcher);
-void reactor_forget(Reactor *reactor, int fd, PyObject *watcher);
+void reactor_forget(Reactor *reactor, int fd, PyObject *watcher, int stays_open); /* nothing, if it is another's */
 void reactor_note(Reactor *reactor, const struct epoll_event *events, int count); /* no code of the user's runs */
 int reactor_wake_ready(Reactor *reactor);                                        /* runs tasks */
 void reactor_queue(Reactor *reactor, Operation *operation);
@@ -188,8 +189,11 @@ struct Stream {
     long long bytes_read, bytes_written; /* the latter without what went through `outgoing` */
     int fd;
     int recent; /* bytes that the last read brought, up to SCRATCH_BYTES */
-    char readable, ending, watched, anchored, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent;
+    char readable, watched, anchored, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent;
     char timestamps, peer_watched;
+    char unsure;   /* a short read does not show that nothing is left, see `receive` */
+    char is_unix;
+    char unsent;   /* bytes wait to be sent, here or in a wire above */
     char newcomer; /* came with several others, and has not waited yet */
 };
 
@@ -198,7 +202,6 @@ enum { WOULD_BLOCK = -1, FAILED_CALL = -2 };
 
 Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Reactor *reactor,
                       PyObject *local, int *empty); /* NULL and `empty`: no connection is there, and no error is set */
-int stream_has_pending_writes(Stream *stream); /* -1: an error is set */
 int stream_close_at_once(Stream *stream, double linger); /* whether that was possible */
 void stream_on_events(Stream *stream, uint32_t events);
 Py_ssize_t stream_receive(Stream *stream, Py_ssize_t max_bytes, PyObject **data); /* `data` only if bytes came */
@@ -208,7 +211,7 @@ PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *a
 void stream_translate(Stream *stream, PyObject *operation); /* an error of the system's that is set */
 ssize_t stream_send(Stream *stream, const char *bytes, Py_ssize_t length); /* what went, or FAILED_CALL */
 void raise_error_object(PyObject *error, PyObject *cause); /* steals both; `cause` may be NULL */
-void stream_anchor(Stream *stream); /* of a watched one: somebody waits for it */
+void stream_settle_anchor(Stream *stream); /* after `watched`, `reader` or `unsent` has changed */
 void stream_set_reader(Stream *stream, Operation *operation);
 void stream_clear_reader(Stream *stream, Operation *operation);
 
@@ -315,6 +318,7 @@ extern const char driver_drive_doc[];
 Tls *tls_beneath(ModuleState *state, PyObject *socket, Kind kind); /* NULL: there is no short cut; no error is set */
 PyObject *tls_operation_new(ModuleState *state, Kind kind, PyObject *socket, Tls *tls, PyObject *argument,
                             Py_ssize_t max_bytes);
+void tls_operation_let_go(Operation *operation); /* of its wire */
 
 /* -- connection.c, methods.c, roster.c, selector.c, module.c ----------------------------------------------- */
 

@@ -31,10 +31,7 @@ int stream_watch(Stream *stream)
             return -1;
         return PyList_Append(reactor->newcomers, (PyObject *)stream);
     }
-    if (reactor_watch(reactor, stream->fd, (PyObject *)stream) < 0)
-        return -1;
-    stream->watched = 1;
-    return 0;
+    return reactor_watch(reactor, stream->fd, (PyObject *)stream);
 }
 
 /* -- the next turn ------------------------------------------------------------------------------------------------ */
@@ -50,9 +47,7 @@ static void settle(Stream *stream, uint32_t events)
         stream_on_events(stream, events);
     if (!waits(stream))
         return;
-    if (stream_watch(stream) == 0) {
-        stream_anchor(stream);
-    } else { /* the one who waits tries again, and is told why that fails */
+    if (stream_watch(stream) < 0) { /* the one who waits tries again, and is told why that fails */
         PyErr_Clear();
         stream->readable = 1;
         reactor_queue(stream->reactor, stream->reader);

@@ -73,12 +73,17 @@ void operation_detach(Operation *operation)
     Py_DECREF(operation);
 }
 
+/* A Task keeps its coroutine when it is done: what is finished holds nothing, the socket least of all. */
 static void finish(Operation *operation)
 {
     operation->phase = FINISHED;
     Py_CLEAR(operation->argument);
     Py_CLEAR(operation->result);
     Py_CLEAR(operation->delegate);
+    Py_CLEAR(operation->socket);
+    Py_CLEAR(operation->stream);
+    if (Py_TYPE(operation) == operation->state->tls_operation_type)
+        tls_operation_let_go(operation);
 }
 
 static PySendResult finish_with(Operation *operation, PyObject *value, PyObject **result)
@@ -286,10 +291,8 @@ release:
 static PySendResult begin_writing(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
-    int lost = stream->lost != NULL && stream->lost != Py_None, pending = stream_has_pending_writes(stream);
-    if (pending < 0)
-        return finish_with(operation, NULL, result);
-    if (stream->closed || is_inherited(stream->reactor) || stream->eof_asked || lost || pending ||
+    int lost = stream->lost != NULL && stream->lost != Py_None;
+    if (stream->closed || is_inherited(stream->reactor) || stream->eof_asked || lost || stream->unsent ||
         (operation->kind == WRITE_VECTORED && PyTuple_GET_SIZE(operation->argument) > MOST_BUFFERS))
         return send_the_rest(operation, 0, result);
     Py_ssize_t bytes;

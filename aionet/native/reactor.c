@@ -26,16 +26,19 @@
  * An event carries the descriptor and a generation. A close leaves it to the kernel to drop the registration; if
  * the open file lives on in another process its events still come, find another generation, and are dropped.
  *
- * A stream stays alive as long as somebody waits for it (`anchored`); otherwise the reactor only borrows it, so a
- * socket that is forgotten without being closed is collected and says so.
+ * *Ownership.* A slot belongs to the watcher that was named when its descriptor was registered, and only that watcher
+ * can give it up. The number alone decides nothing: it may have been closed elsewhere and be another's by now. Then the
+ * watcher before loses the slot, and its stream the descriptor (`displaced`). Whatever way a slot changes its watcher,
+ * `vacate` clears what points at that. A stream is held by its slot (`anchored`) as long as a reader waits or bytes are
+ * unsent; otherwise the slot only borrows it, so a socket that is dropped without being closed is collected and warns.
  *
  * After a fork the child shares the instance with its parent and leaves it alone (wires/forks.py).
  */
 #include "native.h"
 
-enum { EVENTS_PER_TURN = 256, MOST_GUESSES = 16 };
+enum { EVENTS_PER_TURN = 256, MOST_GUESSES = 16, MOST_DESCRIPTORS = 1 << 24 };
 
-static const uint32_t INPUT = EPOLLIN | EPOLLRDHUP | EPOLLET;
+static const uint32_t INPUT = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET;
 
 static uint64_t tag_of(int fd, uint32_t generation)
 {
@@ -190,6 +193,15 @@ static int make_room(Reactor *reactor, int fd)
 {
     if (fd < reactor->slot_count)
         return 0;
+    if (fcntl(fd, F_GETFD) < 0) { /* not open: no memory is taken for it */
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    if (fd >= MOST_DESCRIPTORS) {
+        PyErr_Format(PyExc_OverflowError, "descriptor %d is above %d, the highest that is watched", fd,
+                     MOST_DESCRIPTORS - 1);
+        return -1;
+    }
     int count = reactor->slot_count ? reactor->slot_count : 64;
     while (count <= fd)
         count *= 2;
@@ -220,52 +232,93 @@ static int register_with_epoll(Reactor *reactor, int fd, uint32_t writes)
     return 0;
 }
 
+/* The slot has no watcher any more, and nothing points at the one that it had. The last reference may go. */
+static void vacate(Reactor *reactor, int fd)
+{
+    PyObject *watcher = reactor->slots[fd].watcher;
+    int owned = 1;
+    reactor->slots[fd].watcher = NULL;
+    reactor->watched--;
+    if ((PyObject *)reactor->alone == watcher)
+        reactor->alone = NULL;
+    if (is_stream(reactor, watcher)) { /* whoever waits is woken by other means */
+        owned = ((Stream *)watcher)->anchored;
+        ((Stream *)watcher)->watched = ((Stream *)watcher)->anchored = 0;
+    }
+    if (owned)
+        Py_DECREF(watcher);
+}
+
+/* The number has come to another descriptor: the watcher's own was closed without its knowledge. */
+static void displaced(Reactor *reactor, PyObject *watcher) /* steals it */
+{
+    if (is_stream(reactor, watcher)) {
+        ((Stream *)watcher)->fd = -1;
+        PyObject *done = PyObject_CallMethod(watcher, "on_displaced", NULL);
+        if (done == NULL)
+            PyErr_WriteUnraisable(watcher);
+        Py_XDECREF(done);
+    }
+    Py_DECREF(watcher);
+}
+
+static int may_be_watched(Reactor *reactor, int fd, PyObject *watcher)
+{
+    if (is_inherited(reactor))
+        PyErr_SetNone(reactor->state->inherited_error);
+    else if (fd < 0)
+        PyErr_Format(PyExc_ValueError, "a descriptor is 0 or more, not %d", fd);
+    else if (is_stream(reactor, watcher) &&
+             (((Stream *)watcher)->fd != fd || ((Stream *)watcher)->reactor != reactor))
+        PyErr_SetString(PyExc_ValueError, "a stream is watched by its own reactor, at its own descriptor");
+    else
+        return 1;
+    return 0;
+}
+
 int reactor_watch(Reactor *reactor, int fd, PyObject *watcher)
 {
-    if (is_inherited(reactor)) {
-        PyErr_SetNone(reactor->state->inherited_error);
-        return -1;
-    }
-    if (fd < 0) {
-        PyErr_Format(PyExc_ValueError, "a descriptor is 0 or more, not %d", fd);
-        return -1;
-    }
-    if (make_room(reactor, fd) < 0)
+    if (!may_be_watched(reactor, fd, watcher) || make_room(reactor, fd) < 0)
         return -1;
     if (reactor->watched == 0 && open_epoll(reactor) < 0)
         return -1;
-    if (register_with_epoll(reactor, fd, is_stream(reactor, watcher) ? 0 : EPOLLOUT) < 0) {
+    PyObject *before = reactor->slots[fd].watcher;
+    uint32_t writes = before == watcher ? reactor->slots[fd].writes : is_stream(reactor, watcher) ? 0 : EPOLLOUT;
+    if (register_with_epoll(reactor, fd, writes) < 0) {
         if (reactor->watched == 0)
             close_epoll(reactor);
         return -1;
     }
+    if (before == watcher)
+        return 0;
+    if (before != NULL) {
+        Py_INCREF(before);
+        vacate(reactor, fd);
+    }
     reactor->slots[fd].watcher = watcher;
-    if (!is_stream(reactor, watcher))
-        Py_INCREF(watcher);
     reactor->watched++;
+    if (is_stream(reactor, watcher)) {
+        ((Stream *)watcher)->watched = 1;
+        stream_settle_anchor((Stream *)watcher);
+    } else {
+        Py_INCREF(watcher);
+    }
+    if (before != NULL)
+        displaced(reactor, before);
     return 0;
 }
 
-void reactor_forget(Reactor *reactor, int fd, PyObject *watcher)
+void reactor_forget(Reactor *reactor, int fd, PyObject *watcher, int stays_open)
 {
-    if (fd < 0 || fd >= reactor->slot_count || reactor->slots[fd].watcher == NULL ||
-        (watcher != NULL && reactor->slots[fd].watcher != watcher))
+    if (fd < 0 || fd >= reactor->slot_count || watcher == NULL || reactor->slots[fd].watcher != watcher)
         return;
-    watcher = reactor->slots[fd].watcher;
-    reactor->slots[fd].watcher = NULL;
-    if ((PyObject *)reactor->alone == watcher)
-        reactor->alone = NULL;
-    int owned = 1;
-    if (is_stream(reactor, watcher)) { /* it is about to be closed; whoever waits is woken by other means */
-        owned = ((Stream *)watcher)->anchored;
-        ((Stream *)watcher)->anchored = 0;
-    } else if (!is_inherited(reactor) && reactor->epoll >= 0) {
-        epoll_ctl(reactor->epoll, EPOLL_CTL_DEL, fd, NULL); /* it may live on */
-    }
-    if (--reactor->watched == 0)
+    if ((stays_open || !is_stream(reactor, watcher)) && !is_inherited(reactor) && reactor->epoll >= 0)
+        epoll_ctl(reactor->epoll, EPOLL_CTL_DEL, fd, NULL); /* else its close is enough for the kernel */
+    Py_INCREF(watcher);
+    vacate(reactor, fd);
+    if (reactor->watched == 0)
         close_epoll(reactor);
-    if (owned)
-        Py_DECREF(watcher);
+    Py_DECREF(watcher);
 }
 
 /* From now on tell when there is room to write, too. */
@@ -315,20 +368,24 @@ static void tell_python(Reactor *reactor, int fd, PyObject *watcher, uint32_t ev
     Py_DECREF(watcher);
 }
 
+/* Whose event this is, borrowed; NULL if it is of what had the number before. */
+static inline PyObject *watcher_of(Reactor *reactor, const struct epoll_event *event)
+{
+    int fd = (int)(uint32_t)event->data.u64;
+    uint32_t generation = (uint32_t)(event->data.u64 >> 32);
+    return fd < reactor->slot_count && reactor->slots[fd].generation == generation ? reactor->slots[fd].watcher : NULL;
+}
+
 void reactor_note(Reactor *reactor, const struct epoll_event *events, int count)
 {
     for (int i = 0; i < count; i++) {
-        int fd = (int)(uint32_t)events[i].data.u64;
-        uint32_t generation = (uint32_t)(events[i].data.u64 >> 32);
-        if (fd >= reactor->slot_count || reactor->slots[fd].generation != generation)
-            continue;
-        PyObject *watcher = reactor->slots[fd].watcher;
+        PyObject *watcher = watcher_of(reactor, &events[i]);
         if (watcher == NULL)
             continue;
         if (is_stream(reactor, watcher))
             stream_on_events((Stream *)watcher, events[i].events);
         else
-            tell_python(reactor, fd, watcher, events[i].events);
+            tell_python(reactor, (int)(uint32_t)events[i].data.u64, watcher, events[i].events);
     }
 }
 
@@ -490,8 +547,7 @@ static int guess(Reactor *reactor)
 
 static void note_whether_alone(Reactor *reactor, const struct epoll_event *events, int count)
 {
-    int fd = count == 1 ? (int)(uint32_t)events[0].data.u64 : reactor->slot_count;
-    PyObject *watcher = fd < reactor->slot_count ? reactor->slots[fd].watcher : NULL;
+    PyObject *watcher = count == 1 ? watcher_of(reactor, &events[0]) : NULL;
     reactor->alone = watcher != NULL && is_stream(reactor, watcher) ? (Stream *)watcher : NULL;
     reactor->guesses = 0;
 }
@@ -540,12 +596,13 @@ static PyObject *reactor_watch_method(PyObject *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-static PyObject *reactor_forget_method(PyObject *self, PyObject *argument)
+static PyObject *reactor_forget_method(PyObject *self, PyObject *arguments)
 {
-    long fd = PyLong_AsLong(argument);
-    if (fd == -1 && PyErr_Occurred())
+    int fd;
+    PyObject *watcher;
+    if (!PyArg_ParseTuple(arguments, "iO:forget", &fd, &watcher))
         return NULL;
-    reactor_forget((Reactor *)self, (int)fd, NULL);
+    reactor_forget((Reactor *)self, fd, watcher, 0);
     Py_RETURN_NONE;
 }
 
@@ -615,11 +672,13 @@ static int reactor_clear(PyObject *self)
         if (is_stream(reactor, watcher)) {
             Stream *stream = (Stream *)watcher;
             Py_INCREF(stream);
+            stream->unsent = 0;
+            stream_settle_anchor(stream);
             if (stream->reader != NULL)
                 stream_clear_reader(stream, stream->reader);
             Py_DECREF(stream);
         } else {
-            reactor_forget(reactor, fd, watcher);
+            reactor_forget(reactor, fd, watcher, 0);
         }
     }
     Py_CLEAR(reactor->selector);
@@ -648,7 +707,7 @@ static void reactor_dealloc(PyObject *self)
 
 static PyMethodDef reactor_methods[] = {
     {"watch", reactor_watch_method, METH_VARARGS, "Tell the watcher of events on a descriptor."},
-    {"forget", reactor_forget_method, METH_O, "Tell nothing more of a descriptor, before it is closed."},
+    {"forget", reactor_forget_method, METH_VARARGS, "Report nothing more to the watcher, before it closes."},
     {"arm_reads", reactor_arm_reads, METH_O, "Nothing: input is always told of."},
     {"arm_writes", reactor_arm_writes, METH_O, "From now on tell when there is room to write, too."},
     {"turn", reactor_turn, METH_NOARGS, "Look for events and wake who waits for them."},

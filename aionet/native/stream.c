@@ -3,8 +3,10 @@
  * Theory of operation
  * -------------------
  * `readable` says whether recv(2) is worth trying: at the start, after an event, and after a read that filled its
- * buffer. A short read clears it, because edge-triggered events tell of whatever comes next; not so once the end
- * of the stream or an error was announced (`ending`), which comes with no further event.
+ * buffer. A short read clears it, because edge-triggered events tell of whatever comes next; not so where it may be
+ * short for another reason (`unsure`): the end of the stream or an error was announced, which comes with no further
+ * event; or urgent data has come, at which recv(2) stops (tcp(7)). On Unix sockets it stops where descriptors were
+ * attached, too; then the kernel says that it has discarded them (MSG_CTRUNC, recv(2)).
  *
  * Memory is taken for what came, not for what the caller named. Received bytes go through one buffer of the reactor's
  * (`scratch`) and are copied to an object of their size. After a read that brought a lot (`recent`) the next one goes to
@@ -126,8 +128,11 @@ static int is_large(Stream *stream)
     return stream->recent >= LARGE_READ_BYTES;
 }
 
-/* recvmsg(2), and whether the kernel said that nothing is left. The end of a stream counts as a byte (tcp_inq_hint). */
-static ssize_t receive_message(int fd, struct iovec *parts, int count, int *emptied)
+/* What the kernel said about the rest beside the bytes. */
+typedef enum { NOTHING_SAID, NONE_LEFT, SOME_LEFT } Rest;
+
+/* recvmsg(2), and what TCP_INQ says. The end of a stream counts as a byte that is left (tcp_inq_hint). */
+static ssize_t receive_message(int fd, struct iovec *parts, int count, Rest *rest)
 {
     union {
         struct cmsghdr aligned;
@@ -138,18 +143,35 @@ static ssize_t receive_message(int fd, struct iovec *parts, int count, int *empt
     ssize_t received = recvmsg(fd, &message, 0);
     struct cmsghdr *told = received < 0 ? NULL : CMSG_FIRSTHDR(&message);
     if (told != NULL && told->cmsg_level == IPPROTO_TCP && told->cmsg_type == TCP_CM_INQ)
-        *emptied = *(int *)CMSG_DATA(told) == 0;
+        *rest = *(int *)CMSG_DATA(told) == 0 ? NONE_LEFT : SOME_LEFT;
     return received;
 }
 
-static ssize_t receive(Stream *stream, struct iovec *parts, int count, Py_ssize_t bytes, int *emptied)
+/* recvmsg(2) on a Unix socket. It stops after bytes with which descriptors came, and with SO_PASSCRED between writers. */
+static ssize_t receive_from_unix(int fd, struct iovec *parts, int count, Rest *rest)
 {
-    int fd = stream->fd, by_message = count > 1 || (is_large(stream) && stream->tells_rest);
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+    ssize_t received = recvmsg(fd, &message, 0);
+    if (received > 0 && (message.msg_flags & MSG_CTRUNC))
+        *rest = SOME_LEFT;
+    return received;
+}
+
+static inline ssize_t receive_some(Stream *stream, struct iovec *parts, int count, Py_ssize_t bytes, Rest *rest)
+{
+    if (stream->is_unix)
+        return receive_from_unix(stream->fd, parts, count, rest);
+    return count > 1 || (is_large(stream) && stream->tells_rest) ? receive_message(stream->fd, parts, count, rest)
+                                                                 : recv(stream->fd, parts->iov_base, bytes, 0);
+}
+
+static ssize_t receive(Stream *stream, struct iovec *parts, int count, Py_ssize_t bytes, Rest *rest)
+{
     if (bytes <= GIL_BYTES)
-        return by_message ? receive_message(fd, parts, count, emptied) : recv(fd, parts->iov_base, bytes, 0);
+        return receive_some(stream, parts, count, bytes, rest);
     ssize_t received;
     Py_BEGIN_ALLOW_THREADS
-    received = by_message ? receive_message(fd, parts, count, emptied) : recv(fd, parts->iov_base, bytes, 0);
+    received = receive_some(stream, parts, count, bytes, rest);
     Py_END_ALLOW_THREADS
     return received;
 }
@@ -165,7 +187,7 @@ static void note_size(Stream *stream, Py_ssize_t received)
 }
 
 /* What a result of recv(2) means for the next one. */
-static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t asked, int emptied)
+static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t asked, Rest rest)
 {
     if (received < 0) {
         if (errno != EAGAIN && errno != EWOULDBLOCK) {
@@ -179,9 +201,9 @@ static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t 
     stream->reactor->reads++;
     stream->bytes_read += received;
     note_size(stream, received);
-    if (received < asked || emptied) {
+    if (received == 0 || (received < asked && rest == NOTHING_SAID) || rest == NONE_LEFT) {
         if (received > 0) {
-            stream->readable = stream->ending;
+            stream->readable = stream->unsure;
         } else if (stream->lost == NULL || stream->lost == Py_None) {
             stream->end_seen = 1;
         } else { /* an end after a loss is no clean end */
@@ -196,11 +218,11 @@ static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t 
 static Py_ssize_t receive_noting(Stream *stream, struct iovec *parts, int count, Py_ssize_t bytes)
 {
     ssize_t received;
-    int emptied = 0;
-    while ((received = receive(stream, parts, count, bytes, &emptied)) < 0 && errno == EINTR)
+    Rest rest = NOTHING_SAID;
+    while ((received = receive(stream, parts, count, bytes, &rest)) < 0 && errno == EINTR)
         if (PyErr_CheckSignals() < 0)
             return FAILED_CALL;
-    return note_received(stream, received, bytes, emptied);
+    return note_received(stream, received, bytes, rest);
 }
 
 /* Of `received` bytes as many as found room are in the object `data`, the rest in `scratch`: all as one. Steals `data`. */
@@ -262,12 +284,16 @@ Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes)
 
 /* -- waiting -------------------------------------------------------------------------------------------------- */
 
-void stream_anchor(Stream *stream)
+void stream_settle_anchor(Stream *stream)
 {
-    if (!stream->anchored) {
-        stream->anchored = 1;
+    int anchored = stream->watched && (stream->reader != NULL || stream->unsent);
+    if (anchored == stream->anchored)
+        return;
+    stream->anchored = (char)anchored;
+    if (anchored)
         Py_INCREF(stream);
-    }
+    else
+        Py_DECREF(stream);
 }
 
 void stream_set_reader(Stream *stream, Operation *operation)
@@ -275,8 +301,7 @@ void stream_set_reader(Stream *stream, Operation *operation)
     Operation *before = stream->reader;
     stream->reader = (Operation *)Py_NewRef(operation);
     stream->reactor->readers += before == NULL;
-    if (stream->watched)
-        stream_anchor(stream);
+    stream_settle_anchor(stream);
     Py_XDECREF(before);
 }
 
@@ -284,18 +309,12 @@ void stream_clear_reader(Stream *stream, Operation *operation)
 {
     if (stream->reader != operation) /* closing took its place */
         return;
+    Py_INCREF(stream);
     stream->reader = NULL;
     stream->reactor->readers--;
-    int anchored = stream->anchored;
-    stream->anchored = 0;
+    stream_settle_anchor(stream);
     Py_DECREF(operation);
-    if (anchored)
-        Py_DECREF(stream);
-}
-
-int stream_has_pending_writes(Stream *stream)
-{
-    return is_none(stream->outgoing) ? 0 : PyObject_IsTrue(stream->outgoing);
+    Py_DECREF(stream);
 }
 
 /* The rare kinds: an acknowledgement, which looks like an error and is none, room for a write that waits, and an end
@@ -317,22 +336,25 @@ static uint32_t tell_cold_half(Stream *stream, uint32_t events)
     return events;
 }
 
-void stream_on_events(Stream *stream, uint32_t events)
+static inline void note_events(Stream *stream, uint32_t events)
 {
-    int pending = stream_has_pending_writes(stream);
-    if (pending < 0) {
-        reactor_on_lost_word(stream->reactor, stream->fd);
-    } else if (pending || stream->timestamps || (stream->peer_watched && (events & ENDING))) {
-        Py_INCREF(stream);
-        events = tell_cold_half(stream, events);
-        Py_DECREF(stream); /* the reactor's table, or whoever waits, has another one */
-    }
-    if (events & ENDING)
-        stream->ending = 1;
+    if (events & (ENDING | EPOLLPRI))
+        stream->unsure = 1;
     if (events & (EPOLLIN | ENDING)) {
         stream->readable = 1;
         if (stream->reader != NULL)
             reactor_queue(stream->reactor, stream->reader);
+    }
+}
+
+void stream_on_events(Stream *stream, uint32_t events)
+{
+    if (stream->timestamps || stream->unsent || (stream->peer_watched && (events & ENDING))) {
+        Py_INCREF(stream); /* this may be the end of all that holds it */
+        note_events(stream, tell_cold_half(stream, events));
+        Py_DECREF(stream);
+    } else {
+        note_events(stream, events);
     }
 }
 
@@ -383,8 +405,11 @@ Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Rea
         close(fd);
     else if (name.any.sa_family == AF_INET || name.any.sa_family == AF_INET6)
         memcpy(&stream->peer_name, &name, sizeof stream->peer_name);
-    else if (name.any.sa_family == AF_UNIX && (stream->peer = unix_name(&name.un, length)) == NULL)
-        Py_CLEAR(stream); /* which closes it */
+    else if (name.any.sa_family == AF_UNIX) {
+        stream->is_unix = 1;
+        if ((stream->peer = unix_name(&name.un, length)) == NULL)
+            Py_CLEAR(stream); /* which closes it */
+    }
     return stream;
 }
 
@@ -440,6 +465,9 @@ static PyObject *stream_new(PyTypeObject *type, PyObject *arguments, PyObject *n
     Stream *stream = stream_make(type, (Reactor *)reactor, fd, local);
     if (stream == NULL)
         return NULL;
+    int family = AF_UNSPEC;
+    socklen_t length = sizeof family;
+    stream->is_unix = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) == 0 && family == AF_UNIX;
     stream->raw = Py_NewRef(raw);
     stream->peer = Py_NewRef(peer);
     return (PyObject *)stream;
@@ -450,6 +478,8 @@ static PyObject *stream_receive_method(PyObject *self, PyObject *argument)
     Py_ssize_t max_bytes = PyNumber_AsSsize_t(argument, NULL); /* more than there can be is as much as there is */
     if (max_bytes == -1 && PyErr_Occurred())
         return NULL;
+    if (max_bytes < 1)
+        return PyErr_Format(PyExc_ValueError, "max_bytes must be at least 1, not %zd", max_bytes);
     Stream *stream = (Stream *)self;
     return operation_new(stream->reactor->state, READ, NULL, stream, NULL, max_bytes);
 }
@@ -522,13 +552,29 @@ static PyObject *stream_wake_reader(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* Close the descriptor, which the reactor was told to forget. */
+/* The descriptor is not the stream's any more, nor the slot. */
+static int part_with_descriptor(Stream *stream, int stays_open)
+{
+    int fd = stream->fd;
+    if (stream->watched)
+        reactor_forget(stream->reactor, fd, (PyObject *)stream, stays_open);
+    stream->fd = -1;
+    stream->readable = 1; /* whoever waits is to look again, and to be refused */
+    return fd;
+}
+
+/* Leave the descriptor, which stays open, to whoever has it. */
+static PyObject *stream_leave_descriptor(PyObject *self, PyObject *unused)
+{
+    part_with_descriptor((Stream *)self, 1);
+    Py_CLEAR(((Stream *)self)->raw);
+    Py_RETURN_NONE;
+}
+
 static PyObject *stream_close_descriptor(PyObject *self, PyObject *unused)
 {
     Stream *stream = (Stream *)self;
-    int fd = stream->fd;
-    stream->fd = -1;
-    stream->readable = 1; /* whoever waits is to look again, and to be refused */
+    int fd = part_with_descriptor(stream, 0);
     if (stream->raw != NULL) {
         PyObject *closed = PyObject_CallMethodNoArgs(stream->raw, stream->reactor->state->str_close);
         Py_CLEAR(stream->raw);
@@ -547,15 +593,40 @@ int stream_close_at_once(Stream *stream, double linger)
         PySet_GET_SIZE(stream->reactor->state->closed_descriptors) > 0 ||
         (is_none(stream->lost) && (!stream->end_seen || linger <= 0)))
         return 0;
-    int fd = stream->fd;
-    if (stream->watched)
-        reactor_forget(stream->reactor, fd, (PyObject *)stream);
-    stream->watched = 0;
     stream->closed = 1;
-    stream->fd = -1;
-    stream->readable = 1;
-    close(fd);
+    close(part_with_descriptor(stream, 0));
     return 1;
+}
+
+/* Something waits to be sent, or nothing does any more. */
+static PyObject *stream_keep_alive(PyObject *self, PyObject *needed)
+{
+    int unsent = PyObject_IsTrue(needed);
+    if (unsent < 0)
+        return NULL;
+    ((Stream *)self)->unsent = (char)unsent;
+    stream_settle_anchor((Stream *)self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *stream_get_raw(PyObject *self, void *unused)
+{
+    PyObject *raw = ((Stream *)self)->raw;
+    return Py_NewRef(raw ? raw : Py_None);
+}
+
+static int stream_set_raw(PyObject *self, PyObject *raw, void *unused)
+{
+    Stream *stream = (Stream *)self;
+    int fd = raw == NULL ? -1 : PyObject_AsFileDescriptor(raw);
+    if (PyErr_Occurred())
+        return -1;
+    if (fd < 0 || fd != stream->fd) {
+        PyErr_SetString(PyExc_ValueError, "the raw socket of a stream has the stream's descriptor");
+        return -1;
+    }
+    Py_XSETREF(stream->raw, Py_NewRef(raw));
+    return 0;
 }
 
 static PyObject *stream_get_reader(PyObject *self, void *unused)
@@ -655,11 +726,7 @@ static void stream_finalize(PyObject *self)
     if (stream->fd < 0)
         return;
     PyObject *raised = take_exception();
-    int fd = stream->fd;
-    if (stream->watched)
-        reactor_forget(stream->reactor, fd, self);
-    stream->watched = 0;
-    stream->fd = -1;
+    int fd = part_with_descriptor(stream, 0);
     stream->closed = 1;
     if (stream->raw == NULL) { /* else that object warns and closes */
         if (!is_inherited(stream->reactor) && /* else it is for the parent to close the connection */
@@ -696,12 +763,13 @@ static PyMethodDef stream_methods[] = {
     {"_wake_reader", stream_wake_reader, METH_NOARGS, NULL},
     {"facts", stream_facts, METH_NOARGS, NULL},
     {"_close_descriptor", stream_close_descriptor, METH_NOARGS, NULL},
+    {"_leave_descriptor", stream_leave_descriptor, METH_NOARGS, NULL},
+    {"_keep_alive", stream_keep_alive, METH_O, NULL},
     {NULL},
 };
 
 static PyMemberDef stream_members[] = {
     {"_fd", T_INT, offsetof(Stream, fd), READONLY, NULL},
-    {"_raw", T_OBJECT, offsetof(Stream, raw), 0, NULL},
     {"_local", T_OBJECT, offsetof(Stream, local), 0, NULL},
     {"_outgoing", T_OBJECT, offsetof(Stream, outgoing), 0, NULL},
     {"_acknowledgement_waits", T_OBJECT, offsetof(Stream, waits), 0, NULL},
@@ -712,7 +780,7 @@ static PyMemberDef stream_members[] = {
     {"_bytes_sent", T_LONGLONG, offsetof(Stream, bytes_written), 0, NULL},
     {"closed", T_BOOL, offsetof(Stream, closed), 0, NULL},
     {"_readable", T_BOOL, offsetof(Stream, readable), 0, NULL},
-    {"_watched", T_BOOL, offsetof(Stream, watched), 0, NULL},
+    {"_watched", T_BOOL, offsetof(Stream, watched), READONLY, NULL},
     {"peer_ended", T_BOOL, offsetof(Stream, end_seen), 0, NULL},
     {"_eof_asked", T_BOOL, offsetof(Stream, eof_asked), 0, NULL},
     {"_eof_sent", T_BOOL, offsetof(Stream, eof_sent), 0, NULL},
@@ -722,6 +790,7 @@ static PyMemberDef stream_members[] = {
 };
 
 static PyGetSetDef stream_getset[] = {
+    {"_raw", stream_get_raw, stream_set_raw, NULL, NULL},
     {"_peer", stream_get_peer, stream_set_peer, NULL, NULL},
     {"_read_waiter", stream_get_reader, NULL, NULL, NULL},
     {"_loop", stream_get_loop, NULL, NULL, NULL},

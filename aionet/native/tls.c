@@ -366,11 +366,9 @@ static int may_write(Tls *tls)
 {
     Stream *stream = tls->stream;
     if (stream == NULL || tls->closed || tls->eof_asked || is_set(tls->own_loss) || stream->closed ||
-        is_inherited(stream->reactor) || stream->eof_asked || is_set(stream->lost))
+        is_inherited(stream->reactor) || stream->eof_asked || is_set(stream->lost) || stream->unsent)
         return 0;
-    int pending = stream_has_pending_writes(stream);
-    if (pending == 0 && is_set(tls->outgoing))
-        pending = PyObject_IsTrue(tls->outgoing);
+    int pending = is_set(tls->outgoing) ? PyObject_IsTrue(tls->outgoing) : 0;
     return pending < 0 ? -1 : !pending;
 }
 
@@ -529,6 +527,11 @@ static PySendResult tls_operation_am_send(PyObject *self, PyObject *value, PyObj
     return status;
 }
 
+void tls_operation_let_go(Operation *operation)
+{
+    Py_CLEAR(((TlsOperation *)operation)->tls);
+}
+
 static PyObject *tls_operation_iternext(PyObject *self)
 {
     PyObject *result;
@@ -620,6 +623,8 @@ static PyObject *tls_receive(PyObject *self, PyObject *argument)
     Py_ssize_t max_bytes = PyNumber_AsSsize_t(argument, NULL); /* more than there can be is as much as there is */
     if (max_bytes == -1 && PyErr_Occurred())
         return NULL;
+    if (max_bytes < 1)
+        return PyErr_Format(PyExc_ValueError, "max_bytes must be at least 1, not %zd", max_bytes);
     return tls_operation_new(((Tls *)self)->state, READ, NULL, (Tls *)self, NULL, max_bytes);
 }
 

@@ -26,8 +26,9 @@ from ..errors import ConnectionLostError, ResourceExhaustedError
 from ..tcp_info import idle_seconds
 from . import delivery, descriptors
 from .contract import Buffer
-from .lingering import PAUSES, reset_on_close, settled
+from .lingering import PAUSES, close_as_before, reset_on_close, reset_whatever_closes, settled
 from .queueing import QueueingWire
+from .raw_socket import RawSocket
 from .sending import OutgoingQueue
 
 __all__ = ["DescriptorWire", "as_address"]
@@ -70,6 +71,18 @@ class DescriptorWire(QueueingWire):
         """Close it; `_fd` is -1 from then on."""
         raise NotImplementedError
 
+    def _leave_descriptor(self) -> None:
+        """Leave it open, and have the reactor forget it; `_fd` is -1 from then on."""
+        raise NotImplementedError
+
+    def _displaced_socket(self) -> socket.SocketType | None:
+        """The socket that has the descriptor, if there is one."""
+        raise NotImplementedError
+
+    def _keep_alive(self, needed: bool) -> None:
+        """Whether the reactor keeps this wire alive, though nothing else does and no task reads."""
+        raise NotImplementedError
+
     def _wake_reader(self) -> None:
         """Let the task that waits for input look again."""
         raise NotImplementedError
@@ -85,9 +98,8 @@ class DescriptorWire(QueueingWire):
         raise NotImplementedError
 
     def _watch(self) -> None:
-        watcher: Any = self  # as the engine makes it one
-        self._state.reactor.watch(self._fd, watcher)
-        self._watched = True
+        """Have the reactor report events of the descriptor; `_watched` from then on."""
+        raise NotImplementedError
 
     def _note_end(self) -> None:
         """An empty read: a clean end, unless the connection is known to be lost."""
@@ -117,9 +129,8 @@ class DescriptorWire(QueueingWire):
         if self._fd == -1:
             raise self._closed_error("raw_socket")
         self._refuse_if_inherited("raw_socket")
-        if not isinstance(self._sock, socket.socket):  # accepted: see `listening.ListeningSocket`
-            self._adopt(socket.socket(fileno=self._sock.detach()))
-            self._sock.setblocking(False)
+        if type(self._sock) is not RawSocket:
+            self._adopt(RawSocket.over(self, self._sock.detach()))
         return cast("socket.socket", self._sock)
 
     def fileno(self) -> int:
@@ -133,7 +144,25 @@ class DescriptorWire(QueueingWire):
         return self._sock.send(data)
 
     def _make_queue(self) -> OutgoingQueue:
-        return OutgoingQueue(self._sock, self._state, self._error, self._await_room, self._on_unsent)
+        return OutgoingQueue(
+            self._sock, self._state, self._error, self._await_room, self._hold, self._on_unsent
+        )
+
+    def _hold(self, unsent: bool, torn: bool) -> None:
+        queue = self._queue()
+        unsent = (unsent or queue.above[0]) and self._fd != -1
+        self._keep_alive(unsent)
+        resets = unsent or torn or queue.above[1]
+        if resets is (queue.before_reset is not None) or self._fd == -1 or self._state.reactor.inherited:
+            return
+        try:
+            if queue.before_reset is None:
+                queue.before_reset = reset_whatever_closes(self._sock)
+            else:
+                close_as_before(self._sock, queue.before_reset)
+                queue.before_reset = None
+        except OSError:  # the connection is gone already, or knows no reset
+            pass
 
     def _await_room(self) -> None:
         if not self._watched:
@@ -218,7 +247,7 @@ class DescriptorWire(QueueingWire):
             self._wake_waiters()
 
     def settled(self) -> bool:
-        return self.peer_ended or settled(self._sock)
+        return self.peer_ended or self._fd == -1 or settled(self._sock)
 
     async def settle(self) -> None:
         pauses = iter(PAUSES)
@@ -249,7 +278,8 @@ class DescriptorWire(QueueingWire):
         if self._local is None:
             self._learn_local()
         if self._watched:
-            self._state.reactor.forget(self._fd)
+            watcher: Any = self  # as the engine makes it one
+            self._state.reactor.forget(self._fd, watcher)
         if self._outgoing is not None and self._outgoing.broken:
             reset = True  # a part of a write was sent: an end would make it look whole
         if reset and not self._state.reactor.inherited:  # it would be the parent's connection that is reset
@@ -261,6 +291,23 @@ class DescriptorWire(QueueingWire):
             self.closed = True
             self._refuse_io()
         self._close_descriptor()
+        self._after_closing()
+
+    def on_descriptor_gone(self) -> None:
+        """The raw socket was closed or detached, and this wire with it."""
+        self.closed = True
+        self._refuse_io()
+        self._leave_descriptor()
+        self._after_closing()
+
+    def on_displaced(self) -> None:
+        """Another descriptor has the number, so that of this wire was closed elsewhere."""
+        sock = self._displaced_socket()
+        self.on_descriptor_gone()
+        if sock is not None:
+            sock.detach()  # it would close the other's
+
+    def _after_closing(self) -> None:
         if descriptors.waiting:
             descriptors.released()
         if self._read_waiter is not None or self._acknowledgement_waits:

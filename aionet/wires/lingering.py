@@ -7,6 +7,10 @@ that is still on its way is lost with it. So this side is ended first (FIN), the
 away until the peer has ended too or its TCP has acknowledged the reply: the two endings that RFC 9112, 9.6
 names. Whoever closes calls `settled` again after each input or pause, and closes when it says yes or the time
 is up.
+
+A connection with unsent bytes must not end with a FIN, after which a truncated stream looks whole (RFC 9112,
+8). While bytes are unsent, SO_LINGER with a time of 0 is set, so that the kernel resets the connection even
+where no code of ours runs any more: the collector closes the descriptor, or the process is killed.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import struct
 
 from .delivery import unacknowledged_bytes
 
-__all__ = ["PAUSES", "reset_on_close", "settled"]
+__all__ = ["PAUSES", "close_as_before", "reset_on_close", "reset_whatever_closes", "settled"]
 
 PAUSES = (0.005, 0.02, 0.05)
 """Seconds between looks at what the peer has acknowledged; the last one repeats."""
@@ -29,6 +33,21 @@ _ROUNDS = 16  # of input thrown away in one look: a peer that floods must not ho
 def reset_on_close(sock: socket.SocketType) -> None:
     """Have close(2) reset the connection, and drop what was not sent. Raises `OSError` if it cannot."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+
+def reset_whatever_closes(sock: socket.SocketType) -> bytes:
+    """Have whatever closes `sock` reset the connection, the end of the process included.
+
+    Returns what `close_as_before` takes. Raises `OSError` if it cannot.
+    """
+    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET))
+    reset_on_close(sock)
+    return before
+
+
+def close_as_before(sock: socket.SocketType, before: bytes) -> None:
+    """Undo `reset_whatever_closes`. Raises `OSError` if it cannot."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, before)
 
 
 def settled(sock: socket.SocketType) -> bool:

@@ -41,6 +41,18 @@ class NativeWire(Stream, DescriptorWire):
         sock: socket.socket = raw
         return sock
 
+    def _adopt(self, sock: socket.SocketType) -> None:
+        self._raw = sock
+        if self._outgoing is not None:
+            self._outgoing.sock = sock
+
+    def _watch(self) -> None:
+        self._state.watch(self._fd, self)
+
+    def _displaced_socket(self) -> socket.SocketType | None:
+        raw: socket.SocketType | None = self._raw
+        return raw
+
     def _refuse_io(self) -> None:
         self._readable = True  # whoever waits is to look again
 

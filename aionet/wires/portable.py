@@ -4,10 +4,12 @@ Theory of operation
 -------------------
 *Reading.* The syscall is tried only when the descriptor may be readable (`_readable`): at the start, after an
 event of the reactor's (`reactor.py`), and after a read that filled its buffer. A short read means that the
-kernel's buffer was empty a moment ago, so the next read waits without asking; unless the end of the stream or
-an error was announced (`_ending`), which comes with no further event. So a message costs one `recv` and
-nothing else. The event only wakes the task; the bytes are taken in the task's own step, which is why a
-cancelled read cannot lose any.
+kernel's buffer was empty a moment ago, so the next read waits without asking; unless it may be short for
+another reason (`_unsure`): the end of the stream or an error was announced, which comes with no further
+event; urgent data has come, at which recv(2) stops (tcp(7)); or on a Unix socket, where it stops after bytes
+that descriptors came with (unix(7)). So a message over TCP costs one `recv` and nothing else. The
+event only wakes the task; the bytes are taken in the task's own step, which is why a cancelled read cannot
+lose any.
 
 *Memory* is taken for what came, not for what the caller named: a read of more than `_CHUNK` goes through one
 buffer of the loop's, and costs a copy.
@@ -32,7 +34,7 @@ from .contract import Buffer
 from .descriptor import DescriptorWire
 from .event_loop import SCRATCH_BYTES, EventLoopState
 from .outgoing import OutgoingBuffers
-from .reactor import ERROR, HANGUP, PEER_ENDED, READABLE, WRITABLE
+from .reactor import ERROR, HANGUP, PEER_ENDED, READABLE, URGENT, WRITABLE
 
 __all__ = ["PortableWire"]
 
@@ -40,16 +42,17 @@ _CHUNK = 64 * 1024  # what `recv` is asked for directly; malloc maps and unmaps 
 _ENDING = PEER_ENDED | HANGUP | ERROR
 _MAY_READ = READABLE | _ENDING
 _MAY_WRITE = WRITABLE | HANGUP | ERROR
+_UNIX = getattr(socket, "AF_UNIX", None)
 
 
 class PortableWire(DescriptorWire):
     """A connected, non-blocking stream socket on an event loop. It owns the socket."""
 
     __slots__ = (
+        "__weakref__",
         "_acknowledgement_waits",
         "_bytes_sent",
         "_closing",
-        "_ending",
         "_eof_asked",
         "_eof_sent",
         "_fd",
@@ -67,6 +70,7 @@ class PortableWire(DescriptorWire):
         "_sock",
         "_state",
         "_timestamps",
+        "_unsure",
         "_watched",
         "bytes_read",
         "closed",
@@ -90,7 +94,7 @@ class PortableWire(DescriptorWire):
         self._reading = False
         self._read_waiter: asyncio.Future[None] | None = None
         self._watched = False
-        self._ending = False
+        self._unsure = sock.family == _UNIX
         self._outgoing = None
         self._eof_asked = False
         self._eof_sent = False
@@ -165,7 +169,7 @@ class PortableWire(DescriptorWire):
                     self.bytes_read += len(data)
                     if len(data) < max_bytes:
                         if data:
-                            self._readable = self._ending
+                            self._readable = self._unsure
                         else:
                             self._note_end()
                     return data
@@ -197,7 +201,7 @@ class PortableWire(DescriptorWire):
                     self.bytes_read += count
                     if count < buffer.nbytes:
                         if count:
-                            self._readable = self._ending
+                            self._readable = self._unsure
                         else:
                             self._note_end()
                     return count
@@ -215,9 +219,12 @@ class PortableWire(DescriptorWire):
         waiter: asyncio.Future[None] = asyncio.Future(loop=self._loop)
         self._read_waiter = waiter
         self._reading = True
+        held = state.reactor.held
+        held[waiter] = self
         try:
             await waiter
         finally:
+            del held[waiter]
             if self._read_waiter is waiter:  # not so when closing has taken the place of this reader
                 self._reading = False
                 self._read_waiter = None
@@ -240,9 +247,11 @@ class PortableWire(DescriptorWire):
             if not events & HANGUP:
                 events &= ~ERROR
         if events & _ENDING:
-            self._ending = True
+            self._unsure = True
             if self._peer_watched and self._observer is not None:
                 self._observer.on_peer_gone()
+        elif events & URGENT:
+            self._unsure = True
         if events & _MAY_READ:
             self._readable = True
             waiter = self._read_waiter
@@ -282,6 +291,17 @@ class PortableWire(DescriptorWire):
             self._recv = sock.recv
             self._send = sock.send
 
+    def _watch(self) -> None:
+        self._state.reactor.watch(self._fd, self, weakly=True)
+        self._watched = True
+
+    def _keep_alive(self, needed: bool) -> None:
+        held = self._state.reactor.held
+        if needed:
+            held[self._queue()] = self
+        else:
+            held.pop(self._queue(), None)
+
     def _refuse_io(self) -> None:
         self._recv = self._send = _refuse
         self._readable = True  # whoever waits is to be refused, and closing itself may read
@@ -289,6 +309,15 @@ class PortableWire(DescriptorWire):
     def _close_descriptor(self) -> None:
         self._fd = -1
         self._sock.close()
+
+    def _leave_descriptor(self) -> None:
+        if self._watched:
+            self._state.reactor.forget(self._fd, self)
+            self._watched = False
+        self._fd = -1
+
+    def _displaced_socket(self) -> socket.SocketType | None:
+        return self._sock
 
     def _wake_reader(self) -> None:
         if self._read_waiter is not None and not self._read_waiter.done() and not self._loop.is_closed():

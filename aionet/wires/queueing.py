@@ -82,6 +82,10 @@ class QueueingWire:
     def _make_queue(self) -> OutgoingQueue:
         raise NotImplementedError
 
+    def _hold(self, unsent: bool, torn: bool) -> None:
+        """Keep this wire alive while something is `unsent`; have it end in a reset then, or if `torn`."""
+        raise NotImplementedError
+
     def _send_some(self, data: Buffer) -> int:
         """Hand down what fits at once; `BlockingIOError` if nothing does."""
         raise NotImplementedError
@@ -199,6 +203,14 @@ class QueueingWire:
         if self._outgoing is None:
             self._outgoing = self._make_queue()
         return self._outgoing
+
+    def hold_for_above(self, unsent: bool, torn: bool) -> None:
+        """The same for a wire that lies over this one, until it says otherwise."""
+        if self.closed and self._outgoing is None:
+            return
+        queue = self._queue()
+        queue.above = (unsent, torn)
+        self._hold(bool(queue), queue.broken)
 
     # Observing ----------------------------------------------------------------------------------------
 

@@ -17,6 +17,12 @@ descriptor of ours.
 *In a fork's child* the instance is the parent's, too, and so is the loop's own: the reactor leaves both alone
 (`forks.py`).
 
+*Ownership.* A descriptor's place belongs to the watcher that was named when it was registered; `forget` does
+nothing for any other. The number alone decides nothing: it may have been closed elsewhere and registered
+again by another watcher, which then displaces the one before. A wire is watched `weakly`, so that a socket
+that is dropped without being closed is collected and warns; what waits for its events, a reader or unsent
+bytes, keeps it alive through `held`.
+
 *Where there is no epoll*, `CallbackReactor` asks the loop before every wait and takes its reader off again
 when it fires. That is slower and works everywhere; it tells of reading and writing only.
 """
@@ -26,6 +32,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import select
+import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 from ..errors import SocketInheritedError
@@ -35,6 +43,7 @@ __all__ = [
     "HANGUP",
     "PEER_ENDED",
     "READABLE",
+    "URGENT",
     "WRITABLE",
     "CallbackReactor",
     "EpollReactor",
@@ -45,11 +54,14 @@ __all__ = [
 
 # The kernel's numbers (epoll_ctl(2)), so that they pass through untouched.
 READABLE = 0x001
+URGENT = 0x002
 WRITABLE = 0x004
 ERROR = 0x008
 HANGUP = 0x010
 PEER_ENDED = 0x2000  # EPOLLRDHUP
 
+_EDGES = 1 << 31  # EPOLLET
+_EVENTS = READABLE | URGENT | WRITABLE | PEER_ENDED | _EDGES
 _EVENTS_PER_TURN = 512
 
 
@@ -67,16 +79,21 @@ class Reactor(Protocol):
     """Whether `arm_reads` or `arm_writes` has to be called before each wait."""
     tells_errors: bool
     """Whether events of the error queue are told."""
+    held: dict[object, Watcher]
+    """The watchers that it keeps alive, by what waits for their events."""
 
     inherited: bool
     """Whether this process is a fork's child, and all of it the parent's: then nothing is registered, and
     nothing is heard of (`forks.py`)."""
 
-    def watch(self, fd: int, watcher: Watcher) -> None:
-        """Tell `watcher` of events on `fd`, those that are there already included."""
+    def watch(self, fd: int, watcher: Watcher, *, weakly: bool = False) -> None:
+        """Report events on `fd` to `watcher`, those that are there already included.
 
-    def forget(self, fd: int) -> None:
-        """Tell nothing more of `fd`; to be called before it is closed."""
+        Watched `weakly`, it lives as long as something else refers to it, `held` for one.
+        """
+
+    def forget(self, fd: int, watcher: Watcher) -> None:
+        """Report nothing more to `watcher`; to be called before `fd` is closed."""
 
     def arm_reads(self, fd: int) -> None:
         """With `one_shot`: tell once when `fd` is readable."""
@@ -85,33 +102,84 @@ class Reactor(Protocol):
         """With `one_shot`: tell once when `fd` is writable."""
 
 
-class EpollReactor:
+class _WeakPlace(weakref.ReferenceType[Watcher]):
+    """The place of a watcher that the reactor does not keep alive."""
+
+    __slots__ = ("fd",)
+
+    fd: int
+
+
+class _Places:
+    """Which watcher a descriptor belongs to."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watchers: dict[int, Watcher | _WeakPlace] = {}
+        self.held: dict[object, Watcher] = {}
+
+    def watch(self, fd: int, watcher: Watcher, *, weakly: bool = False) -> None:
+        before = self._watcher_of(fd)
+        self._register(fd)
+        if weakly:
+            self._watchers[fd] = place = _WeakPlace(watcher, self._on_gone)
+            place.fd = fd
+        else:
+            self._watchers[fd] = watcher
+        if before is not None and before is not watcher and hasattr(before, "on_displaced"):
+            before.on_displaced()
+
+    def forget(self, fd: int, watcher: Watcher) -> None:
+        if self._watcher_of(fd) is watcher:
+            self._drop(fd)
+
+    def _watcher_of(self, fd: int) -> Watcher | None:
+        watcher = self._watchers.get(fd)
+        return watcher() if isinstance(watcher, _WeakPlace) else watcher
+
+    def _on_gone(self, place: _WeakPlace) -> None:
+        """A wire was collected that was not closed."""
+        if self._watchers.get(place.fd) is place:
+            self._drop(place.fd)
+
+    def _register(self, fd: int) -> None:
+        raise NotImplementedError
+
+    def _drop(self, fd: int) -> None:
+        raise NotImplementedError
+
+
+class EpollReactor(_Places):
     """Edge-triggered epoll beneath the loop."""
 
     one_shot = False
     tells_errors = True
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._watchers: dict[int, Watcher] = {}
+        super().__init__(loop)
         self.inherited = False
 
-    def watch(self, fd: int, watcher: Watcher) -> None:
+    def _register(self, fd: int) -> None:
         if self.inherited:
             raise SocketInheritedError
         if not self._watchers:
             self._open()
         try:
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET)
-            self._watchers[fd] = watcher
-        finally:
+            self._epoll.register(fd, _EVENTS)
+        except FileExistsError:  # the same open file under the same number: it outlived a close
+            self._epoll.modify(fd, _EVENTS)
+        except BaseException:
             if not self._watchers:
                 self._close()
+            raise
 
-    def forget(self, fd: int) -> None:
+    def _drop(self, fd: int) -> None:
         del self._watchers[fd]
         if not self.inherited:
-            self._epoll.unregister(fd)
+            try:
+                self._epoll.unregister(fd)
+            except OSError:  # it was closed already, which was enough for the kernel
+                pass
         if not self._watchers:
             self._close()
 
@@ -141,27 +209,29 @@ class EpollReactor:
             return
         for fd, events in self._epoll.poll(0, _EVENTS_PER_TURN):
             watcher = watchers.get(fd)
+            if isinstance(watcher, _WeakPlace):
+                watcher = watcher()
             if watcher is not None:
                 watcher.on_events(events)
 
 
-class CallbackReactor:
+class CallbackReactor(_Places):
     """The loop's own readers and writers, for one event each."""
 
     one_shot = True
     tells_errors = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._watchers: dict[int, Watcher] = {}
+        super().__init__(loop)
         self.inherited = False
 
-    def watch(self, fd: int, watcher: Watcher) -> None:
+    def _register(self, fd: int) -> None:
         if self.inherited:
             raise SocketInheritedError
-        self._watchers[fd] = watcher
+        if fd in self._watchers:  # what the loop has of the number is of another descriptor
+            self._drop(fd)
 
-    def forget(self, fd: int) -> None:
+    def _drop(self, fd: int) -> None:
         del self._watchers[fd]
         if not self.inherited and not self._loop.is_closed():
             self._loop.remove_reader(fd)
@@ -169,21 +239,19 @@ class CallbackReactor:
 
     def arm_reads(self, fd: int) -> None:
         if not self.inherited:
-            self._loop.add_reader(fd, self._readable, fd)
+            self._loop.add_reader(fd, self._on_event, fd, self._loop.remove_reader, READABLE)
 
     def arm_writes(self, fd: int) -> None:
         if not self.inherited:
-            self._loop.add_writer(fd, self._writable, fd)
+            self._loop.add_writer(fd, self._on_event, fd, self._loop.remove_writer, WRITABLE)
 
-    def _readable(self, fd: int) -> None:
-        if not self.inherited:
-            self._loop.remove_reader(fd)
-            self._watchers[fd].on_events(READABLE)
-
-    def _writable(self, fd: int) -> None:
-        if not self.inherited:
-            self._loop.remove_writer(fd)
-            self._watchers[fd].on_events(WRITABLE)
+    def _on_event(self, fd: int, disarm: Callable[[int], bool], event: int) -> None:
+        if self.inherited:
+            return
+        disarm(fd)
+        watcher = self._watcher_of(fd)
+        if watcher is not None:
+            watcher.on_events(event)
 
 
 def make_reactor(loop: asyncio.AbstractEventLoop) -> Reactor:

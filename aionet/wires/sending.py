@@ -13,6 +13,10 @@ of it was sent, the stream is broken.
 
 However many writes wait, each change costs the same: the sums (`remaining`, `held`) are kept up to date, and
 an entry can leave from any place of the queue.
+
+While something is in the queue, the reactor keeps the wire alive, and with it the queue and the tasks that
+wait: what was written is sent even if the program holds neither the socket nor the task. Whatever closes the
+descriptor meanwhile, the peer sees a reset.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from .budget import BUDGET, UNIT_BITS
 from .event_loop import EventLoopState
 from .outgoing import Outgoing, OutgoingBuffers, SourceError
 
-__all__ = ["OutgoingQueue", "nothing"]
+__all__ = ["OutgoingQueue", "hold_nothing", "nothing"]
 
 _STEPS_PER_TURN = 16  # how often one event advances the queue before the loop gets its turn
 
@@ -43,9 +47,13 @@ class OutgoingQueue:
     __slots__ = (
         "_await_room",
         "_entries",
+        "_hold",
         "_on_change",
         "_state",
         "_translate",
+        "_waits",
+        "above",
+        "before_reset",
         "broken",
         "failed",
         "held",
@@ -62,6 +70,7 @@ class OutgoingQueue:
         state: EventLoopState,
         translate: Callable[[str, OSError], Exception],
         await_room: Callable[[], None],
+        hold: Callable[[bool, bool], None],
         on_change: Callable[[], None],
     ) -> None:
         """How the wire serves its queue.
@@ -69,12 +78,16 @@ class OutgoingQueue:
         `translate(operation, error)` makes the error that a task is told of what the system raised;
         `await_room()` has `on_writable` called at the next event; `on_change()` is told when `held` may have
         changed.
+
+        `hold(unsent, torn)` has the wire kept alive while something is `unsent`, and has the connection end
+        in a reset, whatever closes it, while something is unsent or the stream is `torn`.
         """
         self.sock = sock
         self._state = state
         self._translate = translate
         self._entries: OrderedDict[Outgoing, None] = OrderedDict()
         self._await_room = await_room
+        self._hold = hold
         self._on_change = on_change
         self.remaining = 0
         """Bytes not yet handed to the kernel."""
@@ -83,6 +96,11 @@ class OutgoingQueue:
 
         What is sent from a file holds none to speak of.
         """
+        self._waits = False
+        self.above = (False, False)
+        """What a wire above has said last, as of `hold`."""
+        self.before_reset: bytes | None = None
+        """What a close would have done, had the wire not asked for a reset; ``None`` if it has not."""
         self.sent = 0
         """Bytes that this queue has handed to the kernel."""
         self.broken = False
@@ -111,7 +129,7 @@ class OutgoingQueue:
         waiter = self._enqueue(entry, operation, blocked)
         try:
             await waiter
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             self._abandon(entry)
             raise
         finally:  # an error that holds its traceback, and so this frame, must not be held by it
@@ -143,22 +161,35 @@ class OutgoingQueue:
             error = make_error()
             error.__cause__ = cause
             _complete(entry, error)
+        self._changed()
+
+    def _changed(self) -> None:
+        waits = bool(self._entries)
+        if waits is not self._waits:
+            self._waits = waits
+            self._hold(waits, self.broken)
         self._on_change()
 
     def forget(self) -> None:
         """The wire, which holds this, is closed, and is no longer held."""
         self._translate = _as_it_is
         self._await_room = self._on_change = nothing
+        self._hold = hold_nothing
 
     def _count_failed(self, entry: Outgoing, *, told: bool) -> None:
-        self.broken = True
+        self._mark_broken()
         self.failed += max(entry.remaining, 1)  # of a file whose length nobody named, one at least
         if not told:
             self.torn += max(entry.remaining, 1)
 
+    def _mark_broken(self) -> None:
+        if not self.broken:
+            self.broken = True
+            self._hold(bool(self._entries), True)
+
     def _break(self, why: str) -> None:
         """A part of something went out and the rest cannot follow: no later write may make it look whole."""
-        self.broken = True
+        self._mark_broken()
         cause = OSError(errno.EIO, why)
         self.fail(lambda: self._translate("write", cause), cause)
         self._translate("write", cause)
@@ -202,7 +233,7 @@ class OutgoingQueue:
         self._entries[entry] = None
         self.remaining += entry.remaining
         self.held += _held_by(entry)
-        self._on_change()
+        self._changed()
         return waiter
 
     def _go_on_later(self, blocked: bool) -> None:
@@ -225,7 +256,7 @@ class OutgoingQueue:
             return
         self._remove(entry)
         entry.release()
-        self._on_change()
+        self._changed()
 
     def _remove(self, entry: Outgoing) -> None:
         del self._entries[entry]
@@ -262,7 +293,7 @@ class OutgoingQueue:
                 self._go_on_later(blocked)
             except OSError as error:
                 self._fail_by(without_traceback(error))
-        self._on_change()
+        self._changed()
 
     def _fail_by(self, error: OSError) -> None:
         self.fail(lambda: self._translate("write", error), error)
@@ -287,6 +318,10 @@ class OutgoingQueue:
 
 def _held_by(entry: Outgoing) -> int:
     return entry.sent + entry.remaining if isinstance(entry, OutgoingBuffers) else 0
+
+
+def hold_nothing(unsent: bool, torn: bool) -> None:
+    """What a queue without a wire does for it."""
 
 
 def nothing() -> None:

@@ -68,9 +68,9 @@ async def wait_once_for_room(sock, peer):
     await writing
 
 
-@over_what
-async def test_a_write_that_asks_whether_others_wait(over, make_task):
-    async with pair(over) as (sock, peer):
+async def test_a_write_that_asks_whether_others_wait(make_task):
+    """Over TLS; without it the stream knows."""
+    async with pair("tls") as (sock, peer):
         await wait_once_for_room(sock, peer)
         with interrupted(OutgoingQueue, "__len__"):
             with pytest.raises(RingError):

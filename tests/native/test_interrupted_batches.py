@@ -206,13 +206,14 @@ def test_a_watcher_that_raises_does_not_keep_the_others_from_their_events(loop, 
         with ours, theirs:
             reactor = running_state().reactor
             tasks = [kind(loop, reader(line.sock)) for line in batch]
-            reactor.watch(ours.fileno(), Bad())
+            bad = Bad()
+            reactor.watch(ours.fileno(), bad)
             await give_turns()
             for line in batch:
                 line.peer.send_now(b"x")
                 theirs.send(b"x")
             await asyncio.gather(*tasks)
-            reactor.forget(ours.fileno())
+            reactor.forget(ours.fileno(), bad)
 
     loop.run_until_complete(begin())
     loop.run_until_complete(stack.aclose())

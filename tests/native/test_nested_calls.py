@@ -105,28 +105,28 @@ async def test_inside_of_a_delegate_that_is_closed(call):
 
 
 async def test_in_a_signal_handler_that_runs_in_a_step(call):
-    """The step runs Python, and so the handlers of signals, where it asks whether writes wait."""
+    """The step runs Python, and so the handlers of signals, where it asks whether bytes were read ahead."""
     async with lines(1) as (line,):
         errors = []
 
         def handler(number, frame):
             errors.extend(call(operation))
 
-        class Queue:
+        class ReadAhead:
             def __len__(self):
                 signal.raise_signal(signal.SIGUSR1)
                 return 0
 
         before = signal.signal(signal.SIGUSR1, handler)
         try:
-            line.sock._wire._outgoing = Queue()
-            operation = line.sock.write(b"x")
-            assert await operation == 1
+            line.peer.send_now(b"x")
+            line.sock._received = ReadAhead()
+            operation = line.sock.read()
+            assert await operation == b"x"
         finally:
-            line.sock._wire._outgoing = None
+            line.sock._received = None
             signal.signal(signal.SIGUSR1, before)
         assert errors
-        assert await line.peer.receive(10) == b"x"
 
 
 async def test_inside_of_a_driver(call):

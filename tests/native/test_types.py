@@ -106,10 +106,10 @@ async def test_reactors_watch_only_descriptors(fd):
         reactor.watch(fd, object())
     if fd not in (-1, -5):
         with pytest.raises(TypeError):
-            reactor.forget(fd)
+            reactor.forget(fd, object())
     else:
-        reactor.forget(fd)
-    reactor.forget(100_000)
+        reactor.forget(fd, object())
+    reactor.forget(100_000, object())
 
 
 @pytest.mark.asyncio

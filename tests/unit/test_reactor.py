@@ -44,7 +44,7 @@ async def test_it_tells_of_input_that_was_there_before(make_reactor, pair):
     reactor.watch(ours.fileno(), watcher)
     reactor.arm_reads(ours.fileno())
     await until(lambda: watcher.saw(READABLE))
-    reactor.forget(ours.fileno())
+    reactor.forget(ours.fileno(), watcher)
 
 
 @both
@@ -68,7 +68,7 @@ async def test_it_tells_of_room(make_reactor, pair):
         except BlockingIOError:
             break
     await until(lambda: watcher.saw(WRITABLE))
-    reactor.forget(ours.fileno())
+    reactor.forget(ours.fileno(), watcher)
 
 
 @both
@@ -83,7 +83,7 @@ async def test_it_does_not_repeat_itself(make_reactor, pair):
     told = len(watcher.events)
     await give_turns(20)
     assert len(watcher.events) == told
-    reactor.forget(ours.fileno())
+    reactor.forget(ours.fileno(), watcher)
 
 
 @both
@@ -96,7 +96,7 @@ async def test_what_is_forgotten_is_not_told_of_any_more(make_reactor, pair):
     await give_turns()
     watcher.events.clear()
     theirs.send(b"x")
-    reactor.forget(ours.fileno())
+    reactor.forget(ours.fileno(), watcher)
     await give_turns(20)
     assert watcher.events == []
 
@@ -105,10 +105,11 @@ async def test_what_is_forgotten_is_not_told_of_any_more(make_reactor, pair):
 async def test_without_descriptors_it_holds_none_of_its_own(make_reactor, pair):
     reactor = make_reactor(asyncio.get_running_loop())
     before = open_descriptors()
-    for sock in pair:
-        reactor.watch(sock.fileno(), Recorder())
-    for sock in pair:
-        reactor.forget(sock.fileno())
+    watchers = {sock.fileno(): Recorder() for sock in pair}
+    for number, watcher in watchers.items():
+        reactor.watch(number, watcher)
+    for number, watcher in watchers.items():
+        reactor.forget(number, watcher)
     assert open_descriptors() == before
 
 
@@ -130,4 +131,4 @@ async def test_epoll_tells_endings_apart_from_input(pair):
     assert not watcher.saw(HANGUP)
     theirs.close()
     await until(lambda: watcher.saw(HANGUP))
-    reactor.forget(ours.fileno())
+    reactor.forget(ours.fileno(), watcher)

@@ -379,7 +379,11 @@ class TlsWire(TlsBase, WireOver):
     _outgoing: SealedQueue | None
 
     def _make_queue(self) -> SealedQueue:
-        return SealedQueue(self._seal, self._state, self._error, self._on_unsent)
+        return SealedQueue(self._seal, self._state, self._error, self._hold, self._on_unsent)
+
+    def _hold(self, unsent: bool, torn: bool) -> None:
+        above_unsent, above_torn = self._queue().above
+        self._lower.hold_for_above(unsent or above_unsent, torn or above_torn)
 
     @property
     def bytes_written(self) -> int:

@@ -189,10 +189,13 @@ class SealedQueue(OutgoingQueue):
         seal: Seal,
         state: EventLoopState,
         translate: Callable[[str, OSError], Exception],
+        hold: Callable[[bool, bool], None],
         on_change: Callable[[], None],
     ) -> None:
         socket: Any = seal
-        super().__init__(socket, state, translate, nothing, on_change)  # the seal says when there is room
+        super().__init__(
+            socket, state, translate, nothing, hold, on_change
+        )  # the seal says when there is room
         self._seal = seal
         self._head_done = False
 
