@@ -29,6 +29,7 @@ lost by, like an error of the system. A stream of which a write broke off gets n
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -532,7 +533,7 @@ class TlsWire(TlsBase, WireOver):
             return self._tls_error(operation, error.args[0], error.failure, error.by_peer)
         if isinstance(error, ssl.SSLError):
             return self._lose_by(operation, error, *explain(error))
-        if isinstance(error, SocketClosedError):
+        if isinstance(error, SocketClosedError) or (self._lower.closed and error.errno == errno.EBADF):
             return self._closed_error(operation)
         return super()._error(operation, error)
 
