@@ -27,6 +27,7 @@ def in_child(
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # of a child that hangs no handler may ever run
         signal.alarm(_SECONDS)
         try:
             with asyncio.Runner(loop_factory=new_loop) as runner:
