@@ -134,6 +134,7 @@ struct Reactor {
     int readers;   /* streams that somebody waits for */
     unsigned long reads; /* how often something was read */
     unsigned long turns; /* how often somebody was to be woken */
+    int debug;           /* whether the loop was in its debug mode at the last look */
     char *scratch;
     PyObject *window; /* over bytes that are passed on: tls.c */
     PyObject *newcomers; /* a list of streams that are to be looked at in the next turn, or NULL */

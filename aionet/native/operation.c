@@ -603,9 +603,12 @@ int operation_wake(Operation *operation)
 {
     if (operation->phase != WAITING)
         return 0;
+    int debug = operation->stream->reactor->debug;
     if (operation->driver != NULL)
-        return driver_resume(operation->driver);
-    return operation->wait == NULL ? 0 : wait_wake(operation->wait);
+        return debug ? wait_wake_later(&operation->driver->base) : driver_resume(operation->driver);
+    if (operation->wait == NULL)
+        return 0;
+    return debug ? wait_wake_later(operation->wait) : wait_wake(operation->wait);
 }
 
 /* -- for operations of other wires (tls.c) ---------------------------------------------------------------------- */

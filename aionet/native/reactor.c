@@ -23,6 +23,9 @@
  * the look is made up for; after some turns there is one in any case, for the sake of everybody else. What is not
  * looked at stays ready, and the loop is told again. A conversation with one peer is a system call a turn cheaper.
  *
+ * *In the loop's debug mode*, which is looked at now and then, each task is woken by a callback of its own, as a future
+ * wakes it: the loop measures callbacks, and names the task whose step was slow.
+ *
  * An event carries the descriptor and a generation. A close leaves it to the kernel to drop the registration; if
  * the open file lives on in another process its events still come, find another generation, and are dropped.
  *
@@ -36,7 +39,7 @@
  */
 #include "native.h"
 
-enum { EVENTS_PER_TURN = 256, MOST_GUESSES = 16, MOST_DESCRIPTORS = 1 << 24 };
+enum { EVENTS_PER_TURN = 256, MOST_GUESSES = 16, TURNS_PER_LOOK = 64, MOST_DESCRIPTORS = 1 << 24 };
 
 static const uint32_t INPUT = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET;
 
@@ -488,10 +491,21 @@ void reactor_leave(Reactor *reactor)
         raise_taken(raised);
 }
 
+static void look_at_debug_mode(Reactor *reactor)
+{
+    PyObject *debug = PyObject_CallMethod(reactor->loop, "get_debug", NULL);
+    if (debug == NULL) /* a loop that cannot say is half collected */
+        raise_later(reactor);
+    PyErr_Clear();
+    reactor->debug = debug == Py_True;
+    Py_XDECREF(debug);
+}
+
 int reactor_wake_ready(Reactor *reactor)
 {
     Operation *operation;
-    reactor->turns++;
+    if (reactor->turns++ % TURNS_PER_LOOK == 0)
+        look_at_debug_mode(reactor);
     while ((operation = next_ready(reactor)) != NULL) {
         if (operation->driver == NULL)
             reactor_leave(reactor);
@@ -533,7 +547,7 @@ char *reactor_scratch(Reactor *reactor)
 static int guess(Reactor *reactor)
 {
     Stream *stream = reactor->alone;
-    if (stream == NULL || reactor->readers != 1 || reactor->guesses == MOST_GUESSES || stream->reader == NULL ||
+    if (stream == NULL || reactor->debug || reactor->readers != 1 || reactor->guesses == MOST_GUESSES || stream->reader == NULL ||
         stream->reader->kind >= METHODS)
         return 0;
     unsigned long reads = reactor->reads;

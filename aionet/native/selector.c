@@ -153,6 +153,10 @@ static PyObject *selector_select(PyObject *self, PyObject *argument)
     double seconds = argument == Py_None ? -1 : PyFloat_AsDouble(argument);
     if (seconds == -1 && PyErr_Occurred())
         return NULL;
+    if (isnan(seconds)) {
+        PyErr_SetString(PyExc_ValueError, "a timeout is a number of seconds, not NaN");
+        return NULL;
+    }
     double deadline = argument == Py_None || seconds <= 0 ? 0 : now() + seconds;
     int timeout = argument == Py_None ? -1 : milliseconds(seconds);
     if (look_up_timers(selector) < 0)

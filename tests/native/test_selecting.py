@@ -43,6 +43,11 @@ def test_timeouts_that_do_not_wait(selector, pair, timeout):
     assert time.monotonic() - before < 0.5
 
 
+def test_a_timeout_is_a_number(selector):
+    with pytest.raises(ValueError):
+        selector.select(float("nan"))
+
+
 @pytest.mark.parametrize("timeout", [0.0001, 0.02])
 def test_timeouts_are_not_cut_short(selector, pair, timeout):
     selector.register(pair[0], READ)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import sys
 
 import pytest
 
@@ -110,6 +111,74 @@ async def test_reactors_watch_only_descriptors(fd):
     else:
         reactor.forget(fd, object())
     reactor.forget(100_000, object())
+
+
+@pytest.mark.asyncio
+async def test_a_watcher_is_counted_once():
+    reactor = compiled.Reactor(asyncio.get_running_loop())
+    watcher, other = object(), object()
+    before = sys.getrefcount(watcher), sys.getrefcount(other)
+    with socket.socket() as sock:
+        for each in (watcher, watcher, other, watcher):  # the number is the last one's
+            reactor.watch(sock.fileno(), each)
+        del each
+        reactor.forget(sock.fileno(), other)
+        assert sys.getrefcount(watcher) == before[0] + 1
+        reactor.forget(sock.fileno(), watcher)
+    assert (sys.getrefcount(watcher), sys.getrefcount(other)) == before
+
+
+@pytest.mark.asyncio
+async def test_a_stream_is_watched_at_its_own_descriptor():
+    reactor, other = (compiled.Reactor(asyncio.get_running_loop()) for _ in range(2))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = compiled.Stream(ours, reactor)
+        for wrong, number in [(reactor, theirs.fileno()), (other, ours.fileno())]:
+            with pytest.raises(ValueError):
+                wrong.watch(number, stream)
+        for _ in range(3):
+            reactor.watch(ours.fileno(), stream)
+        stream._close_descriptor()
+        assert not stream._watched
+
+
+@pytest.mark.asyncio
+async def test_what_memory_depends_on_cannot_be_set():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = compiled.Stream(ours, compiled.Reactor(asyncio.get_running_loop()))
+        for name, value in [("_watched", True), ("_fd", theirs.fileno())]:
+            with pytest.raises((AttributeError, TypeError)):
+                setattr(stream, name, value)
+        for wrong in (theirs, None, object(), -1):
+            with pytest.raises((TypeError, ValueError)):
+                stream._raw = wrong
+        with pytest.raises((AttributeError, TypeError, ValueError)):
+            del stream._raw
+        stream._close_descriptor()
+
+
+@pytest.mark.parametrize("count", [0, -1, -5, -(2**40), -(2**80)])
+@pytest.mark.asyncio
+async def test_a_stream_receives_at_least_one_byte(count):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = compiled.Stream(ours, compiled.Reactor(asyncio.get_running_loop()))
+        theirs.send(b"x" * 100)
+        for wire in (stream, compiled.Tls()):
+            with pytest.raises(ValueError):
+                wire.receive(count)
+        assert await stream.receive(1) == b"x"
+        stream._close_descriptor()
+
+
+@pytest.mark.parametrize("fd", [2**30, 2**31 - 1])
+@pytest.mark.asyncio
+async def test_no_room_is_made_for_what_is_not_open(fd):
+    reactor = compiled.Reactor(asyncio.get_running_loop())
+    with pytest.raises(OSError):
+        reactor.watch(fd, object())
 
 
 @pytest.mark.asyncio
