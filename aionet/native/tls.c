@@ -754,6 +754,26 @@ static int tls_set_reading(PyObject *self, PyObject *value, void *unused)
     return flag < 0 ? -1 : 0;
 }
 
+/* What the short way takes for granted once it is open: set, but never deleted. */
+static PyObject *tls_get_part(PyObject *self, void *offset)
+{
+    PyObject *part = *(PyObject **)((char *)self + (size_t)offset);
+    if (part == NULL)
+        PyErr_SetString(PyExc_AttributeError, "it was not set yet");
+    return Py_XNewRef(part);
+}
+
+static int tls_set_part(PyObject *self, PyObject *value, void *offset)
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "it cannot be deleted");
+        return -1;
+    }
+    PyObject **place = (PyObject **)((char *)self + (size_t)offset);
+    Py_XSETREF(*place, Py_NewRef(value));
+    return 0;
+}
+
 static PyObject *tls_get_ahead(PyObject *self, void *unused)
 {
     PyObject *ahead = ((Tls *)self)->ahead;
@@ -818,10 +838,6 @@ static PyMethodDef tls_methods[] = {
 };
 
 static PyMemberDef tls_members[] = {
-    {"_lower", T_OBJECT_EX, offsetof(Tls, lower), 0, NULL},
-    {"_tls", T_OBJECT_EX, offsetof(Tls, object), 0, NULL},
-    {"_incoming", T_OBJECT_EX, offsetof(Tls, incoming), 0, NULL},
-    {"_encrypted", T_OBJECT_EX, offsetof(Tls, encrypted), 0, NULL},
     {"_outgoing", T_OBJECT, offsetof(Tls, outgoing), 0, NULL},
     {"_own_loss", T_OBJECT, offsetof(Tls, own_loss), 0, NULL},
     {"_truncated", T_BOOL, offsetof(Tls, truncated), 0, NULL},
@@ -833,7 +849,13 @@ static PyMemberDef tls_members[] = {
     {NULL},
 };
 
+#define PART(name) (void *)offsetof(Tls, name)
+
 static PyGetSetDef tls_getset[] = {
+    {"_lower", tls_get_part, tls_set_part, NULL, PART(lower)},
+    {"_tls", tls_get_part, tls_set_part, NULL, PART(object)},
+    {"_incoming", tls_get_part, tls_set_part, NULL, PART(incoming)},
+    {"_encrypted", tls_get_part, tls_set_part, NULL, PART(encrypted)},
     {"_ahead", tls_get_ahead, tls_set_ahead, NULL, NULL},
     {"_established", tls_get_established, tls_set_established, NULL, NULL},
     {"_more", tls_get_more, tls_set_more, NULL, NULL},

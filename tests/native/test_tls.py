@@ -180,3 +180,12 @@ async def test_keys_change_on_the_way():
             await client.communicate()
         await spawner.drain(5)
         await serving
+
+
+@pytest.mark.parametrize("name", ["_lower", "_tls", "_incoming", "_encrypted"])
+async def test_what_an_open_connection_consists_of_cannot_be_deleted(name):
+    async with connected() as (sock, peer):
+        with pytest.raises(AttributeError):
+            delattr(sock._wire, name)
+        await sock.write(b"x")
+        assert await peer.receive(10) == b"x"
