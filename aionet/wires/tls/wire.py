@@ -486,7 +486,7 @@ class TlsWire(TlsBase, WireOver):
     @property
     def _hopeless(self) -> bool:
         broken = self._outgoing is not None and self._outgoing.broken
-        return broken or self._lower.lost is not None
+        return broken or self._lower.closed or self._lower.lost is not None
 
     def _say_goodbye(self) -> None:
         """Send close_notify, if that was not done yet and nothing is amiss."""
