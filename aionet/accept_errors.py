@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 import errno
 
-__all__ = ["AcceptFailure", "Backoff", "classify", "is_shortage"]
+__all__ = ["SHORTAGES", "AcceptFailure", "Backoff", "classify", "is_shortage"]
 
 
 class AcceptFailure(enum.Enum):
@@ -57,6 +57,10 @@ _KINDS = {getattr(errno, name): AcceptFailure.TRANSIENT for name in _TRANSIENT i
 }
 
 
+SHORTAGES = frozenset(number for number, kind in _KINDS.items() if kind is AcceptFailure.EXHAUSTED)
+"""What errno says where the machine lacks something."""
+
+
 def classify(error: OSError) -> AcceptFailure:
     """Return what `error`, raised by accept(2), means."""
     return _KINDS.get(error.errno or 0, AcceptFailure.FATAL)
@@ -64,7 +68,7 @@ def classify(error: OSError) -> AcceptFailure:
 
 def is_shortage(error: OSError) -> bool:
     """Whether the machine lacks what the system call needed, whatever call it was."""
-    return classify(error) is AcceptFailure.EXHAUSTED
+    return error.errno in SHORTAGES
 
 
 class Backoff:

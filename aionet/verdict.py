@@ -91,11 +91,11 @@ def must_reset(connection: Connection[Any], error: BaseException | None, policy:
     """Whether `connection` ends in a reset: its handler ended with `error`, and its cause is known."""
     if error is None:
         return False
+    wire = connection.socket._wire
+    if wire.closed or wire.lost is not None:  # by the handler, perhaps cleanly; or by the world
+        return False
     if not isinstance(error, (Exception, asyncio.CancelledError)):
         return True  # KeyboardInterrupt, SystemExit: the loop is going down, and a close could not wait
-    wire = connection.socket._wire
-    if wire.closed:  # by the handler, perhaps in good order
-        return False
     if connection.phase == "handshake" and isinstance(error, Exception):
         return not isinstance(error, TlsError)  # a reset would destroy the alert that tells the peer why
     if policy == "close":

@@ -40,6 +40,7 @@ __all__ = ["PortableWire"]
 
 _CHUNK = 64 * 1024  # what `recv` is asked for directly; malloc maps and unmaps larger blocks one by one
 _ENDING = PEER_ENDED | HANGUP | ERROR
+_UNSETTLING = _ENDING | URGENT
 _MAY_READ = READABLE | _ENDING
 _MAY_WRITE = WRITABLE | HANGUP | ERROR
 _UNIX = getattr(socket, "AF_UNIX", None)
@@ -246,12 +247,10 @@ class PortableWire(DescriptorWire):
             self._wake_acknowledgement_waits()
             if not events & HANGUP:
                 events &= ~ERROR
-        if events & _ENDING:
+        if events & _UNSETTLING:
             self._unsure = True
-            if self._peer_watched and self._observer is not None:
+            if events & _ENDING and self._peer_watched and self._observer is not None:
                 self._observer.on_peer_gone()
-        elif events & URGENT:
-            self._unsure = True
         if events & _MAY_READ:
             self._readable = True
             waiter = self._read_waiter

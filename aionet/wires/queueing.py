@@ -29,7 +29,7 @@ import errno
 from collections.abc import Coroutine, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from ..accept_errors import is_shortage
+from ..accept_errors import SHORTAGES, is_shortage
 from ..addresses import SocketAddress, UnixAddress
 from ..errors import (
     ConnectionLostError,
@@ -318,7 +318,7 @@ class QueueingWire:
         """Translate what a syscall raised; the one boundary where errors of the system become ours."""
         if self.closed and error.errno == errno.EBADF:
             return self._closed_error(operation)
-        if is_shortage(error) and error is not self.lost:
+        if error.errno in SHORTAGES and error is not self.lost:
             return ResourceExhaustedError(error.errno, error.strerror, operation=operation, ends=self)
         if self.lost is None:
             # A copy: the original's traceback would keep its frames alive.

@@ -119,7 +119,7 @@ class _Places:
         self.held: dict[object, Watcher] = {}
 
     def watch(self, fd: int, watcher: Watcher, *, weakly: bool = False) -> None:
-        before = self._watcher_of(fd)
+        before = self._watcher_of(fd) if fd in self._watchers else None
         self._register(fd)
         if weakly:
             self._watchers[fd] = place = _WeakPlace(watcher, self._on_gone)
@@ -130,7 +130,8 @@ class _Places:
             before.on_displaced()
 
     def forget(self, fd: int, watcher: Watcher) -> None:
-        if self._watcher_of(fd) is watcher:
+        place = self._watchers.get(fd)
+        if place is watcher or (type(place) is _WeakPlace and place() is watcher):
             self._drop(fd)
 
     def _watcher_of(self, fd: int) -> Watcher | None:
