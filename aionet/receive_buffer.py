@@ -91,5 +91,6 @@ class ReceiveBuffer:
             window *= 2
 
     def _drop(self, count: int) -> None:
+        searched = max(0, self._searched - count)  # first: it may lack memory
         del self._data[:count]
-        self._searched = max(0, self._searched - count)
+        self._searched = searched

@@ -94,6 +94,9 @@ class Wire(Protocol):
     def unfinished(self) -> bool:
         """Whether a write waits, or the last one was interrupted, even if all that is left of it was sent."""
 
+    def note_gap(self) -> None:
+        """Bytes that were received are gone: refuse later reads and writes, and let the peer see a reset."""
+
     def note_interruption(self) -> None:
         """What is being said is interrupted: it is `unfinished` from now on, until another write begins."""
 

@@ -11,16 +11,24 @@ is up.
 A connection with unsent bytes must not end with a FIN, after which a truncated stream looks whole (RFC 9112,
 8). While bytes are unsent, SO_LINGER with a time of 0 is set, so that the kernel resets the connection even
 where no code of ours runs any more: the collector closes the descriptor, or the process is killed.
+
+A stream that is *broken off*, because a part of what was sent or received is gone (there was no memory to
+keep it), is the opposite: its peer is to see a reset. The kernel is asked for that at once, and the loss has
+an object of its own, made beforehand.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 
 from .delivery import unacknowledged_bytes
 
-__all__ = ["PAUSES", "close_as_before", "reset_on_close", "reset_whatever_closes", "settled"]
+__all__ = ["BROKEN_OFF", "PAUSES", "close_as_before", "reset_on_close", "reset_whatever_closes", "settled"]
+
+BROKEN_OFF = OSError(errno.EIO, "a part of what was sent or received is gone")
+"""What a connection that is broken off is lost by."""
 
 PAUSES = (0.005, 0.02, 0.05)
 """Seconds between looks at what the peer has acknowledged; the last one repeats."""

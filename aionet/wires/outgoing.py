@@ -10,6 +10,11 @@ that was, stays until it is finished. It then no longer belongs to a task that p
 alone, so `keep()` copies what could still change. At most one write of a queue has begun, so the memory kept
 for cancelled tasks is never more than one write a socket.
 
+*Exact, whatever comes between.* The handler of a signal may raise between any two calls of Python's. What the
+kernel has taken must be counted even then, or it is sent twice. So its answers are put into a list by C code
+(`list.extend` over `map`), where no handler runs in between, and how far a write is stands in one attribute,
+which is replaced in one step.
+
 A caller's buffer is let go of before its write raises: views of it are released, not dropped, because the
 frames that an error's traceback holds may know them, too.
 
@@ -24,7 +29,6 @@ import operator
 import os
 import socket
 from asyncio import Future
-from collections import deque
 from collections.abc import Iterable
 from typing import IO, Protocol
 
@@ -38,6 +42,11 @@ _MAX_BUFFERS = min(os.sysconf("SC_IOV_MAX"), 1024) if hasattr(os, "sysconf") els
 _CHUNK = 256 * 1024
 _CAN_SENDFILE = hasattr(os, "sendfile")
 _SENDFILE_STEP = 1 << 20  # one step's share: a large file must not hold the loop
+
+
+_Place = tuple[list[memoryview], int, memoryview, int, list[int]]
+"""Of a write: its buffers; the number of the first that is not sent, and the rest of it; bytes sent; what the
+kernel has answered since."""
 
 
 class Outgoing(Protocol):
@@ -75,53 +84,71 @@ class Outgoing(Protocol):
 class OutgoingBuffers:
     """One or more buffers, sent as one."""
 
-    __slots__ = ("_views", "remaining", "sent", "waiter")
+    __slots__ = ("_place", "_size", "waiter")
 
     def __init__(self, buffers: Iterable[Buffer], sent: int = 0) -> None:
-        self._views = deque(filter(_nbytes, map(_as_bytes_view, buffers)))
-        self.remaining = sum(map(_nbytes, self._views))
-        self.sent = 0
+        views = list(filter(_nbytes, map(_as_bytes_view, buffers)))
+        self._size: int = sum(map(_nbytes, views))
+        self._place: _Place = (views, 0, _view_at(views, 0), 0, [sent])
         self.waiter: Future[None] | None = None
-        self._count(sent)
+
+    @property
+    def sent(self) -> int:
+        _, _, _, sent, answers = self._place
+        return sent + sum(answers)
+
+    @property
+    def remaining(self) -> int:
+        return self._size - self.sent
 
     @property
     def begun(self) -> bool:
         return self.sent > 0
 
     def advance(self, sock: socket.SocketType) -> bool:
-        views = self._views
-        if not views:
+        views, index, head, _, answers = self._count_answers()
+        if index >= len(views):
             return True
-        if len(views) == 1:
-            sent = sock.send(views[0])
+        if index + 1 == len(views):
+            answers.extend(map(sock.send, (head,)))
         else:
-            sent = sock.sendmsg([views[i] for i in range(min(len(views), _MAX_BUFFERS))])
-        self._count(sent)
-        return not views
+            answers.extend(map(sock.sendmsg, ([head, *views[index + 1 : index + _MAX_BUFFERS]],)))
+        views, index, _, _, _ = self._count_answers()
+        return index >= len(views)
 
     def keep(self) -> None:
-        views = self._views
-        for index, view in enumerate(views):
-            if not (view.readonly and isinstance(view.obj, bytes)):
-                views[index] = memoryview(bytes(view))
-                view.release()
+        views, index, head, sent, _ = self._count_answers()
+        rest = [head, *views[index + 1 :]] if index < len(views) else []
+        kept = [memoryview(bytes(view)) if _may_change(view) else view for view in rest]
+        callers = [view for view in (*views, head) if _may_change(view)]
+        self._place = (kept, 0, _view_at(kept, 0), sent, [])
+        for view in callers:
+            view.release()
 
     def release(self) -> None:
-        for view in self._views:
+        views, _, head, _, _ = self._place
+        for view in (*views, head):
             view.release()
-        self._views.clear()
+        self._place = ([], 0, memoryview(b""), self.sent, [])
 
-    def _count(self, sent: int) -> None:
-        self.sent += sent
-        self.remaining -= sent
-        views = self._views
-        while sent:
-            view = views[0]
-            if sent < view.nbytes:
-                views[0] = view[sent:]
-                return
-            sent -= view.nbytes
-            views.popleft()
+    def _count_answers(self) -> _Place:
+        views, index, head, sent, answers = self._place
+        if answers:
+            left = sum(answers)
+            sent += left
+            while left:
+                if left < head.nbytes:
+                    head, left = head[left:], 0
+                else:
+                    left -= head.nbytes
+                    index += 1
+                    head = _view_at(views, index)
+            self._place = (views, index, head, sent, [])
+        return self._place
+
+
+def _view_at(views: list[memoryview], index: int) -> memoryview:
+    return views[index] if index < len(views) else memoryview(b"")
 
 
 class CertainBuffers(OutgoingBuffers):
@@ -171,6 +198,7 @@ class OutgoingFile:
     """
 
     __slots__ = (
+        "_answers",
         "_chunk",
         "_count",
         "_file",
@@ -179,7 +207,6 @@ class OutgoingFile:
         "_raw",
         "_seekable",
         "_use_sendfile",
-        "sent",
         "waiter",
     )
 
@@ -188,14 +215,18 @@ class OutgoingFile:
         self._offset = offset
         self._count = count
         self._own_fd = -1
-        self._chunk = memoryview(b"")
+        self._answers: list[int] = []
+        self._chunk = (0, memoryview(b""))  # what of the file was read, and how far into the write it begins
         self._raw = regular_file(file)
         self._use_sendfile = _CAN_SENDFILE and self._raw is not None
         self._seekable = self._raw is not None or file.seekable()
         if offset and not self._seekable:
             raise ValueError(f"offset={offset}: {file!r} is not seekable, and is read from where it stands")
-        self.sent = 0
         self.waiter: Future[None] | None = None
+
+    @property
+    def sent(self) -> int:
+        return sum(self._answers)
 
     @property
     def begun(self) -> bool:
@@ -206,6 +237,9 @@ class OutgoingFile:
         return 0 if self._count is None else self._count - self.sent
 
     def advance(self, sock: socket.SocketType) -> bool:
+        answers = self._answers
+        if len(answers) > 1:
+            answers[:] = [sum(answers)]  # in one step
         if self._count is not None and self.sent >= self._count:
             return True
         return self._advance_by_sendfile(sock) if self._use_sendfile else self._advance_by_reading(sock)
@@ -222,9 +256,12 @@ class OutgoingFile:
 
     def _advance_by_sendfile(self, sock: socket.SocketType) -> bool:
         assert self._raw is not None
+        before = self.sent
         try:
-            fd = self._descriptor(self._raw)
-            sent = os.sendfile(sock.fileno(), fd, self._offset + self.sent, self._share(_SENDFILE_STEP))
+            fd, share = self._descriptor(self._raw), self._share(_SENDFILE_STEP)
+            self._answers.extend(
+                map(os.sendfile, (sock.fileno(),), (fd,), (self._offset + before,), (share,))
+            )
         except (BlockingIOError, ConnectionError):
             raise
         except (OSError, ValueError):
@@ -232,17 +269,17 @@ class OutgoingFile:
             # works, or tells which.
             self._use_sendfile = False
             return self._advance_by_reading(sock)
-        self.sent += sent
-        return sent == 0 or self.sent == self._count
+        return self.sent in (before, self._count)
 
     def _advance_by_reading(self, sock: socket.SocketType) -> bool:
-        if not self._chunk:
-            self._chunk = self._read(self._share(_CHUNK))
-            if not self._chunk:
+        start, chunk = self._chunk
+        rest = chunk[self.sent - start :]
+        if not rest:
+            rest = self._read(self._share(_CHUNK))
+            if not rest:
                 return True
-        sent = sock.send(self._chunk)
-        self.sent += sent
-        self._chunk = self._chunk[sent:]
+            self._chunk = (self.sent, rest)
+        self._answers.extend(map(sock.send, (rest,)))
         return self.sent == self._count
 
     def _descriptor(self, raw: io.FileIO) -> int:
@@ -264,6 +301,10 @@ class OutgoingFile:
             return _as_bytes_view(data)[:count]
         except Exception as error:
             raise SourceError(error) from error
+
+
+def _may_change(view: memoryview) -> bool:
+    return not (view.readonly and isinstance(view.obj, bytes))
 
 
 def _as_bytes_view(data: Buffer) -> memoryview:

@@ -33,6 +33,7 @@ from .budget import BUDGET, UNIT_BITS
 from .contract import Buffer
 from .descriptor import DescriptorWire
 from .event_loop import SCRATCH_BYTES, EventLoopState
+from .lingering import BROKEN_OFF, reset_on_close
 from .outgoing import OutgoingBuffers
 from .reactor import ERROR, HANGUP, PEER_ENDED, READABLE, URGENT, WRITABLE
 
@@ -165,6 +166,9 @@ class PortableWire(DescriptorWire):
                     self._readable = False
                 except OSError as error:
                     raise self._error("read", error) from error
+                except MemoryError:
+                    self.note_gap()  # bytes may have been taken, and dropped
+                    raise
                 else:
                     state.budget -= 1 + (len(data) >> UNIT_BITS)
                     self.bytes_read += len(data)
@@ -179,6 +183,8 @@ class PortableWire(DescriptorWire):
     def _recv_through_scratch(self, max_bytes: int) -> bytes:
         if self.closed:
             _refuse(self)
+        if self._recv is _refuse_to_read_on:
+            _refuse_to_read_on(self)
         scratch = self._state.scratch or self._state.make_scratch()
         return scratch[: self._sock.recv_into(scratch, max_bytes)].tobytes()
 
@@ -190,6 +196,8 @@ class PortableWire(DescriptorWire):
             await self._yield_turn_reading()
         while True:
             self._refuse_if_closed("read")
+            if self._recv is _refuse_to_read_on:
+                self._refuse_if_lost("read")
             if self._readable:
                 try:
                     count = self._sock.recv_into(buffer)
@@ -197,6 +205,9 @@ class PortableWire(DescriptorWire):
                     self._readable = False
                 except OSError as error:
                     raise self._error("read", error) from error
+                except MemoryError:
+                    self.note_gap()  # bytes may have been taken, and dropped
+                    raise
                 else:
                     state.budget -= 1 + (count >> UNIT_BITS)
                     self.bytes_read += count
@@ -272,6 +283,9 @@ class PortableWire(DescriptorWire):
             raise self._error("write", error) from error
         except (BufferError, TypeError, ValueError):  # what is wrong with it is said in one place
             return await self._send_in_turn(OutgoingBuffers((data,)))
+        except BaseException:  # how much has gone is not known
+            self.break_off()
+            raise
         self._bytes_sent += sent
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
         if sent == size:
@@ -280,7 +294,13 @@ class PortableWire(DescriptorWire):
             if state.budget < 0:  # afterwards, not before: writes go in the order of their calls
                 await self._yield_turn_writing()
             return size
-        return await self._send_in_turn(OutgoingBuffers((data,), sent))
+        try:
+            sending = self._send_in_turn(OutgoingBuffers((data,), sent))
+        except BaseException:
+            if sent:
+                self.break_off()
+            raise
+        return await sending
 
     # For the cold half --------------------------------------------------------------------------------------
 
@@ -305,6 +325,17 @@ class PortableWire(DescriptorWire):
         self._recv = self._send = _refuse
         self._readable = True  # whoever waits is to be refused, and closing itself may read
 
+    def break_off(self) -> None:
+        self.lost = self.lost or BROKEN_OFF
+        try:
+            reset_on_close(self._sock)
+        except OSError:  # it is closed already, or knows no reset
+            pass
+
+    def note_gap(self) -> None:
+        self._recv = _refuse_to_read_on
+        self.break_off()
+
     def _close_descriptor(self) -> None:
         self._fd = -1
         self._sock.close()
@@ -321,6 +352,10 @@ class PortableWire(DescriptorWire):
     def _wake_reader(self) -> None:
         if self._read_waiter is not None and not self._read_waiter.done() and not self._loop.is_closed():
             self._read_waiter.set_result(None)
+
+
+def _refuse_to_read_on(_: object) -> NoReturn:
+    raise OSError(*BROKEN_OFF.args)
 
 
 def _refuse(_: object) -> NoReturn:

@@ -152,15 +152,20 @@ class QueueingWire:
         if self._outgoing:
             return self._outgoing.push(CertainBuffers((data,)), "write")
         try:
-            sent = self._send_some(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            if not is_shortage(error):
-                raise self._error("write", error) from error
-            sent = 0  # the queue tries once more, and breaks the stream if that fails
-        self._bytes_sent += sent
-        return None if sent == len(data) else self._queue().push(CertainBuffers((data,), sent), "write")
+            try:
+                sent = self._send_some(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                if not is_shortage(error):
+                    raise self._error("write", error) from error
+                sent = 0  # the queue tries once more, and breaks the stream if that fails
+            self._bytes_sent += sent
+            return None if sent == len(data) else self._queue().push(CertainBuffers((data,), sent), "write")
+        except BaseException as error:
+            if not isinstance(error, OSError):
+                self.break_off()
+            raise
 
     async def _send_in_turn(self, entry: Outgoing) -> int:
         try:
@@ -309,6 +314,14 @@ class QueueingWire:
             outgoing.torn = 0
             cause = self.lost or OSError(errno.ETIMEDOUT, "not sent within the time that closing may take")
             raise self._delivery_error("aclose", cause) from cause
+
+    def break_off(self) -> None:
+        """A part of what was sent or received is gone: refuse later writes, and let the peer see a reset."""
+        raise NotImplementedError
+
+    def note_gap(self) -> None:
+        """Bytes that were received are gone: refuse later reads, too."""
+        self.break_off()
 
     # Errors -------------------------------------------------------------------------------------------
 

@@ -11,6 +11,10 @@ same on every loop: libuv, for one, silently drops a descriptor that reports an 
 Edge-triggered means that an event is told once. Whoever is told has to remember it until the kernel says
 EAGAIN or gives less than was asked for; the end of a stream and errors have to be remembered for good.
 
+*What is raised while watchers run*, by the handler of a signal or for want of memory, ends the turn, as in
+any callback of a loop. The kernel is asked for the events of that turn again: each comes once, and a read or
+a write that waits for one would wait for ever.
+
 The instance is opened with the first descriptor and closed with the last: a loop without sockets has no
 descriptor of ours.
 
@@ -33,7 +37,7 @@ import asyncio
 import contextvars
 import select
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ..errors import SocketInheritedError
@@ -208,12 +212,27 @@ class EpollReactor(_Places):
         watchers = self._watchers
         if self.inherited:  # an event that the child takes is missing in the parent
             return
-        for fd, events in self._epoll.poll(0, _EVENTS_PER_TURN):
-            watcher = watchers.get(fd)
-            if isinstance(watcher, _WeakPlace):
-                watcher = watcher()
-            if watcher is not None:
-                watcher.on_events(events)
+        batches: list[list[tuple[int, int]]] = []
+        fd = -1
+        try:
+            # By C code, so that no handler of a signal runs before the events are known.
+            batches.extend(map(self._epoll.poll, (0,), (_EVENTS_PER_TURN,)))
+            for fd, events in batches[0]:
+                watcher = watchers.get(fd)
+                if isinstance(watcher, _WeakPlace):
+                    watcher = watcher()
+                if watcher is not None:
+                    watcher.on_events(events)
+        except BaseException as error:
+            failed = -1 if _loses_word(error) else fd
+            self._ask_again(watched for batch in batches for watched, _ in batch if watched != failed)
+            raise
+
+    def _ask_again(self, fds: Iterable[int]) -> None:
+        """Have the kernel tell of what is there once more."""
+        for fd in fds:
+            if fd in self._watchers:
+                self._epoll.modify(fd, _EVENTS)
 
 
 class CallbackReactor(_Places):
@@ -249,10 +268,20 @@ class CallbackReactor(_Places):
     def _on_event(self, fd: int, disarm: Callable[[int], bool], event: int) -> None:
         if self.inherited:
             return
-        disarm(fd)
-        watcher = self._watcher_of(fd)
-        if watcher is not None:
-            watcher.on_events(event)
+        try:
+            disarm(fd)
+            watcher = self._watcher_of(fd)
+            if watcher is not None:
+                watcher.on_events(event)
+        except BaseException as error:
+            if _loses_word(error) and self._watcher_of(fd) is not None:
+                (self.arm_reads if event == READABLE else self.arm_writes)(fd)
+            raise
+
+
+def _loses_word(error: BaseException) -> bool:
+    """Whether what was raised may be another the next time: a watcher that is at fault is not told again."""
+    return isinstance(error, MemoryError) or not isinstance(error, Exception)
 
 
 def make_reactor(loop: asyncio.AbstractEventLoop) -> Reactor:

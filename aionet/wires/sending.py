@@ -11,6 +11,9 @@ until somebody is told.
 (epoll_ctl(2) fails), or the kernel has no memory for the bytes, the write raises and is withdrawn; if a part
 of it was sent, the stream is broken.
 
+*Interrupted* by the handler of a signal, a write in the queue continues. If a part of a write may be with the
+kernel and the rest can neither be sent nor queued, for want of memory, the stream is broken, too.
+
 However many writes wait, each change costs the same: the sums (`remaining`, `held`) are kept up to date, and
 an entry can leave from any place of the queue.
 
@@ -38,6 +41,7 @@ __all__ = ["OutgoingQueue", "hold_nothing", "nothing"]
 _STEPS_PER_TURN = 16  # how often one event advances the queue before the loop gets its turn
 
 _SOURCE = "a file that was being sent could not be read to its end"
+_INTERRUPTED = "a write was broken off in the middle"
 _SHORTAGE = "a write that had begun could not be finished for lack of resources"
 
 
@@ -46,10 +50,12 @@ class OutgoingQueue:
 
     __slots__ = (
         "_await_room",
+        "_enqueued",
         "_entries",
         "_hold",
         "_on_change",
         "_state",
+        "_tally",
         "_translate",
         "_waits",
         "above",
@@ -58,8 +64,6 @@ class OutgoingQueue:
         "failed",
         "held",
         "interrupted_at",
-        "remaining",
-        "sent",
         "sock",
         "torn",
     )
@@ -85,12 +89,13 @@ class OutgoingQueue:
         self.sock = sock
         self._state = state
         self._translate = translate
-        self._entries: OrderedDict[Outgoing, None] = OrderedDict()
+        self._entries: OrderedDict[Outgoing, int] = OrderedDict()
+        """And how many bytes were left of each when it came."""
         self._await_room = await_room
         self._hold = hold
         self._on_change = on_change
-        self.remaining = 0
-        """Bytes not yet handed to the kernel."""
+        self._enqueued = 0
+        """The sum of these."""
         self.held = 0
         """Bytes of memory that the waiting writes hold, which they do until they are finished.
 
@@ -101,8 +106,8 @@ class OutgoingQueue:
         """What a wire above has said last, as of `hold`."""
         self.before_reset: bytes | None = None
         """What a close would have done, had the wire not asked for a reset; ``None`` if it has not."""
-        self.sent = 0
-        """Bytes that this queue has handed to the kernel."""
+        self._tally: tuple[int, Outgoing | None, int] = (0, None, 0)
+        """Bytes of earlier writes; the one that is being sent; and how much of that others had sent."""
         self.broken = False
         """Whether a write was lost of which a part had been sent: the peer must see a reset, not an end."""
         self.failed = 0
@@ -115,22 +120,33 @@ class OutgoingQueue:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def sent(self) -> int:
+        """Bytes that this queue has handed to the kernel."""
+        before, entry, others = self._tally
+        return before if entry is None else before + entry.sent - others
+
+    @property
+    def remaining(self) -> int:
+        """Bytes not yet handed to the kernel."""
+        if not self._entries:
+            return 0
+        first = next(iter(self._entries))  # of the others nothing was sent since they came
+        return self._enqueued - self._entries[first] + first.remaining
+
     async def send(self, entry: Outgoing, operation: str) -> None:
         """Send `entry` at once if it is its turn and it fits, else behind the others as room comes."""
-        first = not self._entries
-        blocked = False
-        if first:
-            finished, blocked = self._advance_at_once(entry, operation)
-            if finished:
-                self._state.budget -= 1 + (entry.sent >> UNIT_BITS)
-                if self._state.budget < 0:
-                    await self._state.yield_turn()
-                return
-        waiter = self._enqueue(entry, operation, blocked)
+        waiter = self.push(entry, operation)
+        if waiter is None:
+            self._state.budget -= 1 + (entry.sent >> UNIT_BITS)
+            if self._state.budget < 0:
+                await self._state.yield_turn()
+            return
         try:
             await waiter
-        except (asyncio.CancelledError, GeneratorExit):
-            self._abandon(entry)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError | GeneratorExit) or entry in self._entries:
+                self._abandon(entry)
             raise
         finally:  # an error that holds its traceback, and so this frame, must not be held by it
             entry.waiter = None
@@ -139,13 +155,18 @@ class OutgoingQueue:
 
     def push(self, entry: Outgoing, operation: str) -> asyncio.Future[None] | None:
         """As `send`, for somebody who does not wait: return what completes with `entry`, or ``None``."""
-        first = not self._entries
         blocked = False
-        if first:
-            finished, blocked = self._advance_at_once(entry, operation)
-            if finished:
-                return None
-        return self._enqueue(entry, operation, blocked)
+        try:
+            if not self._entries:
+                finished, blocked = self._advance_at_once(entry, operation)
+                if finished:
+                    return None
+            return self._enqueue(entry, operation, blocked)
+        except BaseException:
+            if not self.broken and _is_torn(entry) and entry not in self._entries:
+                self._count_failed(entry, told=True)
+                self._break(_INTERRUPTED)
+            raise
 
     async def flush(self, operation: str) -> None:
         """Return when everything that stands in the queue now has been handed to the kernel."""
@@ -158,9 +179,13 @@ class OutgoingQueue:
             entry = self._remove_first()
             if entry.begun:
                 self._count_failed(entry, told=entry.waiter is not None)
-            error = make_error()
-            error.__cause__ = cause
+            try:
+                error = make_error()
+                error.__cause__ = cause
+            except MemoryError as lack:
+                error = lack
             _complete(entry, error)
+        self._tally = (self.sent, None, 0)
         self._changed()
 
     def _changed(self) -> None:
@@ -230,10 +255,15 @@ class OutgoingQueue:
                 entry.release()
                 raise self._translate(operation, error) from error
         entry.waiter = waiter = self._state.loop.create_future()
-        self._entries[entry] = None
-        self.remaining += entry.remaining
+        self._entries[entry] = left = entry.remaining
+        self._enqueued += left
         self.held += _held_by(entry)
-        self._changed()
+        try:
+            self._changed()
+        except BaseException:
+            if entry in self._entries:
+                self._remove(entry)
+            raise
         return waiter
 
     def _go_on_later(self, blocked: bool) -> None:
@@ -251,16 +281,22 @@ class OutgoingQueue:
             if failed and entry.begun:
                 self.torn += max(entry.remaining, 1)
             return
-        if entry.begun:
-            entry.keep()
+        if not entry.begun:
+            self._remove(entry)
+            entry.release()
+            self._changed()
             return
-        self._remove(entry)
-        entry.release()
-        self._changed()
+        try:
+            entry.keep()
+        except BaseException:  # the caller may change now what would be sent
+            self._remove(entry)
+            entry.release()
+            self._count_failed(entry, told=False)
+            self._break(_INTERRUPTED)
+            raise
 
     def _remove(self, entry: Outgoing) -> None:
-        del self._entries[entry]
-        self.remaining -= entry.remaining
+        self._enqueued -= self._entries.pop(entry)
         self.held -= _held_by(entry)
 
     def _remove_first(self) -> Outgoing:
@@ -272,12 +308,22 @@ class OutgoingQueue:
         """There is room: hand over what fits, for as long as one turn of the loop may take."""
         if self._state.inherited:  # what waits is the parent's to send
             return
+        try:
+            self._send_what_fits()
+            self._changed()
+        except BaseException:  # of the handler of a signal, or for want of memory
+            if self._entries:
+                self._state.loop.call_soon(self.on_writable)
+            raise
+
+    def _send_what_fits(self) -> None:
         entries = self._entries
         blocked = False
         try:
             for _ in range(_STEPS_PER_TURN):
-                if entries and self._advance_first():
-                    _complete(self._remove_first())
+                if entries and self._advance(first := next(iter(entries))):
+                    _complete(first)  # before it leaves: what is interrupted here is done once more
+                    self._remove(first)
         except BlockingIOError:
             blocked = True
         except SourceError as error:
@@ -293,31 +339,34 @@ class OutgoingQueue:
                 self._go_on_later(blocked)
             except OSError as error:
                 self._fail_by(without_traceback(error))
-        self._changed()
 
     def _fail_by(self, error: OSError) -> None:
         self.fail(lambda: self._translate("write", error), error)
         if self.broken:
             self._break(_SHORTAGE)  # unless it was lost: the first error is kept
 
-    def _advance_first(self) -> bool:
-        entry = next(iter(self._entries))
-        before = entry.remaining
-        try:
-            return self._advance(entry)
-        finally:
-            self.remaining -= before - entry.remaining
-
     def _advance(self, entry: Outgoing) -> bool:
-        before = entry.sent
+        if self._tally[1] is not entry:
+            self._tally = (self.sent, entry, entry.sent)
         try:
-            return entry.advance(self.sock)
-        finally:
-            self.sent += entry.sent - before
+            finished = entry.advance(self.sock)
+        except MemoryError:  # how much of it has gone is not known
+            if entry not in self._entries:
+                self._count_failed(entry, told=True)
+            self._break(_INTERRUPTED)
+            raise
+        if finished:
+            self._tally = (self.sent, None, 0)
+        return finished
 
 
 def _held_by(entry: Outgoing) -> int:
     return entry.sent + entry.remaining if isinstance(entry, OutgoingBuffers) else 0
+
+
+def _is_torn(entry: Outgoing) -> bool:
+    """Whether a part of `entry` may be with the kernel, but not all of it."""
+    return entry.begun and not (isinstance(entry, OutgoingBuffers) and entry.remaining == 0)
 
 
 def hold_nothing(unsent: bool, torn: bool) -> None:

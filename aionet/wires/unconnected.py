@@ -67,6 +67,9 @@ class UnconnectedWire:
     def note_interruption(self) -> None:
         pass
 
+    def note_gap(self) -> None:
+        pass
+
     def facts(self) -> tuple[int | None, float | None]:
         return None, None
 

@@ -13,6 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ..addresses import SocketAddress, UnixAddress
+from .lingering import BROKEN_OFF
 from .queueing import QueueingWire
 
 __all__ = ["WireOver"]
@@ -27,6 +28,7 @@ class WireOver(QueueingWire):
     _lower: Any
     """A whole wire that is a `QueueingWire`, too."""
     _own_loss: OSError | None
+    _more: bool
 
     # Ends ---------------------------------------------------------------------------------------------
 
@@ -86,6 +88,11 @@ class WireOver(QueueingWire):
         self._tell_unsent(0 if lower is None else lower.held)
 
     # Closing ------------------------------------------------------------------------------------------
+
+    def break_off(self) -> None:
+        self._own_loss = self._own_loss or BROKEN_OFF
+        self._more = False
+        self._lower.break_off()
 
     async def until_input(self, seconds: float) -> None:
         await self._lower.until_input(seconds)

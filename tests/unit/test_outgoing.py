@@ -75,7 +75,7 @@ def test_constant_bytes_are_not_copied_when_kept():
     data = bytes(1000)
     outgoing = OutgoingBuffers([data])
     outgoing.keep()
-    assert outgoing._views[0].obj is data
+    assert outgoing._place[0][0].obj is data
 
 
 def test_a_write_has_begun_with_its_first_byte():

@@ -48,17 +48,13 @@ class FullSocket:
 class Counted(OutgoingBuffers):
     """Counts how often it is looked at."""
 
-    __slots__ = ("_left",)
+    __slots__ = ()
     looks = 0
 
     @property
     def remaining(self):
         Counted.looks += 1
-        return self._left
-
-    @remaining.setter
-    def remaining(self, count):
-        self._left = count
+        return super().remaining
 
     def __eq__(self, other):
         Counted.looks += 1

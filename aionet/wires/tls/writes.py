@@ -32,6 +32,7 @@ from typing import Any, NoReturn
 from ...errors import without_traceback
 from ..contract import Buffer
 from ..event_loop import EventLoopState
+from ..lingering import BROKEN_OFF
 from ..outgoing import Outgoing
 from ..sending import OutgoingQueue, nothing
 
@@ -109,11 +110,17 @@ class Seal:
             else:
                 with memoryview(data)[:PIECE] as piece:
                     count = self._tls.write(piece)
+            self._piece = count
+            self.hand_down()
         except ssl.SSLWantReadError:
             self._wait_for_the_peer()
             raise BlockingIOError from None
-        self._piece = count
-        self.hand_down()
+        except (OSError, TypeError, ValueError, BufferError):
+            raise
+        except BaseException:  # how much was encrypted, and handed down, is not known
+            self.failure = self.failure or BROKEN_OFF
+            self._lower.break_off()
+            raise
         return count
 
     def sendmsg(self, views: list[memoryview]) -> int:
