@@ -51,6 +51,12 @@ def room_for_one() -> int:
     return 1
 
 
+def _reset(sockets: list[Any]) -> None:
+    """They cannot be returned, and the error that is raised holds them: their peers would wait."""
+    for sock in sockets:
+        sock.abort()
+
+
 class Listener:
     """One listening socket, and whether connections may be ready on it."""
 
@@ -172,7 +178,11 @@ class Acceptor:
 
     def _accept_batch(self, state: EventLoopState, room: int) -> list[Any]:
         accepted = self._accept_now(state, min(room, max(state.budget // self.cost, 1)))
-        state.budget -= self.cost * len(accepted)
+        try:
+            state.budget -= self.cost * len(accepted)
+        except BaseException:
+            _reset(accepted)
+            raise
         return accepted
 
     def _accept_now(self, state: EventLoopState, limit: int) -> list[Any]:
@@ -228,21 +238,27 @@ class Acceptor:
         waiters = self._waiters
         waiter = state.loop.create_future()
         waiters.append(waiter)
+        accepted: list[Any] = []
         try:
-            while True:
-                if waiters[0] is waiter and self._any_ready() and not self._rests:
-                    await state.yield_turn()  # it is the budget that is used up
-                else:
-                    self._expect_word(state)
-                    await waiter
-                    state.budget = BUDGET
-                if accepted := self._accept_batch(state, room()):
-                    return accepted
-                waiters[0] = waiter = state.loop.create_future()
-        finally:
-            waiters.remove(waiter)
-            if self._any_ready():
-                self._wake_next()
+            try:
+                while not accepted:
+                    if waiters[0] is waiter and self._any_ready() and not self._rests:
+                        await state.yield_turn()  # it is the budget that is used up
+                    else:
+                        self._expect_word(state)
+                        await waiter
+                        state.budget = BUDGET
+                    accepted = self._accept_batch(state, room())
+                    if not accepted:
+                        waiters[0] = waiter = state.loop.create_future()
+            finally:
+                waiters.remove(waiter)
+                if self._any_ready():
+                    self._wake_next()
+        except BaseException:
+            _reset(accepted)
+            raise
+        return accepted
 
     def _any_ready(self) -> bool:
         """Whether a connection may be ready."""

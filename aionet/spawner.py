@@ -314,7 +314,8 @@ class ConnectionSpawner(Generic[SocketT]):
                     elif intake.full and not intake.pauses:
                         await intake.find_room(sockets)
                     else:
-                        self._spawn(sockets.pop(), loop, now, tls, make_task)
+                        self._spawn(sockets[-1], loop, now, tls, make_task)
+                        sockets.pop()  # not before it has a task: else it is aborted below
         except SocketClosedError:
             pass
         finally:
@@ -353,15 +354,15 @@ class ConnectionSpawner(Generic[SocketT]):
         socket._draining = self._draining_signal
         if self._enforcer is not None and not self._take_care(self._enforcer, connection, tls):
             return
-        self._connections.add(connection)
-        self._fill_if_full()
         try:
+            self._connections.add(connection)
+            self._fill_if_full()
             if make_task is not None:
                 coroutine = drive(self._handler, socket, self._handler_ended, connection)
                 connection._task = make_task(coroutine, name=self._task_name)
             else:
                 self._make_task(connection, loop, tls)
-        except BaseException:  # a task factory's: a connection without a task would never end
+        except BaseException:  # a task factory's, or a lack of memory: without a task it would never end
             self._give_up(connection, CloseCause.FAILED)
             raise
 

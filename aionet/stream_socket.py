@@ -149,11 +149,15 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             return await self._read_much(buffered, n)
         while len(buffered) < n:
             data = await self._wire.receive(min(n - len(buffered), _LARGEST_CHUNK))
-            if len(data) == n and not buffered:
-                return data
+            try:
+                if len(data) == n and not buffered:
+                    return data
+                buffered.feed(data)
+            except MemoryError:
+                self._wire.note_gap()
+                raise
             if not data:
                 raise self._incomplete(buffered.take(len(buffered)), f"{n} bytes")
-            buffered.feed(data)
         return buffered.take(n)
 
     async def _read_much(self, buffered: ReceiveBuffer, n: int) -> bytes:
@@ -165,8 +169,11 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
                 data := await self._wire.receive(min(missing, _LARGEST_CHUNK))
             ):
                 whole.write(data)
+        except MemoryError:  # where, is not known
+            self._wire.note_gap()
+            raise
         except BaseException:
-            buffered.feed(whole.getbuffer())
+            self._keep(buffered, whole.getbuffer())
             raise
         if missing:
             raise self._incomplete(whole.getvalue(), f"{n} bytes")
@@ -258,7 +265,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             data = await self._wire.receive(min(max(n - len(buffered), _CHUNK), _LARGEST_CHUNK))
             if not data:
                 break
-            buffered.feed(data)
+            self._keep(buffered, data)
         return buffered.peek(n)
 
     def __aiter__(self) -> Self:
@@ -639,7 +646,14 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         data = await self._wire.receive(_CHUNK)
         if not data:
             raise self._incomplete(buffered.take(len(buffered)), wanted)
-        buffered.feed(data)
+        self._keep(buffered, data)
+
+    def _keep(self, buffered: ReceiveBuffer, data: bytes | memoryview) -> None:
+        try:
+            buffered.feed(data)
+        except MemoryError:
+            self._wire.note_gap()
+            raise
 
     def _incomplete(self, partial: bytes, wanted: str) -> IncompleteReadError:
         message = f"the stream ended after {len(partial)} bytes, before {wanted}"

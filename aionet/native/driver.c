@@ -295,7 +295,12 @@ int driver_resume(Driver *driver)
     Py_INCREF(driver);
     Py_INCREF(reactor);
     int woken = enter(driver);
-    if (woken == 0) {
+    if (woken < 0 && driver->owed == NULL) { /* for want of memory: its Task is stepped, and raises that */
+        driver->owed = take_exception();
+        unpark(driver);
+        reactor_leave(reactor);
+        woken = wait_wake(&driver->base);
+    } else if (woken == 0) {
         unpark(driver);
         driver->cancel_asked = 0;
         driver->running = 1;

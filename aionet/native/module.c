@@ -33,6 +33,16 @@ int find_attribute(PyObject *object, PyObject *name, PyObject **found)
     return 0;
 }
 
+/* A bytes object that only the caller refers to, and that nothing has hashed, is cut to `length`. As _PyBytes_Resize, but
+ * where there is no memory for a smaller one the object stays as large as it was, and the bytes are kept. */
+PyObject *bytes_cut(PyObject *data, Py_ssize_t length)
+{
+    Py_SET_SIZE(data, length);
+    PyBytes_AS_STRING(data)[length] = 0;
+    PyObject *smaller = PyObject_Realloc(data, offsetof(PyBytesObject, ob_sval) + length + 1);
+    return smaller == NULL ? data : smaller;
+}
+
 /* -- coroutine manners ---------------------------------------------------------------------------------------- */
 
 /* As the interpreter makes one of what is raised: a class may return something else than an exception. */
@@ -118,7 +128,7 @@ PyObject *returned_of(PySendResult status, PyObject *result)
 PyDoc_STRVAR(accept_doc, "accept(listener, limit, reactor, local, wire_class, socket_class, options, ledger, /)\n--\n\n"
                          "Take up to `limit` connections off the queue of a listening descriptor.\n\n"
                          "Returns their sockets, and whether the queue is empty now. Raises OSError if the first one "
-                         "fails; a later failure ends the batch.");
+                         "fails; a later failure ends the batch. Without memory for its socket a connection is reset.");
 
 static PyObject *socket_of(Stream *stream, PyTypeObject *type, PyObject *options, PyObject *ledger)
 {
@@ -145,6 +155,24 @@ static void note_newcomers(PyObject *sockets)
         ((Stream *)((SocketBase *)PyList_GET_ITEM(sockets, i))->wire)->newcomer = 1;
 }
 
+/* 0: its socket is in the list; -1: `empty`, or an error is set. */
+static int accept_one(ModuleState *state, int listener, Reactor *reactor, PyObject *local, PyTypeObject *wire_class,
+                      PyTypeObject *socket_class, PyObject *options, PyObject *ledger, PyObject *sockets, int *empty)
+{
+    Stream *stream = stream_accept(state, listener, (PyObject *)wire_class, reactor, local, empty);
+    if (stream == NULL)
+        return -1;
+    PyObject *socket = socket_of(stream, socket_class, options, ledger);
+    int failed = socket == NULL || PyList_Append(sockets, socket) < 0;
+    if (failed && ledger != Py_None && socket != NULL && PySet_Discard(ledger, socket) < 0)
+        PyErr_WriteUnraisable(NULL);
+    if (failed)
+        stream_reset(stream);
+    Py_XDECREF(socket);
+    Py_DECREF(stream);
+    return failed ? -1 : 0;
+}
+
 static PyObject *accept_function(PyObject *module, PyObject *arguments)
 {
     ModuleState *state = module_state(module);
@@ -161,24 +189,21 @@ static PyObject *accept_function(PyObject *module, PyObject *arguments)
     }
     int fd = PyObject_AsFileDescriptor(listener);
     PyObject *sockets = fd < 0 ? NULL : PyList_New(0);
-    while (sockets != NULL && PyList_GET_SIZE(sockets) < limit) {
-        Stream *stream = stream_accept(state, fd, (PyObject *)wire_class, reactor, local, &empty);
-        if (stream == NULL) {
-            if (!empty && PyList_GET_SIZE(sockets) == 0)
-                Py_CLEAR(sockets);
-            else
-                PyErr_Clear(); /* if it is more than this one connection's, the next try will tell */
-            break;
-        }
-        PyObject *socket = socket_of(stream, socket_class, options, ledger);
-        Py_DECREF(stream);
-        if (socket == NULL || PyList_Append(sockets, socket) < 0)
-            Py_CLEAR(sockets);
-        Py_XDECREF(socket);
+    PyObject *result = sockets == NULL ? NULL : PyTuple_New(2); /* beforehand: later nothing may fail */
+    int taken = 0;
+    while (result != NULL && taken < limit &&
+           accept_one(state, fd, reactor, local, wire_class, socket_class, options, ledger, sockets, &empty) == 0)
+        taken++;
+    if (result == NULL || (taken == 0 && taken < limit && !empty)) {
+        Py_XDECREF(sockets);
+        Py_XDECREF(result);
+        return NULL;
     }
-    if (sockets != NULL)
-        note_newcomers(sockets);
-    return sockets == NULL ? NULL : Py_BuildValue("(NO)", sockets, empty ? Py_True : Py_False);
+    PyErr_Clear(); /* if it is more than that one connection's, the next try raises it again */
+    note_newcomers(sockets);
+    PyTuple_SET_ITEM(result, 0, sockets);
+    PyTuple_SET_ITEM(result, 1, PyBool_FromLong(empty));
+    return result;
 }
 
 static PyObject *forks_function(PyObject *module, PyObject *unused)
@@ -259,6 +284,7 @@ static int prepare_names(ModuleState *state)
         intern(&state->str_write, "write") || intern(&state->str_blocking, "_asyncio_future_blocking") ||
         intern(&state->str_selector, "_selector") || intern(&state->str_is_closed, "is_closed") ||
         intern(&state->str_linger, "linger") || intern(&state->str_operation, "operation") ||
+        intern(&state->str_refuse_if_lost, "_refuse_if_lost") ||
         intern(&state->str_ready, "_ready") || intern(&state->str_stopping, "_stopping") ||
         intern(&state->str_ends, "_ends") || intern(&state->str_scheduled, "_scheduled") ||
         intern(&state->str_error, "_error") || intern(&state->str_finish_send, "_finish_send") ||
@@ -295,6 +321,7 @@ static int module_exec(PyObject *module)
         import_from("aionet.errors", "SocketInheritedError", &state->inherited_error) ||
         import_from("aionet.errors", "ResourceExhaustedError", &state->resource_exhausted_error) ||
         import_from("aionet.wires.descriptors", "waiting", &state->closed_descriptors) ||
+        import_from("aionet.wires.lingering", "BROKEN_OFF", &state->broken_off) ||
         import_number("aionet.wires.budget", "BUDGET", &state->budget) ||
         import_number("aionet.wires.budget", "UNIT_BITS", &state->unit_bits))
         return -1;
@@ -335,6 +362,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->inherited_error);
     Py_VISIT(state->resource_exhausted_error);
     Py_VISIT(state->closed_descriptors);
+    Py_VISIT(state->broken_off);
     Py_VISIT(state->swap_task);
     Py_VISIT(state->current_tasks);
     Py_VISIT(state->wire_class);

@@ -67,6 +67,7 @@ typedef struct {
     PyObject *woken; /* what its tasks are woken with: woken.py */
     PyObject *connection_lost_error, *inherited_error, *resource_exhausted_error; /* aionet's exceptions */
     PyObject *closed_descriptors; /* calls that wait for one to be closed: wires/descriptors.py */
+    PyObject *broken_off; /* what a stream is lost by that is broken off; made beforehand */
     PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before */
     /* the ssl module's, which is imported when it is needed: exceptions, types, and methods of these */
     PyObject *want_read_error, *zero_return_error, *engine_read, *engine_write, *bio_read, *bio_write;
@@ -78,8 +79,8 @@ typedef struct {
         *str_closed_error, *str_context, *str_draining, *str_ends, *str_error, *str_finish_send, *str_get_coro,
         *str_is_closed, *str_linger, *str_msg, *str_note_end, *str_on_cold_events, *str_on_events, *str_operation,
         *str_note_interruption, *str_pending, *str_read, *str_ready, *str_receive_into_slowly, *str_receive_slowly,
-        *str_reply, *str_scheduled, *str_selector, *str_send_rest, *str_send_slowly, *str_sslobj, *str_stopping,
-        *str_throw, *str_write;
+        *str_refuse_if_lost, *str_reply, *str_scheduled, *str_selector, *str_send_rest, *str_send_slowly, *str_sslobj,
+        *str_stopping, *str_throw, *str_write;
     PyObject *context_keyword, *name_keyword; /* ("context",) and ("name",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     int budget, unit_bits; /* of fairness: wires/budget.py has the numbers, wires/event_loop.py the theory */
@@ -135,7 +136,7 @@ struct Reactor {
     unsigned long reads; /* how often something was read */
     unsigned long turns; /* how often somebody was to be woken */
     int debug;           /* whether the loop was in its debug mode at the last look */
-    char *scratch;
+    PyObject *scratch;   /* a bytes object that only this refers to */
     PyObject *window; /* over bytes that are passed on: tls.c */
     PyObject *newcomers; /* a list of streams that are to be looked at in the next turn, or NULL */
     PyObject *interrupt; /* KeyboardInterrupt or SystemExit, to be raised at the end of the turn; or NULL */
@@ -152,7 +153,8 @@ int reactor_wake_later(Reactor *reactor, Operation *operation);
 int reactor_ask_for_a_turn(Reactor *reactor); /* for newcomers, and for whoever is to be woken later */
 int reactor_enter(Reactor *reactor, PyObject *task);
 void reactor_leave(Reactor *reactor); /* keeps an exception that is being raised */
-char *reactor_scratch(Reactor *reactor);
+char *reactor_scratch(Reactor *reactor); /* SCRATCH_BYTES, or NULL */
+PyObject *reactor_give_scratch(Reactor *reactor, Py_ssize_t length); /* the beginning of it, as an object */
 void reactor_on_failure(Reactor *reactor);           /* an exception is set that no caller can be given */
 void reactor_on_lost_word(Reactor *reactor, int fd); /* the same, and it kept the word of an event from its watcher */
 
@@ -196,6 +198,7 @@ struct Stream {
     char is_unix;
     char unsent;   /* bytes wait to be sent, here or in a wire above */
     char newcomer; /* came with several others, and has not waited yet */
+    char gap;      /* bytes that were received are gone: later reads are refused */
 };
 
 /* What receives and sends in place of a count. FAILED_CALL: an error is set. */
@@ -212,6 +215,9 @@ PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *a
 void stream_translate(Stream *stream, PyObject *operation); /* an error of the system's that is set */
 ssize_t stream_send(Stream *stream, const char *bytes, Py_ssize_t length); /* what went, or FAILED_CALL */
 void raise_error_object(PyObject *error, PyObject *cause); /* steals both; `cause` may be NULL */
+void stream_reset(Stream *stream);         /* one that nobody waits for and nothing watches */
+void stream_note_gap(Stream *stream);
+void stream_break_off(Stream *stream);     /* keeps an exception that is being raised */
 void stream_settle_anchor(Stream *stream); /* after `watched`, `reader` or `unsent` has changed */
 void stream_set_reader(Stream *stream, Operation *operation);
 void stream_clear_reader(Stream *stream, Operation *operation);
@@ -380,6 +386,7 @@ static inline void raise_taken(PyObject *exception) /* steals it */
 }
 
 int find_attribute(PyObject *object, PyObject *name, PyObject **found); /* 1: found, 0: it has none, -1: an error */
+PyObject *bytes_cut(PyObject *data, Py_ssize_t length); /* steals `data`, and cannot fail */
 PyObject *exception_of_throw(PyObject *const *arguments, Py_ssize_t count);  /* of throw(type[, value[, tb]]) */
 PySendResult send_result_of(PyObject *returned, PyObject **result);          /* of a call of send() or throw() */
 PyObject *returned_of(PySendResult status, PyObject *result);                /* for tp_iternext */

@@ -151,8 +151,10 @@ static Py_ssize_t try_receive_into(Operation *operation, PyObject **count)
     else
         received = stream_receive_into(operation->stream, view.buf, view.len);
     PyBuffer_Release(&view);
-    if (received >= 0 && (*count = PyLong_FromSsize_t(received)) == NULL)
+    if (received >= 0 && (*count = PyLong_FromSsize_t(received)) == NULL) {
+        stream_note_gap(operation->stream); /* the caller does not learn that they are in its buffer */
         return FAILED_CALL;
+    }
     return received;
 }
 
@@ -190,6 +192,11 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
 static PySendResult begin_reading(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
+    if (stream->gap && !stream->closed) {
+        PyObject *refused = PyObject_CallMethodOneArg((PyObject *)stream, operation->state->str_refuse_if_lost,
+                                                      operation->state->str_read);
+        return finish_with(operation, refused, result); /* which is NULL */
+    }
     if (stream->reader != NULL || stream->closed || is_inherited(stream->reactor)) {
         stream_raise_from_method(stream, operation->state->str_busy_error, NULL);
         return finish_with(operation, NULL, result);
@@ -208,12 +215,17 @@ static PySendResult send_the_rest(Operation *operation, Py_ssize_t sent, PyObjec
     PyObject *buffers = operation->kind == WRITE_VECTORED ? Py_NewRef(operation->argument)
                                                           : PyTuple_Pack(1, operation->argument);
     PyObject *count = PyLong_FromSsize_t(sent), *coroutine = NULL;
+    Stream *stream = (Stream *)Py_NewRef(operation->stream); /* a finished operation has let go of it */
     if (buffers != NULL && count != NULL)
-        coroutine = PyObject_CallMethodObjArgs((PyObject *)operation->stream, operation->state->str_send_rest, buffers,
-                                               count, NULL);
+        coroutine =
+            PyObject_CallMethodObjArgs((PyObject *)stream, operation->state->str_send_rest, buffers, count, NULL);
     Py_XDECREF(buffers);
     Py_XDECREF(count);
-    return go_on_in(operation, coroutine, result);
+    PySendResult status = go_on_in(operation, coroutine, result);
+    if (status == PYGEN_ERROR && sent > 0 && !stream->unsent)
+        stream_break_off(stream); /* a part of it has gone, and the rest is not in the queue */
+    Py_DECREF(stream);
+    return status;
 }
 
 static ssize_t send_message(int fd, struct msghdr *message, Py_ssize_t bytes)
@@ -263,8 +275,9 @@ int operation_refuses_buffer(void)
     return 1;
 }
 
-/* -2: an error was raised; -3: one of the buffers is none that can be sent. */
-static ssize_t send_argument(Operation *operation, Py_ssize_t *bytes)
+/* What was sent; FAILED_CALL; or -3: one of the buffers is none that can be sent. `count_object` is `bytes`, to be
+ * returned if all of them go. It is made beforehand: then that cannot fail any more. */
+static ssize_t send_argument(Operation *operation, Py_ssize_t *bytes, PyObject **count_object)
 {
     int several = operation->kind == WRITE_VECTORED, count = 0;
     Py_ssize_t given = several ? PyTuple_GET_SIZE(operation->argument) : 1;
@@ -281,7 +294,11 @@ static ssize_t send_argument(Operation *operation, Py_ssize_t *bytes)
         parts[count] = (struct iovec){views[count].buf, views[count].len};
         *bytes += views[count].len;
     }
+    if ((*count_object = PyLong_FromSsize_t(*bytes)) == NULL)
+        goto release;
     sent = *bytes == 0 && several ? 0 : send_parts(operation->stream, parts, count, *bytes);
+    if (sent == FAILED_CALL)
+        Py_CLEAR(*count_object);
 release:
     while (count > 0)
         PyBuffer_Release(&views[--count]);
@@ -295,18 +312,20 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     if (stream->closed || is_inherited(stream->reactor) || stream->eof_asked || lost || stream->unsent ||
         (operation->kind == WRITE_VECTORED && PyTuple_GET_SIZE(operation->argument) > MOST_BUFFERS))
         return send_the_rest(operation, 0, result);
+    PyObject *count;
     Py_ssize_t bytes;
-    ssize_t sent = send_argument(operation, &bytes);
+    ssize_t sent = send_argument(operation, &bytes, &count);
     if (sent == FAILED_CALL)
         return finish_with(operation, NULL, result);
     if (sent == -3)
         return send_the_rest(operation, 0, result);
     stream->bytes_written += sent;
-    if (sent < bytes)
+    if (sent < bytes) {
+        Py_DECREF(count);
         return send_the_rest(operation, sent, result);
-    PyObject *count = PyLong_FromSsize_t(bytes);
+    }
     reactor_charge(stream->reactor, bytes);
-    if (stream->reactor->budget >= 0 || count == NULL)
+    if (stream->reactor->budget >= 0)
         return finish_with(operation, count, result);
     operation->result = count;
     return yield_turn(operation, YIELDED_AFTER, result);

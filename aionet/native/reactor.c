@@ -536,9 +536,21 @@ int reactor_wake_later(Reactor *reactor, Operation *operation)
 
 char *reactor_scratch(Reactor *reactor)
 {
-    if (reactor->scratch == NULL && (reactor->scratch = PyMem_Malloc(SCRATCH_BYTES)) == NULL)
-        PyErr_NoMemory();
-    return reactor->scratch;
+    if (reactor->scratch == NULL && (reactor->scratch = PyBytes_FromStringAndSize(NULL, SCRATCH_BYTES)) == NULL)
+        return NULL;
+    return PyBytes_AS_STRING(reactor->scratch);
+}
+
+/* A copy where there is memory for it, else the buffer itself: what was received must not be dropped. */
+PyObject *reactor_give_scratch(Reactor *reactor, Py_ssize_t length)
+{
+    PyObject *data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(reactor->scratch), length);
+    if (data != NULL)
+        return data;
+    PyErr_Clear();
+    data = reactor->scratch;
+    reactor->scratch = NULL;
+    return bytes_cut(data, length);
 }
 
 /* -- for Python ----------------------------------------------------------------------------------------------- */
@@ -712,7 +724,7 @@ static void reactor_dealloc(PyObject *self)
     if (reactor->epoll >= 0)
         close(reactor->epoll);
     PyMem_Free(reactor->slots);
-    PyMem_Free(reactor->scratch);
+    Py_CLEAR(reactor->scratch);
     Py_CLEAR(reactor->window);
     Py_CLEAR(reactor->loop);
     type->tp_free(self);

@@ -34,25 +34,38 @@ typedef struct {
 
 /* -- beginning --------------------------------------------------------------------------------------------------- */
 
+/* A connection that has no task that would end it, or none of its own, and the error that is being raised says why. */
+static void strike_off(Roster *roster, PyObject *socket, PyObject *connection)
+{
+    PyObject *raised = take_exception();
+    PyObject *aborted = PyObject_CallMethod(socket, "abort", NULL);
+    if (aborted == NULL || (connection != NULL && PySet_Discard(roster->connections, connection) < 0))
+        PyErr_WriteUnraisable(NULL);
+    Py_XDECREF(aborted);
+    raise_taken(raised);
+}
+
 /* Put a connection of `socket` on the roster, and give it a task. */
 static int begin_one(Roster *roster, PyObject *socket, PyObject *started, PyObject *make_task)
 {
     ConnectionBase *connection = (ConnectionBase *)roster->connection_class->tp_alloc(roster->connection_class, 0);
-    if (connection == NULL)
-        return -1;
-    connection->socket = Py_NewRef(socket);
-    connection->started = Py_NewRef(started);
     PyObject *driver = NULL;
-    if (PyObject_SetAttr(socket, roster->state->str_draining, roster->draining) == 0 &&
-        PySet_Add(roster->connections, (PyObject *)connection) == 0)
-        driver = driver_for(roster->state, roster->handler, socket, (PyObject *)roster, (PyObject *)connection);
+    if (connection != NULL) {
+        connection->socket = Py_NewRef(socket);
+        connection->started = Py_NewRef(started);
+        if (PyObject_SetAttr(socket, roster->state->str_draining, roster->draining) == 0 &&
+            PySet_Add(roster->connections, (PyObject *)connection) == 0)
+            driver = driver_for(roster->state, roster->handler, socket, (PyObject *)roster, (PyObject *)connection);
+    }
     if (driver != NULL) {
         PyObject *arguments[] = {driver, roster->task_name};
         connection->task = PyObject_Vectorcall(make_task, arguments, 1, roster->state->name_keyword);
         Py_DECREF(driver); /* which ends the connection, if it got no task */
     }
-    int begun = connection->task != NULL ? 0 : -1;
-    Py_DECREF(connection);
+    int begun = connection != NULL && connection->task != NULL ? 0 : -1;
+    if (begun < 0)
+        strike_off(roster, socket, (PyObject *)connection);
+    Py_XDECREF(connection);
     return begun;
 }
 

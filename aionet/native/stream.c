@@ -121,6 +121,37 @@ PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *a
     return NULL;
 }
 
+static void reset_on_close(int fd)
+{
+    struct linger none = {.l_onoff = 1, .l_linger = 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+}
+
+void stream_reset(Stream *stream)
+{
+    reset_on_close(stream->fd);
+    close(stream->fd);
+    stream->fd = -1;
+    stream->closed = 1;
+}
+
+/* A part of what was sent or received is gone. The peer is to see a reset, however the descriptor is closed: the kernel
+ * knows of that from now on, because there may be no memory to remember it with. */
+void stream_break_off(Stream *stream)
+{
+    if (is_none(stream->lost))
+        Py_XSETREF(stream->lost, Py_NewRef(stream->reactor->state->broken_off));
+    if (stream->fd >= 0 && stream->reactor->forks == forks)
+        reset_on_close(stream->fd);
+}
+
+/* Bytes that were received are gone. */
+void stream_note_gap(Stream *stream)
+{
+    stream->gap = 1;
+    stream_break_off(stream);
+}
+
 /* -- receiving ------------------------------------------------------------------------------------------------ */
 
 static int is_large(Stream *stream)
@@ -226,18 +257,19 @@ static Py_ssize_t receive_noting(Stream *stream, struct iovec *parts, int count,
 }
 
 /* Of `received` bytes as many as found room are in the object `data`, the rest in `scratch`: all as one. Steals `data`. */
-static PyObject *fitted(PyObject *data, const char *scratch, Py_ssize_t received)
+static PyObject *fitted(Reactor *reactor, PyObject *data, char *scratch, Py_ssize_t received)
 {
     Py_ssize_t room = PyBytes_GET_SIZE(data), first = Py_MIN(received, room);
-    if (received <= room && (received >= room / 2 || room <= READ_BYTES)) {
-        if (received < room)
-            _PyBytes_Resize(&data, received);
-        return data;
-    }
+    if (received <= room && (received >= room / 2 || room <= READ_BYTES))
+        return received < room ? bytes_cut(data, received) : data;
     PyObject *whole = PyBytes_FromStringAndSize(NULL, received);
     if (whole != NULL) {
         memcpy(PyBytes_AS_STRING(whole), PyBytes_AS_STRING(data), first);
         memcpy(PyBytes_AS_STRING(whole) + first, scratch, received - first);
+    } else { /* for want of memory; what was received must not be dropped */
+        memmove(scratch + first, scratch, received - first);
+        memcpy(scratch, PyBytes_AS_STRING(data), first);
+        whole = reactor_give_scratch(reactor, received);
     }
     Py_DECREF(data);
     return whole;
@@ -251,11 +283,10 @@ static Py_ssize_t receive_large(Stream *stream, char *scratch, Py_ssize_t max_by
         return FAILED_CALL;
     struct iovec parts[] = {{PyBytes_AS_STRING(object), room}, {scratch, max_bytes - room}};
     Py_ssize_t received = receive_noting(stream, parts, max_bytes > room ? 2 : 1, max_bytes);
-    if (received >= 0) {
-        *data = fitted(object, scratch, received);
-        return *data == NULL ? FAILED_CALL : received;
-    }
-    Py_DECREF(object);
+    if (received >= 0)
+        *data = fitted(stream->reactor, object, scratch, received);
+    else
+        Py_DECREF(object);
     return received;
 }
 
@@ -272,8 +303,8 @@ Py_ssize_t stream_receive(Stream *stream, Py_ssize_t max_bytes, PyObject **data)
     Py_ssize_t received = receive_noting(stream, &part, 1, max_bytes);
     if (received < 0)
         return received;
-    *data = PyBytes_FromStringAndSize(scratch, received);
-    return *data == NULL ? FAILED_CALL : received;
+    *data = reactor_give_scratch(stream->reactor, received);
+    return received;
 }
 
 Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes)
@@ -401,14 +432,17 @@ Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Rea
         return NULL;
     }
     Stream *stream = stream_make((PyTypeObject *)wire_type, reactor, fd, local);
-    if (stream == NULL)
+    if (stream == NULL) {
+        reset_on_close(fd);
         close(fd);
-    else if (name.any.sa_family == AF_INET || name.any.sa_family == AF_INET6)
+    } else if (name.any.sa_family == AF_INET || name.any.sa_family == AF_INET6)
         memcpy(&stream->peer_name, &name, sizeof stream->peer_name);
     else if (name.any.sa_family == AF_UNIX) {
         stream->is_unix = 1;
-        if ((stream->peer = unix_name(&name.un, length)) == NULL)
-            Py_CLEAR(stream); /* which closes it */
+        if ((stream->peer = unix_name(&name.un, length)) == NULL) {
+            stream_reset(stream);
+            Py_CLEAR(stream);
+        }
     }
     return stream;
 }
@@ -549,6 +583,18 @@ static PyObject *stream_wake_reader(PyObject *self, PyObject *unused)
     stream->readable = 1;
     if (stream->reader != NULL && reactor_wake_later(stream->reactor, stream->reader) < 0)
         return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *stream_break_off_method(PyObject *self, PyObject *unused)
+{
+    stream_break_off((Stream *)self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *stream_note_gap_method(PyObject *self, PyObject *unused)
+{
+    stream_note_gap((Stream *)self);
     Py_RETURN_NONE;
 }
 
@@ -762,6 +808,8 @@ static PyMethodDef stream_methods[] = {
     {"reader_turn", stream_reader_turn, METH_NOARGS, NULL},
     {"_wake_reader", stream_wake_reader, METH_NOARGS, NULL},
     {"facts", stream_facts, METH_NOARGS, NULL},
+    {"break_off", stream_break_off_method, METH_NOARGS, NULL},
+    {"note_gap", stream_note_gap_method, METH_NOARGS, NULL},
     {"_close_descriptor", stream_close_descriptor, METH_NOARGS, NULL},
     {"_leave_descriptor", stream_leave_descriptor, METH_NOARGS, NULL},
     {"_keep_alive", stream_keep_alive, METH_O, NULL},

@@ -19,6 +19,10 @@
  * *Answers.* A read may have made one (to a KeyUpdate, say), which is to go before the next record that this side sends
  * (RFC 8446, 4.6.3). A single record that had data in it made none.
  *
+ * *Broken off.* Ciphertext or plaintext that was taken from one place and could not be brought to the next one, for want
+ * of memory or because a signal's handler raised, is gone. Nothing that follows is understood then, so the connection is
+ * lost (`break_off`).
+ *
  * *One reader.* Whoever reads waits at the lower stream, which knows it; `reading` is for the times between.
  */
 #include "native.h"
@@ -55,6 +59,16 @@ static inline Tls *tls_of(Operation *operation)
 static inline int is_set(PyObject *object)
 {
     return object != NULL && object != Py_None;
+}
+
+/* A part of what was sent or received is gone. Keeps an exception that is being raised. */
+static void break_off(Tls *tls)
+{
+    if (!is_set(tls->own_loss))
+        Py_XSETREF(tls->own_loss, Py_NewRef(tls->state->broken_off));
+    tls->more = 0;
+    if (tls->stream != NULL)
+        stream_break_off(tls->stream);
 }
 
 /* -- Window: bytes of ours, for those who take a buffer --------------------------------------------------------- */
@@ -153,8 +167,11 @@ static Outcome note_refusal(Tls *tls)
         PyErr_Clear(); /* the end, where this side has ended, too */
         return RARE;
     }
-    if (!PyErr_ExceptionMatches(tls->state->want_read_error))
+    if (!PyErr_ExceptionMatches(tls->state->want_read_error)) {
+        if (!PyErr_ExceptionMatches(PyExc_OSError)) /* none of OpenSSL's: it may have decrypted something */
+            break_off(tls);
         return FAILED;
+    }
     PyErr_Clear();
     int answers = has_answers(tls);
     if (answers < 0)
@@ -174,12 +191,27 @@ static int answer(Tls *tls)
     return replied == NULL ? -1 : 0;
 }
 
+/* The bytes cannot be returned. */
+static Outcome drop(Tls *tls, PyObject *data, Outcome outcome)
+{
+    Py_DECREF(data);
+    break_off(tls);
+    return outcome;
+}
+
 static Outcome decrypt(Operation *operation, Tls *tls, PyObject **result)
 {
     ModuleState *state = tls->state;
     Py_ssize_t asked = Py_MIN(tls->held, UNKNOWN), got;
-    if (operation->kind != READ_INTO)
+    if (operation->kind != READ_INTO) {
         asked = Py_MIN(asked, operation->max_bytes);
+    } else { /* as much as it has room for is a part of a record, perhaps */
+        Py_buffer view;
+        if (PyObject_GetBuffer(operation->argument, &view, PyBUF_SIMPLE) < 0)
+            return FAILED;
+        asked = Py_MIN(asked, view.len);
+        PyBuffer_Release(&view);
+    }
     PyObject *count = PyLong_FromSsize_t(asked), *data = NULL;
     if (count != NULL) {
         PyObject *arguments[] = {tls->engine, count, operation->argument};
@@ -194,24 +226,11 @@ static Outcome decrypt(Operation *operation, Tls *tls, PyObject **result)
         Py_DECREF(data);
         return got < 0 ? FAILED : RARE;
     }
-    if (operation->kind == READ_INTO) { /* as much as it has room for is a part of a record, perhaps */
-        Py_buffer view;
-        if (PyObject_GetBuffer(operation->argument, &view, PyBUF_SIMPLE) < 0)
-            PyErr_Clear();
-        else {
-            asked = Py_MIN(asked, view.len);
-            PyBuffer_Release(&view);
-        }
-    }
     tls->bytes_read += got;
-    if (!tls->single && answer(tls) < 0) {
-        Py_DECREF(data);
-        return LOST;
-    }
-    if (note_left(tls, asked, got) < 0) {
-        Py_DECREF(data);
-        return FAILED;
-    }
+    if (!tls->single && answer(tls) < 0)
+        return drop(tls, data, LOST);
+    if (note_left(tls, asked, got) < 0)
+        return drop(tls, data, FAILED);
     *result = data;
     return GOT;
 }
@@ -238,8 +257,10 @@ static Outcome take_in(Tls *tls)
     if (received == 0) /* the end without close_notify: the stream tells it again */
         return RARE;
     PyObject *written = call_with_bytes(stream->reactor, tls->state->bio_write, tls->incoming, scratch, received);
-    if (written == NULL)
+    if (written == NULL) {
+        break_off(tls);
         return FAILED;
+    }
     Py_DECREF(written);
     tls->single = tls->held == 0 && is_a_record((unsigned char *)scratch, received);
     tls->held += received;
@@ -399,16 +420,32 @@ static PySendResult send_the_rest(Operation *operation, const char *rest, Py_ssi
     if (written != NULL)
         coroutine = PyObject_CallMethodOneArg((PyObject *)tls, tls->state->str_finish_send, operation->argument);
     Py_XDECREF(written);
-    return operation_go_on_in(operation, coroutine, result);
+    Py_INCREF(tls); /* a finished operation has let go of it */
+    PySendResult status = operation_go_on_in(operation, coroutine, result);
+    if (status == PYGEN_ERROR && !PyErr_ExceptionMatches(PyExc_OSError))
+        break_off(tls);
+    Py_DECREF(tls);
+    return status;
 }
 
-static PySendResult send_ciphertext(Operation *operation, PyObject *ciphertext, Py_ssize_t bytes, PyObject **result)
+/* What is encrypted has its place in the stream, and must go. */
+static PySendResult give_up(Operation *operation, PyObject **result)
+{
+    break_off(tls_of(operation));
+    return operation_finish_with(operation, NULL, result);
+}
+
+/* `count` is that of the bytes that were encrypted. */
+static PySendResult send_ciphertext(Operation *operation, PyObject *ciphertext, Py_ssize_t bytes, PyObject *count,
+                                    PyObject **result)
 {
     Tls *tls = tls_of(operation);
     Stream *stream = tls->stream;
     Py_ssize_t length = PyBytes_GET_SIZE(ciphertext);
     ssize_t sent = stream_send(stream, PyBytes_AS_STRING(ciphertext), length);
     if (sent < 0) { /* the stream will say so again */
+        if (!PyErr_ExceptionMatches(PyExc_OSError))
+            return give_up(operation, result);
         PyErr_Clear();
         sent = 0;
     } else {
@@ -417,12 +454,32 @@ static PySendResult send_ciphertext(Operation *operation, PyObject *ciphertext, 
     }
     if (sent < length)
         return send_the_rest(operation, PyBytes_AS_STRING(ciphertext) + sent, length - sent, result);
-    PyObject *count = PyLong_FromSsize_t(bytes);
     reactor_charge(stream->reactor, bytes);
-    if (stream->reactor->budget >= 0 || count == NULL)
-        return operation_finish_with(operation, count, result);
-    operation->result = count;
+    if (stream->reactor->budget >= 0)
+        return operation_finish_with(operation, Py_NewRef(count), result);
+    operation->result = Py_NewRef(count);
     return operation_yield_turn(operation, YIELDED_AFTER, result);
+}
+
+static PySendResult not_encrypted(Operation *operation, PyObject **result)
+{
+    if (PyErr_ExceptionMatches(operation->state->want_read_error)) {
+        PyErr_Clear(); /* a renegotiation: nothing was encrypted */
+        return go_slowly(operation, result);
+    }
+    if (!PyErr_ExceptionMatches(PyExc_OSError)) /* none of OpenSSL's: it may have encrypted something */
+        return give_up(operation, result);
+    return fail(operation, operation->state->str_write, result);
+}
+
+static PySendResult send_encrypted(Operation *operation, Py_ssize_t bytes, PyObject *count, PyObject **result)
+{
+    PyObject *ciphertext = PyObject_Vectorcall(operation->state->bio_read, &tls_of(operation)->encrypted, 1, NULL);
+    if (ciphertext == NULL)
+        return give_up(operation, result);
+    PySendResult status = send_ciphertext(operation, ciphertext, bytes, count, result);
+    Py_DECREF(ciphertext);
+    return status;
 }
 
 static PySendResult begin_writing(Operation *operation, PyObject **result)
@@ -437,21 +494,17 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     if (PyObject_GetBuffer(operation->argument, &view, PyBUF_SIMPLE) < 0)
         return operation_refuses_buffer() ? go_slowly(operation, result) : operation_finish_with(operation, NULL, result);
     Py_ssize_t bytes = view.len;
-    int simple = bytes > 0 && bytes <= MOST_WRITTEN, failed = simple && encrypt(tls, view.buf, bytes) < 0;
+    int simple = bytes > 0 && bytes <= MOST_WRITTEN;
+    PyObject *count = simple ? PyLong_FromSsize_t(bytes) : NULL; /* beforehand: later it must not fail */
+    int failed = count != NULL && encrypt(tls, view.buf, bytes) < 0;
     PyBuffer_Release(&view);
     if (!simple)
         return go_slowly(operation, result);
-    if (failed && PyErr_ExceptionMatches(operation->state->want_read_error)) {
-        PyErr_Clear(); /* a renegotiation: nothing was encrypted */
-        return go_slowly(operation, result);
-    }
-    if (failed)
-        return fail(operation, operation->state->str_write, result);
-    PyObject *ciphertext = PyObject_Vectorcall(operation->state->bio_read, &tls->encrypted, 1, NULL);
-    if (ciphertext == NULL)
+    if (count == NULL)
         return operation_finish_with(operation, NULL, result);
-    PySendResult status = send_ciphertext(operation, ciphertext, bytes, result);
-    Py_DECREF(ciphertext);
+    PySendResult status = failed ? not_encrypted(operation, result)
+                                 : send_encrypted(operation, bytes, count, result);
+    Py_DECREF(count);
     return status;
 }
 

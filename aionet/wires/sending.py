@@ -191,8 +191,8 @@ class OutgoingQueue:
     def _changed(self) -> None:
         waits = bool(self._entries)
         if waits is not self._waits:
-            self._waits = waits
             self._hold(waits, self.broken)
+            self._waits = waits  # afterwards: what is interrupted here is done once more
         self._on_change()
 
     def forget(self) -> None:
@@ -312,7 +312,7 @@ class OutgoingQueue:
             self._send_what_fits()
             self._changed()
         except BaseException:  # of the handler of a signal, or for want of memory
-            if self._entries:
+            if self._entries or self._waits:
                 self._state.loop.call_soon(self.on_writable)
             raise
 
