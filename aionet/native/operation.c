@@ -77,6 +77,7 @@ void operation_detach(Operation *operation)
 static void finish(Operation *operation)
 {
     operation->phase = FINISHED;
+    forget_wait(operation);
     Py_CLEAR(operation->argument);
     Py_CLEAR(operation->result);
     Py_CLEAR(operation->delegate);
@@ -554,6 +555,8 @@ static void warn_of_a_forgotten_await(Operation *operation)
 
 static INLINED void let_go(Operation *operation)
 {
+    if (operation->phase == FINISHED) /* and holds nothing: `finish` */
+        return;
     if (operation->phase == FRESH)
         warn_of_a_forgotten_await(operation);
     forget_wait(operation);
