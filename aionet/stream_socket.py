@@ -499,6 +499,8 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
     def raw_socket(self) -> socket.socket:
         """The standard library's socket, for options that have no name here; not to read from or write to.
 
+        Closing or detaching it closes this socket at once: what waits gets `SocketClosedError`.
+
         Raises `SocketClosedError` when not connected or closed.
         """
         return self._wire.raw_socket
