@@ -122,7 +122,7 @@ async def test_a_write_that_has_begun_arrives_whole(scene, how, eager_collector)
             collect()
         assert await peer.receive_exactly(len(CONTENT)) == CONTENT
         assert await peer.receive() == b""
-        await handler_has_ended()
+    await handler_has_ended()
 
 
 async def test_a_write_goes_on_without_its_cancelled_task(scene):
@@ -159,7 +159,7 @@ async def test_a_task_that_reads_goes_on(scene, name):
         peer.send_now(b"x")
         assert await peer.receive_exactly(5) == b"reply"
         assert await peer.receive() == b""
-        await handler_has_ended()
+    await handler_has_ended()
 
 
 @contextlib.contextmanager

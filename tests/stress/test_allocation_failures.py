@@ -18,8 +18,14 @@ from .debug_interpreter import CHECKOUT, PROGRAM
 
 SCRIPT = Path(__file__).with_name("allocation_failures.py")
 LOOPS = ["asyncio", *["aionet"] * (aionet.implementation() == "native")]
-QUICK = ["read", "read_into", "iterate", "wait_and_read_parked", "write", "write_vectored", "lose"]
-LONG = [
+SCENARIOS = [
+    "read",
+    "read_into",
+    "iterate",
+    "wait_and_read_parked",
+    "write",
+    "write_vectored",
+    "lose",
     "read_more",
     "read_exactly",
     "wait_and_read",
@@ -44,10 +50,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     return debug_interpreter.install(tmp_path_factory.mktemp("debug"))
 
 
-def sweep(python: str, loop: str, *scenarios: str) -> None:
+def sweep(python: str, loop: str, scenario: str) -> None:
     path = {"PYTHONPATH": str(CHECKOUT)} if python == sys.executable else {}
     done = subprocess.run(
-        [python, str(SCRIPT), "--loop", loop, *scenarios],
+        [python, str(SCRIPT), "--loop", loop, scenario],
         capture_output=True,
         text=True,
         check=False,
@@ -58,13 +64,9 @@ def sweep(python: str, loop: str, *scenarios: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_reading_and_writing(python: str) -> None:
-    sweep(python, "asyncio", *QUICK)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("scenario", [*QUICK, *LONG])
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_each_operation(python: str, loop: str, scenario: str) -> None:
     sweep(python, loop, scenario)
