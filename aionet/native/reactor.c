@@ -645,6 +645,15 @@ static PyObject *reactor_arm_writes(PyObject *self, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+static PyObject *reactor_ask_again(PyObject *self, PyObject *argument)
+{
+    long fd = PyLong_AsLong(argument);
+    if (fd == -1 && PyErr_Occurred())
+        return NULL;
+    ask_again((Reactor *)self, (int)fd);
+    Py_RETURN_NONE;
+}
+
 static PyObject *reactor_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
 {
     PyObject *loop;
@@ -736,6 +745,7 @@ static PyMethodDef reactor_methods[] = {
     {"forget", reactor_forget_method, METH_VARARGS, "Report nothing more to the watcher, before it closes."},
     {"arm_reads", reactor_arm_reads, METH_O, "Nothing: input is always told of."},
     {"arm_writes", reactor_arm_writes, METH_O, "From now on tell when there is room to write, too."},
+    {"ask_again", reactor_ask_again, METH_O, "Tell of what is there on a descriptor once more."},
     {"turn", reactor_turn, METH_NOARGS, "Look for events and wake who waits for them."},
     {"wake_ready", reactor_wake_ready_method, METH_NOARGS, "Settle newcomers; wake who was to be woken later."},
     {NULL},

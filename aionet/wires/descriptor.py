@@ -164,10 +164,14 @@ class DescriptorWire(QueueingWire):
         except OSError:  # the connection is gone already, or knows no reset
             pass
 
-    def _await_room(self) -> None:
+    def _await_room(self, blocked: bool) -> None:
         if not self._watched:
             self._watch()
         self._state.reactor.arm_writes(self._fd)
+        if (
+            not blocked
+        ):  # by the reactor, which repeats what is interrupted; the loop's own callbacks are lost then
+            self._state.reactor.ask_again(self._fd)
 
     # Observing ----------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ import asyncio
 import contextvars
 import select
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 from ..errors import SocketInheritedError
@@ -104,6 +104,9 @@ class Reactor(Protocol):
 
     def arm_writes(self, fd: int) -> None:
         """With `one_shot`: tell once when `fd` is writable."""
+
+    def ask_again(self, fd: int) -> None:
+        """Tell of what is there on `fd` once more, if it is watched."""
 
 
 class _WeakPlace(weakref.ReferenceType[Watcher]):
@@ -194,6 +197,10 @@ class EpollReactor(_Places):
     def arm_writes(self, fd: int) -> None:
         pass
 
+    def ask_again(self, fd: int) -> None:
+        if fd in self._watchers and not self.inherited:
+            self._epoll.modify(fd, _EVENTS)
+
     def _open(self) -> None:
         self._epoll = select.epoll()
         try:
@@ -225,14 +232,11 @@ class EpollReactor(_Places):
                     watcher.on_events(events)
         except BaseException as error:
             failed = -1 if _loses_word(error) else fd
-            self._ask_again(watched for batch in batches for watched, _ in batch if watched != failed)
+            for batch in batches:
+                for fd, _ in batch:
+                    if fd != failed:
+                        self.ask_again(fd)
             raise
-
-    def _ask_again(self, fds: Iterable[int]) -> None:
-        """Have the kernel tell of what is there once more."""
-        for fd in fds:
-            if fd in self._watchers:
-                self._epoll.modify(fd, _EVENTS)
 
 
 class CallbackReactor(_Places):
@@ -264,6 +268,9 @@ class CallbackReactor(_Places):
     def arm_writes(self, fd: int) -> None:
         if not self.inherited:
             self._loop.add_writer(fd, self._on_event, fd, self._loop.remove_writer, WRITABLE)
+
+    def ask_again(self, fd: int) -> None:
+        pass  # a writer that is armed is told as long as there is room
 
     def _on_event(self, fd: int, disarm: Callable[[int], bool], event: int) -> None:
         if self.inherited:

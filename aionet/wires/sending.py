@@ -73,15 +73,15 @@ class OutgoingQueue:
         sock: socket.SocketType,
         state: EventLoopState,
         translate: Callable[[str, OSError], Exception],
-        await_room: Callable[[], None],
+        await_room: Callable[[bool], None],
         hold: Callable[[bool, bool], None],
         on_change: Callable[[], None],
     ) -> None:
         """How the wire serves its queue.
 
         `translate(operation, error)` makes the error that a task is told of what the system raised;
-        `await_room()` has `on_writable` called at the next event; `on_change()` is told when `held` may have
-        changed.
+        `await_room(blocked)` has `on_writable` called by the reactor, at the next event or, if not `blocked`,
+        in its next turn; `on_change()` is called when `held` may have changed.
 
         `hold(unsent, torn)` has the wire kept alive while something is `unsent`, and has the connection end
         in a reset, whatever closes it, while something is unsent or the stream is `torn`.
@@ -267,11 +267,8 @@ class OutgoingQueue:
         return waiter
 
     def _go_on_later(self, blocked: bool) -> None:
-        """Arrange for `on_writable`: an event comes only to those whom the kernel has told to wait."""
-        if blocked:
-            self._await_room()
-        else:
-            self._state.loop.call_soon(self.on_writable)
+        """Arrange for `on_writable`."""
+        self._await_room(blocked)
 
     def _abandon(self, entry: Outgoing) -> None:
         """Its task was cancelled: withdraw it if nothing of it went out, else see it through."""
@@ -313,7 +310,7 @@ class OutgoingQueue:
             self._changed()
         except BaseException:  # of the handler of a signal, or for want of memory
             if self._entries or self._waits:
-                self._state.loop.call_soon(self.on_writable)
+                self._go_on_later(blocked=False)
             raise
 
     def _send_what_fits(self) -> None:
@@ -373,7 +370,7 @@ def hold_nothing(unsent: bool, torn: bool) -> None:
     """What a queue without a wire does for it."""
 
 
-def nothing() -> None:
+def nothing(*_: object) -> None:
     """What is not done."""
 
 

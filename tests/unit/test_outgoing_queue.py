@@ -10,7 +10,7 @@ from helpers import give_turns
 
 from aionet.wires.event_loop import running_state
 from aionet.wires.outgoing import OutgoingBuffers
-from aionet.wires.sending import OutgoingQueue, hold_nothing
+from aionet.wires.sending import OutgoingQueue, hold_nothing, nothing
 from aionet.wires.tls.writes import SealedQueue
 
 pytestmark = pytest.mark.asyncio
@@ -76,7 +76,7 @@ def made(request):
             return error
 
         if request.param == "plain":
-            queue = OutgoingQueue(sock, running_state(), translate, lambda: None, hold_nothing, on_change)
+            queue = OutgoingQueue(sock, running_state(), translate, nothing, hold_nothing, on_change)
         else:
             queue = SealedQueue(sock, running_state(), translate, hold_nothing, on_change)
         return queue, sock, said

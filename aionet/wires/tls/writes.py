@@ -200,11 +200,13 @@ class SealedQueue(OutgoingQueue):
         on_change: Callable[[], None],
     ) -> None:
         socket: Any = seal
-        super().__init__(
-            socket, state, translate, nothing, hold, on_change
-        )  # the seal says when there is room
+        super().__init__(socket, state, translate, nothing, hold, on_change)
         self._seal = seal
         self._head_done = False
+
+    def _go_on_later(self, blocked: bool) -> None:
+        if not blocked:  # else the seal says when there is room
+            self._state.loop.call_soon(self.on_writable)
 
     def fail(self, make_error: Callable[[], Exception], cause: BaseException | None = None) -> None:
         self._head_done = False
