@@ -51,7 +51,7 @@ from .close_reason import CloseCause, CloseReason
 from .connection import Connection, close_reason_of
 from .draining import Drain, DrainReport
 from .engine import Roster, drive
-from .errors import ResourceExhaustedError, SocketBusyError, SocketClosedError, TlsError
+from .errors import ConnectionLostError, ResourceExhaustedError, SocketBusyError, SocketClosedError, TlsError
 from .limiting.enforcing import LimitEnforcer
 from .limiting.intake import Intake
 from .limiting.limits import ConnectionLimits
@@ -499,16 +499,15 @@ class ConnectionSpawner(Generic[SocketT]):
     def _close(
         self, connection: Connection[SocketT], error: BaseException | None
     ) -> Coroutine[Any, Any, None] | None:
-        socket = connection.socket
+        socket, resets = connection.socket, False
         if error is None and connection._cause is None:
             connection._cause = CloseCause.PEER_ENDED if socket._wire.peer_ended else CloseCause.COMPLETED
         else:
             connection._cause = verdict_on(connection, error, self._on_error)
-            if connection._cause is CloseCause.EXHAUSTED and (shortage := shortage_in(error)) is not None:
-                self._intake.shortage.note(shortage)
-            if isinstance(error, asyncio.CancelledError):
-                error.__traceback__ = None  # the task keeps the error, but not the frames: they may hold it
-        resets = error is not None and must_reset(connection, error, self._limits.on_unfinished)
+            if error is not None and (
+                socket._wire.lost is None or not isinstance(error, ConnectionLostError)
+            ):
+                resets = self._ends_in_reset(connection, error)
         if self._followed:
             self._note_reason(connection, connection._cause, error)
             connection._phase = "closing"
@@ -522,6 +521,14 @@ class ConnectionSpawner(Generic[SocketT]):
         except OSError as reason:
             _log_bad_close(socket, reason)
             return None
+
+    def _ends_in_reset(self, connection: Connection[SocketT], error: BaseException) -> bool:
+        """Whether it does: it is not lost, and its handler ended with `error`."""
+        if connection._cause is CloseCause.EXHAUSTED and (shortage := shortage_in(error)) is not None:
+            self._intake.shortage.note(shortage)
+        if isinstance(error, asyncio.CancelledError):
+            error.__traceback__ = None  # the task keeps the error, but not the frames: they may hold it
+        return must_reset(connection, error, self._limits.on_unfinished)
 
     async def _close_to_end(
         self, connection: Connection[SocketT], closing: Coroutine[Any, Any, None]

@@ -295,7 +295,13 @@ class DescriptorWire(QueueingWire):
             self.closed = True
             self._refuse_io()
         self._close_descriptor()
-        self._after_closing()
+        if (
+            descriptors.waiting
+            or self._outgoing is not None
+            or self._read_waiter
+            or self._acknowledgement_waits
+        ):
+            self._after_closing()
 
     def on_descriptor_gone(self) -> None:
         """The raw socket was closed or detached, and this wire with it."""

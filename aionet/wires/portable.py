@@ -35,7 +35,7 @@ from .descriptor import DescriptorWire
 from .event_loop import SCRATCH_BYTES, EventLoopState
 from .lingering import BROKEN_OFF, reset_on_close
 from .outgoing import OutgoingBuffers
-from .reactor import ERROR, HANGUP, PEER_ENDED, READABLE, URGENT, WRITABLE
+from .reactor import ERROR, HANGUP, PEER_ENDED, READABLE, URGENT, WRITABLE, WeakPlace
 
 __all__ = ["PortableWire"]
 
@@ -64,6 +64,7 @@ class PortableWire(DescriptorWire):
         "_outgoing",
         "_peer",
         "_peer_watched",
+        "_place",
         "_read_waiter",
         "_readable",
         "_reading",
@@ -79,6 +80,9 @@ class PortableWire(DescriptorWire):
         "lost",
         "peer_ended",
     )
+
+    _place: WeakPlace
+    """The reactor's for the descriptor, while it is watched."""
 
     def __init__(
         self, sock: socket.SocketType, state: EventLoopState, peer: Any = None, local: Any = None
@@ -231,12 +235,12 @@ class PortableWire(DescriptorWire):
         waiter: asyncio.Future[None] = asyncio.Future(loop=self._loop)
         self._read_waiter = waiter
         self._reading = True
-        held = state.reactor.held
-        held[waiter] = self
+        place = self._place
+        place.reader = self
         try:
             await waiter
         finally:
-            del held[waiter]
+            place.reader = None
             if self._read_waiter is waiter:  # not so when closing has taken the place of this reader
                 self._reading = False
                 self._read_waiter = None
@@ -311,7 +315,7 @@ class PortableWire(DescriptorWire):
             self._send = sock.send
 
     def _watch(self) -> None:
-        self._state.reactor.watch(self._fd, self, weakly=True)
+        self._place = self._state.reactor.watch_weakly(self._fd, self)
         self._watched = True
 
     def _keep_alive(self, needed: bool) -> None:
@@ -338,6 +342,7 @@ class PortableWire(DescriptorWire):
 
     def _close_descriptor(self) -> None:
         self._fd = -1
+        self._place = None  # type: ignore[assignment] # its callback is for a wire that was not closed
         self._sock.close()
 
     def _leave_descriptor(self) -> None:

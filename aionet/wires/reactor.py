@@ -24,8 +24,8 @@ descriptor of ours.
 *Ownership.* A descriptor's place belongs to the watcher that was named when it was registered; `forget` does
 nothing for any other. The number alone decides nothing: it may have been closed elsewhere and registered
 again by another watcher, which then displaces the one before. A wire is watched `weakly`, so that a socket
-that is dropped without being closed is collected and warns; what waits for its events, a reader or unsent
-bytes, keeps it alive through `held`.
+that is dropped without being closed is collected and warns; what waits for its events keeps it alive: a
+reader through its `WeakPlace`, unsent bytes through `held`.
 
 *Where there is no epoll*, `CallbackReactor` asks the loop before every wait and takes its reader off again
 when it fires. That is slower and works everywhere; it tells of reading and writing only.
@@ -53,6 +53,7 @@ __all__ = [
     "EpollReactor",
     "Reactor",
     "Watcher",
+    "WeakPlace",
     "make_reactor",
 ]
 
@@ -66,7 +67,7 @@ PEER_ENDED = 0x2000  # EPOLLRDHUP
 
 _EDGES = 1 << 31  # EPOLLET
 _EVENTS = READABLE | URGENT | WRITABLE | PEER_ENDED | _EDGES
-_EVENTS_PER_TURN = 512
+_AT_ONCE, _EVENTS_PER_TURN = (0,), (512,)
 
 
 class Watcher(Protocol):
@@ -90,11 +91,11 @@ class Reactor(Protocol):
     """Whether this process is a fork's child, and all of it the parent's: then nothing is registered, and
     nothing is heard of (`forks.py`)."""
 
-    def watch(self, fd: int, watcher: Watcher, *, weakly: bool = False) -> None:
-        """Report events on `fd` to `watcher`, those that are there already included.
+    def watch(self, fd: int, watcher: Watcher) -> None:
+        """Report events on `fd` to `watcher`, those that are there already included."""
 
-        Watched `weakly`, it lives as long as something else refers to it, `held` for one.
-        """
+    def watch_weakly(self, fd: int, watcher: Watcher) -> WeakPlace:
+        """As `watch`, but `watcher` lives only as long as something else refers to it, `held` for one."""
 
     def forget(self, fd: int, watcher: Watcher) -> None:
         """Report nothing more to `watcher`; to be called before `fd` is closed."""
@@ -109,12 +110,26 @@ class Reactor(Protocol):
         """Tell of what is there on `fd` once more, if it is watched."""
 
 
-class _WeakPlace(weakref.ReferenceType[Watcher]):
+class _Place:
+    """The place of a watcher."""
+
+    __slots__ = ("_watcher",)
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def __call__(self) -> Watcher:
+        return self._watcher
+
+
+class WeakPlace(weakref.ReferenceType[Watcher]):
     """The place of a watcher that the reactor does not keep alive."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("fd", "reader")
 
     fd: int
+    reader: Watcher | None
+    """The watcher again, while a task waits for input."""
 
 
 class _Places:
@@ -122,30 +137,35 @@ class _Places:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._watchers: dict[int, Watcher | _WeakPlace] = {}
+        self._watchers: dict[int, _Place | WeakPlace] = {}
         self.held: dict[object, Watcher] = {}
 
-    def watch(self, fd: int, watcher: Watcher, *, weakly: bool = False) -> None:
-        before = self._watcher_of(fd) if fd in self._watchers else None
+    def watch(self, fd: int, watcher: Watcher) -> None:
+        before = self._watchers.get(fd)
         self._register(fd)
-        if weakly:
-            self._watchers[fd] = place = _WeakPlace(watcher, self._on_gone)
-            place.fd = fd
-        else:
-            self._watchers[fd] = watcher
-        if before is not None and before is not watcher and hasattr(before, "on_displaced"):
-            before.on_displaced()
+        self._watchers[fd] = _Place(watcher)
+        if before is not None:
+            _displace(before, watcher)
+
+    def watch_weakly(self, fd: int, watcher: Watcher) -> WeakPlace:
+        before = self._watchers.get(fd)
+        self._register(fd)
+        self._watchers[fd] = place = WeakPlace(watcher, self._on_gone)
+        place.fd = fd
+        if before is not None:
+            _displace(before, watcher)
+        return place
 
     def forget(self, fd: int, watcher: Watcher) -> None:
         place = self._watchers.get(fd)
-        if place is watcher or (type(place) is _WeakPlace and place() is watcher):
+        if place is not None and place() is watcher:
             self._drop(fd)
 
     def _watcher_of(self, fd: int) -> Watcher | None:
-        watcher = self._watchers.get(fd)
-        return watcher() if isinstance(watcher, _WeakPlace) else watcher
+        place = self._watchers.get(fd)
+        return None if place is None else place()
 
-    def _on_gone(self, place: _WeakPlace) -> None:
+    def _on_gone(self, place: WeakPlace) -> None:
         """A wire was collected that was not closed."""
         if self._watchers.get(place.fd) is place:
             self._drop(place.fd)
@@ -223,12 +243,10 @@ class EpollReactor(_Places):
         fd = -1
         try:
             # By C code, so that no handler of a signal runs before the events are known.
-            batches.extend(map(self._epoll.poll, (0,), (_EVENTS_PER_TURN,)))
+            batches = [*map(self._epoll.poll, _AT_ONCE, _EVENTS_PER_TURN)]
             for fd, events in batches[0]:
-                watcher = watchers.get(fd)
-                if isinstance(watcher, _WeakPlace):
-                    watcher = watcher()
-                if watcher is not None:
+                place = watchers.get(fd)
+                if place is not None and (watcher := place()) is not None:
                     watcher.on_events(events)
         except BaseException as error:
             failed = -1 if _loses_word(error) else fd
@@ -284,6 +302,13 @@ class CallbackReactor(_Places):
             if _loses_word(error) and self._watcher_of(fd) is not None:
                 (self.arm_reads if event == READABLE else self.arm_writes)(fd)
             raise
+
+
+def _displace(place: _Place | WeakPlace, by: Watcher) -> None:
+    """The descriptor of `place` was closed elsewhere, and its number is of another watcher's."""
+    watcher = place()
+    if watcher is not None and watcher is not by and hasattr(watcher, "on_displaced"):
+        watcher.on_displaced()
 
 
 def _loses_word(error: BaseException) -> bool:
