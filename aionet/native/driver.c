@@ -64,10 +64,7 @@ static PySendResult send_once(Driver *driver, PyObject *value, PyObject **result
             return PYGEN_ERROR;
         }
     }
-    PyObject *coroutine = Py_NewRef(driver->coroutine);
-    PySendResult status = PyIter_Send(coroutine, value, result);
-    Py_DECREF(coroutine);
-    return status;
+    return PyIter_Send(driver->coroutine, value, result); /* which stays: a driver that runs refuses to be closed */
 }
 
 static PySendResult run(Driver *driver, PyObject *value, PyObject **result)

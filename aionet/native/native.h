@@ -258,7 +258,6 @@ PySendResult operation_finish_with(Operation *operation, PyObject *value, PyObje
 PySendResult operation_yield_turn(Operation *operation, Phase phase, PyObject **result);
 PySendResult operation_go_on_in(Operation *operation, PyObject *coroutine, PyObject **result); /* steals `coroutine` */
 PySendResult operation_go_on(Operation *operation, PyObject *value, PyObject **result);        /* in the same */
-int operation_has_to_go_the_long_way(Operation *operation, PyObject *wire); /* -1: an error is set */
 PySendResult operation_go_the_long_way(Operation *operation, PyObject **result);
 PySendResult operation_wait_for_input(Operation *operation, PyObject **result);
 PySendResult operation_refuse(PyObject *error, const char *why, PyObject **result);
@@ -338,6 +337,18 @@ typedef struct {
 
 Stream *stream_of(ModuleState *state, PyObject *socket); /* beneath it; NULL without an error: there is none */
 int socket_close_at_once(ModuleState *state, PyObject *socket); /* whether that was possible; -1: an error */
+
+/* Whether the socket has another wire by now, or bytes in a buffer above it; -1: an error is set. */
+static inline int operation_has_to_go_the_long_way(Operation *operation, PyObject *wire)
+{
+    SocketBase *socket = (SocketBase *)operation->socket;
+    if (socket == NULL)
+        return 0;
+    if (socket->wire != wire)
+        return 1;
+    PyObject *received = operation->kind <= READ_INTO ? socket->received : NULL;
+    return received == NULL || received == Py_None ? 0 : PyObject_IsTrue(received);
+}
 
 typedef struct {
     PyObject_HEAD

@@ -345,18 +345,6 @@ static PySendResult go_the_long_way(Operation *operation, PyObject **result)
     return go_on_in(operation, coroutine, result);
 }
 
-/* Whether the socket has another wire by now, or bytes in a buffer above it; -1: an error is set. */
-int operation_has_to_go_the_long_way(Operation *operation, PyObject *wire)
-{
-    SocketBase *socket = (SocketBase *)operation->socket;
-    if (socket == NULL)
-        return 0;
-    if (socket->wire != wire)
-        return 1;
-    PyObject *received = operation->kind <= READ_INTO ? socket->received : NULL;
-    return received == NULL || received == Py_None ? 0 : PyObject_IsTrue(received);
-}
-
 static PySendResult begin(Operation *operation, PyObject **result)
 {
     int long_way = operation_has_to_go_the_long_way(operation, (PyObject *)operation->stream);
