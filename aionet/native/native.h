@@ -215,7 +215,7 @@ PyObject *stream_raise_from_method(Stream *stream, PyObject *method, PyObject *a
 void stream_translate(Stream *stream, PyObject *operation); /* an error of the system's that is set */
 ssize_t stream_send(Stream *stream, const char *bytes, Py_ssize_t length); /* what went, or FAILED_CALL */
 void raise_error_object(PyObject *error, PyObject *cause); /* steals both; `cause` may be NULL */
-void stream_reset(Stream *stream);         /* one that nobody waits for and nothing watches */
+void stream_reset(Stream *stream);         /* one without a reader, that no slot knows */
 void stream_note_gap(Stream *stream);
 void stream_break_off(Stream *stream);     /* keeps an exception that is being raised */
 void stream_settle_anchor(Stream *stream); /* after `watched`, `reader` or `unsent` has changed */

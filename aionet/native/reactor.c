@@ -16,7 +16,7 @@
  * *What Python raises in the first half* has no caller that could be given it. As in any callback of a loop,
  * KeyboardInterrupt and SystemExit end the run, once the turn is over and all that were noted are woken; anything else
  * is for the loop's exception handler. If an interrupt or a lack of memory kept the word of an event from its watcher,
- * the kernel is asked to tell of it again: the word comes once, and a write that waits for it would wait for ever.
+ * the kernel is asked to repeat it: the word comes once, and a write that waits for it would wait for ever.
  *
  * *Guessing.* Where the loop polls our instance, and the last look at it found one stream that alone waits for input
  * now, the next word is of the same stream: it is woken without a look. If it reads nothing the guess was wrong, and
@@ -341,7 +341,7 @@ static int arm_writes(Reactor *reactor, int fd)
 
 /* -- a turn --------------------------------------------------------------------------------------------------- */
 
-/* Have the kernel tell of what is there on the descriptor once more. */
+/* Have the kernel report what is there on the descriptor once more. */
 static void ask_again(Reactor *reactor, int fd)
 {
     if (fd < 0 || fd >= reactor->slot_count || reactor->slots[fd].watcher == NULL || reactor->forks != forks)
@@ -745,7 +745,7 @@ static PyMethodDef reactor_methods[] = {
     {"forget", reactor_forget_method, METH_VARARGS, "Report nothing more to the watcher, before it closes."},
     {"arm_reads", reactor_arm_reads, METH_O, "Nothing: input is always told of."},
     {"arm_writes", reactor_arm_writes, METH_O, "From now on tell when there is room to write, too."},
-    {"ask_again", reactor_ask_again, METH_O, "Tell of what is there on a descriptor once more."},
+    {"ask_again", reactor_ask_again, METH_O, "Report what is there on a descriptor once more."},
     {"turn", reactor_turn, METH_NOARGS, "Look for events and wake who waits for them."},
     {"wake_ready", reactor_wake_ready_method, METH_NOARGS, "Settle newcomers; wake who was to be woken later."},
     {NULL},

@@ -353,15 +353,15 @@ void stream_clear_reader(Stream *stream, Operation *operation)
 static uint32_t tell_cold_half(Stream *stream, uint32_t events)
 {
     PyObject *number = PyLong_FromUnsignedLong(events), *left = NULL;
-    long long told = -1;
+    long long rest = -1;
     if (number != NULL)
         left = PyObject_CallMethodOneArg((PyObject *)stream, stream->reactor->state->str_on_cold_events, number);
     if (left != NULL)
-        told = PyLong_AsLongLong(left);
-    if (told < 0)
+        rest = PyLong_AsLongLong(left);
+    if (rest < 0)
         reactor_on_lost_word(stream->reactor, stream->fd);
     else
-        events = (uint32_t)told;
+        events = (uint32_t)rest;
     Py_XDECREF(number);
     Py_XDECREF(left);
     return events;

@@ -107,7 +107,7 @@ class Reactor(Protocol):
         """With `one_shot`: tell once when `fd` is writable."""
 
     def ask_again(self, fd: int) -> None:
-        """Tell of what is there on `fd` once more, if it is watched."""
+        """Report what is there on `fd` once more, if it is watched."""
 
 
 class _Place:
@@ -288,7 +288,7 @@ class CallbackReactor(_Places):
             self._loop.add_writer(fd, self._on_event, fd, self._loop.remove_writer, WRITABLE)
 
     def ask_again(self, fd: int) -> None:
-        pass  # a writer that is armed is told as long as there is room
+        pass  # an armed writer is called as long as there is room
 
     def _on_event(self, fd: int, disarm: Callable[[int], bool], event: int) -> None:
         if self.inherited:
@@ -312,7 +312,7 @@ def _displace(place: _Place | WeakPlace, by: Watcher) -> None:
 
 
 def _loses_word(error: BaseException) -> bool:
-    """Whether what was raised may be another the next time: a watcher that is at fault is not told again."""
+    """Whether the event has to be repeated; not to a watcher that would only fail again."""
     return isinstance(error, MemoryError) or not isinstance(error, Exception)
 
 
