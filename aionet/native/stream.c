@@ -317,13 +317,11 @@ Py_ssize_t stream_receive_into(Stream *stream, char *buffer, Py_ssize_t bytes)
 
 void stream_settle_anchor(Stream *stream)
 {
-    int anchored = stream->watched && (stream->reader != NULL || stream->unsent);
-    if (anchored == stream->anchored)
-        return;
-    stream->anchored = (char)anchored;
-    if (anchored)
+    char anchored = stream->watched && (stream->reader != NULL || stream->unsent), before = stream->anchored;
+    stream->anchored = anchored;
+    if (anchored > before)
         Py_INCREF(stream);
-    else
+    else if (anchored < before)
         Py_DECREF(stream);
 }
 
@@ -332,7 +330,8 @@ void stream_set_reader(Stream *stream, Operation *operation)
     Operation *before = stream->reader;
     stream->reader = (Operation *)Py_NewRef(operation);
     stream->reactor->readers += before == NULL;
-    stream_settle_anchor(stream);
+    if (stream->watched && !stream->anchored)
+        stream_settle_anchor(stream);
     Py_XDECREF(before);
 }
 
@@ -340,12 +339,14 @@ void stream_clear_reader(Stream *stream, Operation *operation)
 {
     if (stream->reader != operation) /* closing took its place */
         return;
-    Py_INCREF(stream);
     stream->reader = NULL;
     stream->reactor->readers--;
-    stream_settle_anchor(stream);
+    int released = stream->anchored && !stream->unsent; /* last: the operation may hold the stream, too */
+    if (released)
+        stream->anchored = 0;
     Py_DECREF(operation);
-    Py_DECREF(stream);
+    if (released)
+        Py_DECREF(stream);
 }
 
 /* The rare kinds: an acknowledgement, which looks like an error and is none, room for a write that waits, and an end
