@@ -55,8 +55,7 @@ async def test_a_slow_step_is_logged_with_the_name_of_its_task(make_task, compla
     else:
         async with lines(1) as (line,):
             await play(line.sock, line.peer.send, make_task)
-    assert len(complaints()) == 1
-    assert "the slow one" in complaints()[0]
+    assert any("the slow one" in text for text in complaints())  # on a busy machine others may be slow, too
 
 
 async def test_debug_mode_that_is_switched_on_later(make_task, complaints):
@@ -69,8 +68,7 @@ async def test_debug_mode_that_is_switched_on_later(make_task, complaints):
                 await reading
             asyncio.get_running_loop().set_debug(True)
         await play(line.sock, line.peer.send, make_task)
-    assert len(complaints()) == 1
-    assert "the slow one" in complaints()[0]
+    assert any("the slow one" in text for text in complaints())  # on a busy machine others may be slow, too
 
 
 async def test_cancelling_in_debug_mode(make_task):
