@@ -193,7 +193,7 @@ async def test_a_socket_that_waits_for_nothing_is_collected_and_warns(scene, kin
         await sock.write(b"last")
 
     noted = asyncio.get_running_loop().create_future()
-    with await scene(handler) as peer, a_resource_warning():
+    with a_resource_warning(), await scene(handler) as peer:
         if before == "a wait to read":
             peer.send_now(b"go")
         if before == "a wait to write":
@@ -211,7 +211,7 @@ async def test_a_finished_task_does_not_keep_its_socket(scene):
         tasks.append(asyncio.create_task(sock.write(b"x")))
 
     tasks, noted = [], []
-    with await scene(handler) as peer, a_resource_warning():
+    with a_resource_warning(), await scene(handler) as peer:
         assert await peer.receive_exactly(1) == b"x"
         peer.send_now(b"y")
         await until(lambda: len(tasks) == 2 and all(task.done() for task in tasks))
