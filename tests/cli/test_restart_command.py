@@ -251,7 +251,7 @@ def test_a_second_server_at_the_same_control_socket(directory: Path) -> None:
     with serving(directory):
         done = aionet("serve", "app:upper", "--bind", ":0", "--control", directory / "control", cwd=directory)
     assert done.returncode == 1
-    assert b"another server answers there" in done.stderr
+    assert b"another server has it" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -486,7 +486,7 @@ class TlsWire(TlsBase, WireOver):
     @property
     def _hopeless(self) -> bool:
         broken = self._outgoing is not None and self._outgoing.broken
-        return broken or self._lower.closed or self._lower.lost is not None
+        return broken or self._lower.closed or self._lower._hopeless
 
     def _say_goodbye(self) -> None:
         """Send close_notify, if that was not done yet and nothing is amiss."""
@@ -533,7 +533,7 @@ class TlsWire(TlsBase, WireOver):
             return self._tls_error(operation, error.args[0], error.failure, error.by_peer)
         if isinstance(error, ssl.SSLError):
             return self._lose_by(operation, error, *explain(error))
-        if isinstance(error, SocketClosedError) or (self._lower.closed and error.errno == errno.EBADF):
+        if isinstance(error, SocketClosedError) or error.errno == errno.EBADF:  # closed beneath
             return self._closed_error(operation)
         return super()._error(operation, error)
 
