@@ -101,7 +101,7 @@ class Acceptor:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
-        self._watches = False  # whether every event will be told of from now on
+        self._watches = False  # whether every event is reported from now on
         self._holders: set[object] = set()
         self.on_exhausted: Callable[[socket.socket, OSError], bool] | None = None
         """Asked, with a listening socket and its error, when resources are exhausted: whether to try again

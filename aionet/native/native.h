@@ -296,6 +296,21 @@ static inline int operation_refuses_step(Operation *operation)
     return operation->running;
 }
 
+typedef PySendResult (*Step)(Operation *operation, PyObject *value, PyObject **result);
+
+/* What `am_send` of an operation is; inlined with its step, because each message comes through here. */
+static inline __attribute__((always_inline)) PySendResult operation_make_step(Operation *operation, Step step,
+                                                                              PyObject *value, PyObject **result)
+{
+    *result = NULL;
+    if (operation_refuses_step(operation))
+        return PYGEN_ERROR;
+    operation->running = 1;
+    PySendResult status = step(operation, value, result);
+    operation->running = 0;
+    return status;
+}
+
 /* -- driver.c ------------------------------------------------------------------------------------------------ */
 
 struct Driver {

@@ -399,14 +399,7 @@ static INLINED PySendResult step(Operation *operation, PyObject *value, PyObject
 
 static PySendResult operation_am_send(PyObject *self, PyObject *value, PyObject **result)
 {
-    Operation *operation = (Operation *)self;
-    *result = NULL;
-    if (operation_refuses_step(operation))
-        return PYGEN_ERROR;
-    operation->running = 1;
-    PySendResult status = step(operation, value, result);
-    operation->running = 0;
-    return status;
+    return operation_make_step((Operation *)self, step, value, result);
 }
 
 static PyObject *operation_iternext(PyObject *self)

@@ -570,14 +570,7 @@ static PySendResult step(Operation *operation, PyObject *value, PyObject **resul
 
 static PySendResult tls_operation_am_send(PyObject *self, PyObject *value, PyObject **result)
 {
-    Operation *operation = (Operation *)self;
-    *result = NULL;
-    if (operation_refuses_step(operation))
-        return PYGEN_ERROR;
-    operation->running = 1;
-    PySendResult status = step(operation, value, result);
-    operation->running = 0;
-    return status;
+    return operation_make_step((Operation *)self, step, value, result);
 }
 
 void tls_operation_let_go(Operation *operation)

@@ -198,7 +198,7 @@ class QueueingWire:
         await self._queue().flush(operation)
 
     async def _flush_written(self, operation: str) -> None:
-        """As `flush_all` of this wire alone, for who waits for nothing but what was really written."""
+        """As `flush_all` of this wire alone, where only what was really written is waited for."""
         try:
             await self._queue().flush(operation)
         except ResourceExhaustedError:  # what waited was withdrawn, and its tasks know; or the stream broke
@@ -247,7 +247,7 @@ class QueueingWire:
     # Closing ------------------------------------------------------------------------------------------
 
     def begin_close(self, linger: float) -> Coroutine[Any, Any, None] | None:
-        if self._state.inherited:  # by whom it is closed is the parent's business
+        if self._state.inherited:  # how it is closed is for the parent to decide
             self.close_now()
             return None
         if self.closed:
