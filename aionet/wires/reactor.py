@@ -67,7 +67,7 @@ PEER_ENDED = 0x2000  # EPOLLRDHUP
 
 _EDGES = 1 << 31  # EPOLLET
 _EVENTS = READABLE | URGENT | WRITABLE | PEER_ENDED | _EDGES
-_AT_ONCE, _EVENTS_PER_TURN = (0,), (512,)
+_EVENTS_PER_TURN = 512
 
 
 class Watcher(Protocol):
@@ -239,22 +239,28 @@ class EpollReactor(_Places):
         watchers = self._watchers
         if self.inherited:  # an event that the child takes is missing in the parent
             return
-        batches: list[list[tuple[int, int]]] = []
+        batch: list[tuple[int, int]] | None = None
         fd = -1
         try:
-            # By C code, so that no handler of a signal runs before the events are known.
-            batches = [*map(self._epoll.poll, _AT_ONCE, _EVENTS_PER_TURN)]
-            for fd, events in batches[0]:
+            batch = self._epoll.poll(0, _EVENTS_PER_TURN)
+            for fd, events in batch:
                 place = watchers.get(fd)
                 if place is not None and (watcher := place()) is not None:
                     watcher.on_events(events)
         except BaseException as error:
-            failed = -1 if _loses_word(error) else fd
-            for batch in batches:
-                for fd, _ in batch:
-                    if fd != failed:
-                        self.ask_again(fd)
+            self._repeat(batch, fd, error)
             raise
+
+    def _repeat(self, batch: list[tuple[int, int]] | None, last: int, error: BaseException) -> None:
+        """Ask for the events of a turn again, which ended with `error` at the descriptor `last`."""
+        if batch is not None:
+            descriptors = [fd for fd, _ in batch]
+        else:  # the handler of a signal ran between the system call and the assignment, or memory was short
+            descriptors = [*self._watchers] if _loses_word(error) else []
+        failed = -1 if _loses_word(error) else last
+        for fd in descriptors:
+            if fd != failed:
+                self.ask_again(fd)
 
 
 class CallbackReactor(_Places):
