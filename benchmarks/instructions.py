@@ -163,9 +163,12 @@ def per_exchange(peer: Peer, workload: str) -> tuple[float, Counter[str]]:
 
 def build() -> str:
     """What a count belongs to: the interpreter, the C library, the compiler of the engine."""
-    compiler = subprocess.run(["cc", "-dumpfullversion"], capture_output=True, text=True, check=False)
+    try:
+        compiler = subprocess.run(["cc", "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        compiler = ""
     library = " ".join(platform.libc_ver())
-    return f"{python_build()}, {library}, cc {compiler.stdout.strip() or 'unknown'}, {platform.machine()}"
+    return f"{python_build()}, {library}, cc {compiler.strip() or 'unknown'}, {platform.machine()}"
 
 
 def verdict(stored: float, counted: float) -> str:

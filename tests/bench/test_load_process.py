@@ -183,4 +183,4 @@ def test_it_ends_when_nobody_reads_its_lines() -> None:
         os.close(writing)
         os.read(reading, 1)
         os.close(reading)
-        assert process.wait(20) == 1
+        assert process.wait(50) == 1
