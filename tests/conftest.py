@@ -22,11 +22,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import random
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-import hypothesis  # noqa: F401 - before gc.freeze(), which its look at who refers to whom does not survive
+import hypothesis
+import hypothesis.core
 import pytest
 from helpers import open_descriptors, require_program
 
@@ -110,8 +112,19 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     for make_loop in LOOP_FACTORIES.values():  # what a loop opens once per process is nobody's leak
         make_loop().close()
+    _keep_generator()
     gc.collect()
     gc.freeze()  # what is imported by now stays: collecting after each test then costs little
+
+
+_kept: list[random.Random] = []
+
+
+def _keep_generator() -> None:
+    """Register Hypothesis's own random generator now: frozen, nothing that refers to it would be found."""
+    _kept.append(random.Random())
+    hypothesis.core.threadlocal._hypothesis_global_random = _kept[0]
+    hypothesis.register_random(_kept[0])
 
 
 @pytest.fixture
