@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -98,7 +98,7 @@ class Acceptor:
         self._for_sockets = for_sockets
         self._state: EventLoopState | None = None
         self._forks = forks()
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: OrderedDict[object, asyncio.Future[None]] = OrderedDict()
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
         self._watches = False  # whether every event is reported from now on
@@ -152,7 +152,7 @@ class Acceptor:
                 self._state.reactor.forget(listener.sock.fileno(), listener)
             listener.sock.close()
         self._listeners.clear()  # each holds this
-        for waiter in self._waiters:
+        for waiter in self._waiters.values():
             if not waiter.done():
                 try:
                     waiter.set_result(None)
@@ -235,14 +235,13 @@ class Acceptor:
 
     async def _wait(self, state: EventLoopState, room: Callable[[], int]) -> list[Any]:
         """Take a place in the queue, and go on when there is something for its head."""
-        waiters = self._waiters
-        waiter = state.loop.create_future()
-        waiters.append(waiter)
+        waiters, place = self._waiters, object()
+        waiters[place] = waiter = state.loop.create_future()
         accepted: list[Any] = []
         try:
             try:
                 while not accepted:
-                    if waiters[0] is waiter and self._any_ready() and not self._rests:
+                    if self._first_waiter is waiter and self._any_ready() and not self._rests:
                         await state.yield_turn()  # it is the budget that is used up
                     else:
                         self._expect_word(state)
@@ -250,9 +249,9 @@ class Acceptor:
                         state.budget = BUDGET
                     accepted = self._accept_batch(state, room())
                     if not accepted:
-                        waiters[0] = waiter = state.loop.create_future()
+                        waiters[place] = waiter = state.loop.create_future()
             finally:
-                waiters.remove(waiter)
+                del waiters[place]
                 if self._any_ready():
                     self._wake_next()
         except BaseException:
@@ -287,9 +286,14 @@ class Acceptor:
                 raise
             self._pause(error, state)
 
+    @property
+    def _first_waiter(self) -> asyncio.Future[None] | None:
+        return next(iter(self._waiters.values()), None)
+
     def _wake_next(self) -> None:
-        if self._waiters and not self._waiters[0].done():
-            self._waiters[0].set_result(None)
+        waiter = self._first_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _look_again(self) -> None:
         for listener in self._listeners:

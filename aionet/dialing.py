@@ -101,17 +101,18 @@ async def dial_unix(address: UnixAddress, *, options: UnixOptions) -> Dialed:
     """
     loop = asyncio.get_running_loop()
     started = loop.time()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = None
     try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         options.apply_to_stream(sock)
         await _connect_unix(sock, address)
-    except OSError as error:
-        sock.close()
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if not isinstance(error, OSError):
+            raise
         why = without_traceback(error)
-    except BaseException:
-        sock.close()
-        raise
     else:
         return Dialed(sock)
     raise _connect_error(address, [(address, loop.time() - started, why)]) from why

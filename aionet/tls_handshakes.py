@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -99,7 +99,7 @@ class TlsAcceptor:
         self._accept_next: Callable[[], Awaitable[Any]] | None = accept_next  # none once closed
         self._tls = tls
         self._ready: deque[AsyncStreamSocket[Any]] = deque()
-        self._waiters: deque[asyncio.Future[Any]] = deque()
+        self._waiters: OrderedDict[asyncio.Future[Any], None] = OrderedDict()
         self._handshakes: dict[asyncio.Task[None], AsyncStreamSocket[Any]] = {}
         self._taking: asyncio.Task[None] | None = None
 
@@ -108,18 +108,19 @@ class TlsAcceptor:
         if self._ready and not self._waiters:
             return self._ready.popleft()
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
         self._take_on()
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._ready.appendleft(waiter.result())
+                if self._accept_next is None:  # closed, after it was given out
+                    self._reset_ready()
                 self._give_out()
             raise
         finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            self._waiters.pop(waiter, None)
             if not self._waiters and self._taking is not None:
                 self._taking.cancel()
             del waiter  # an error that it holds has a traceback, and so this frame
@@ -141,6 +142,9 @@ class TlsAcceptor:
                 task.cancel()
             except RuntimeError:  # the loop is closed: nothing of it will run
                 pass
+        self._reset_ready()
+
+    def _reset_ready(self) -> None:
         while self._ready:
             self._ready.popleft().abort()
 
@@ -207,7 +211,7 @@ class TlsAcceptor:
 
     def _give_out(self) -> None:
         while self._ready and self._waiters:
-            waiter = self._waiters.popleft()
+            waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
                 waiter.set_result(self._ready.popleft())
 

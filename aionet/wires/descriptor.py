@@ -26,7 +26,7 @@ from ..errors import ConnectionLostError, ResourceExhaustedError
 from ..tcp_info import idle_seconds
 from . import delivery, descriptors
 from .contract import Buffer
-from .lingering import PAUSES, close_as_before, reset_on_close, reset_whatever_closes, settled
+from .lingering import BROKEN_OFF, PAUSES, close_as_before, reset_on_close, reset_whatever_closes, settled
 from .queueing import QueueingWire
 from .raw_socket import RawSocket
 from .sending import OutgoingQueue
@@ -152,7 +152,7 @@ class DescriptorWire(QueueingWire):
         queue = self._queue()
         unsent = (unsent or queue.above[0]) and self._fd != -1
         self._keep_alive(unsent)
-        resets = unsent or torn or queue.above[1]
+        resets = unsent or torn or queue.above[1] or self.lost is BROKEN_OFF
         if resets is (queue.before_reset is not None) or self._fd == -1 or self._state.reactor.inherited:
             return
         try:

@@ -310,9 +310,11 @@ class PortableWire(DescriptorWire):
 
     def _adopt(self, sock: socket.SocketType) -> None:
         super()._adopt(sock)
-        if not self.closed:  # else they refuse, and shall go on to
+        if self.closed:  # they refuse, and continue to
+            return
+        self._send = sock.send
+        if self._recv is not _refuse_to_read_on:
             self._recv = sock.recv
-            self._send = sock.send
 
     def _watch(self) -> None:
         self._place = self._state.reactor.watch_weakly(self._fd, self)

@@ -285,12 +285,13 @@ class OutgoingQueue:
             return
         try:
             entry.keep()
-        except BaseException:  # the caller may change now what would be sent
+        except BaseException as error:  # the caller may change now what would be sent
             self._remove(entry)
             entry.release()
             self._count_failed(entry, told=False)
             self._break(_INTERRUPTED)
-            raise
+            if not isinstance(error, (OSError, ValueError)):  # no descriptor, or the file was closed
+                raise
 
     def _remove(self, entry: Outgoing) -> None:
         self._enqueued -= self._entries.pop(entry)
@@ -318,17 +319,16 @@ class OutgoingQueue:
         blocked = False
         try:
             for _ in range(_STEPS_PER_TURN):
-                if entries and self._advance(first := next(iter(entries))):
+                first = next(iter(entries), None)
+                # The file that is read may have closed the socket, which empties the queue.
+                if first is not None and self._advance(first) and first in entries:
                     _complete(first)  # before it leaves: what is interrupted here is done once more
                     self._remove(first)
         except BlockingIOError:
             blocked = True
         except SourceError as error:
-            entry = self._remove_first()
-            if entry.begun:
-                self._count_failed(entry, told=entry.waiter is not None)
-                self._break(_SOURCE)
-            _complete(entry, error.reason)
+            if first in entries:
+                self._fail_source(self._remove_first(), error)
         except OSError as error:
             self._fail_by(without_traceback(error))
         if entries:
@@ -336,6 +336,12 @@ class OutgoingQueue:
                 self._go_on_later(blocked)
             except OSError as error:
                 self._fail_by(without_traceback(error))
+
+    def _fail_source(self, entry: Outgoing, error: SourceError) -> None:
+        if entry.begun:
+            self._count_failed(entry, told=entry.waiter is not None)
+            self._break(_SOURCE)
+        _complete(entry, error.reason)
 
     def _fail_by(self, error: OSError) -> None:
         self.fail(lambda: self._translate("write", error), error)

@@ -15,9 +15,9 @@ import types
 import zipfile
 
 import pytest
-from helpers import begin
+from helpers import begin, no_descriptors
 
-from aionet import ConnectionLostError
+from aionet import ConnectionLostError, SocketClosedError
 
 pytestmark = pytest.mark.asyncio
 
@@ -363,6 +363,44 @@ async def test_a_file_that_fails_midway_leaves_no_stream_that_looks_whole(sock, 
         await sock.send_file(FailingFile(good=1000))
     with pytest.raises(ConnectionLostError):
         await sock.write(b"must not follow")
+
+
+@pytest.mark.parametrize("why", ["no descriptors", "closed"])
+async def test_a_cancellation_stays_one_where_the_file_cannot_be_kept(sock, peer, tmp_path, why):
+    (tmp_path / "large").write_bytes(b"")
+    os.truncate(tmp_path / "large", 64 << 20)
+    with (tmp_path / "large").open("rb") as file:
+        sending = await begin(sock.send_file(file))
+        if why == "closed":
+            file.close()
+        with no_descriptors() if why == "no descriptors" else contextlib.nullcontext():
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+    with pytest.raises(ConnectionLostError):
+        await sock.write(b"must not follow")
+    sock.abort()
+
+
+@pytest.mark.parametrize("end", [b"", b"more", OSError(5, "the disk is gone")], ids=["end", "more", "error"])
+async def test_a_file_that_aborts_its_socket(sock, peer, end):
+    class Aborting(io.BytesIO):
+        reads = 0
+
+        def read(self, count=-1):
+            self.reads += 1
+            if self.reads * count < 64 << 20:
+                return bytes(count)
+            sock.abort()
+            if isinstance(end, OSError):
+                raise end
+            return end
+
+    sending = await begin(sock.send_file(Aborting()))
+    receiving = peer.in_thread(lambda sock: b"".join(iter(lambda: sock.recv(1 << 20), b"")))
+    with pytest.raises(SocketClosedError):
+        await sending
+    await asyncio.gather(receiving, return_exceptions=True)
 
 
 async def test_a_file_closed_midway_leaves_no_stream_that_looks_whole(sock, peer, path):

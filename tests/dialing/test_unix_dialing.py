@@ -8,7 +8,7 @@ import os
 import socket
 
 import pytest
-from helpers import begin, open_sockets
+from helpers import begin, no_descriptors, open_sockets
 from peers import RawListener, RawPeer
 
 from aionet import AsyncUnixSocket, ConnectError, SocketAddress, SocketClosedError, UnixAddress
@@ -45,6 +45,15 @@ async def test_nobody_there(tmp_path):
     assert seconds >= 0
     assert why.errno == errno.ENOENT
     assert open_sockets() == before
+
+
+async def test_without_a_descriptor(listener):
+    sock = AsyncUnixSocket()
+    with no_descriptors(), pytest.raises(ConnectError) as caught:
+        await sock.connect_to(listener.address)
+    assert caught.value.errno == errno.EMFILE
+    assert caught.value.peer_address == UnixAddress(listener.address)
+    assert [why.errno for _, _, why in caught.value.attempts] == [errno.EMFILE]
 
 
 async def test_a_stale_path(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -123,3 +124,31 @@ async def test_a_connection_goes_to_the_next_in_line_when_the_first_is_cancelled
                 clients.one_more()
             for other in others:  # nobody else arrives: each gets one of the two connections
                 await clients.serve(await other)
+
+
+class Counted(asyncio.Future[Any]):
+    """Counts how often it is compared."""
+
+    looks = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.looks += 1
+        return self is other
+
+    __hash__ = asyncio.Future.__hash__
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_cancelling_waiting_accepts_last_first_looks_at_each_a_few_times(tls: bool) -> None:
+    count, Counted.looks = 500, 0
+    loop = asyncio.get_running_loop()
+    loop.create_future = lambda: Counted(loop=loop)  # type: ignore[method-assign]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if tls else None
+    async with aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), tls=context) as server:
+        accepting = [asyncio.ensure_future(server.accept()) for _ in range(count)]
+        await give_turns(3)
+        for task in reversed(accepting):
+            task.cancel()
+            await asyncio.wait([task])
+    assert Counted.looks < 20 * count

@@ -76,6 +76,28 @@ async def test_who_says_nothing_or_nonsense_is_passed_over(
     assert "does not speak TLS" in record.getMessage()
 
 
+async def test_what_was_given_out_to_a_cancelled_accept_of_a_closed_server_is_reset(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = ServerTls(*authority.pair("server").files)
+    server = AsyncTcpConnectionServer("127.0.0.1:0", tls=tls)
+    accepting = await begin(server.accept())
+    give_out = server._tls_acceptor._give_out
+
+    def give_out_close_and_cancel() -> None:
+        give_out()
+        monkeypatch.undo()
+        server.close()
+        accepting.cancel()
+
+    monkeypatch.setattr(server._tls_acceptor, "_give_out", give_out_close_and_cancel)
+    with await raw(server) as peer, await shaken(authority, peer) as client:
+        with pytest.raises(asyncio.CancelledError):
+            await accepting
+        with contextlib.suppress(ConnectionResetError):  # which OpenSSL may take for an end
+            assert await asyncio.to_thread(client.recv, 100) == b""
+
+
 async def test_a_cancelled_accept_loses_no_connection(authority: Authority) -> None:
     async with listening(authority) as server:
         with await raw(server) as peer:
