@@ -17,6 +17,11 @@ sorts or asks for `ip`.
 addresses, which lets a number slip through checks meant for it; every name all of whose labels are numbers
 is refused. What remains is either a proper IP, or a name, or ``""`` for every interface.
 
+*Printed on one line.* A Unix path may contain any byte but NUL, and a peer chooses the path that it binds:
+one with a newline would begin a line of its own in a log. So in the text of a Unix address each byte that is
+not printable, and the backslash, is ``\\xHH``. `UnixAddress.parse` reverses that, and takes every other
+backslash as it is, because paths with one exist (systemd's ``\\x2d``).
+
 *Scopes* (``fe80::1%eth0``) are part of the host and are compared as written: the interface behind a name is
 the system's affair and may change, so ``%eth0`` and ``%4`` differ even where they mean the same today.
 """
@@ -52,10 +57,13 @@ _EVERY_INTERFACE = "*"  # how people write "" in text
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-_BAD_IN_SCOPE = re.compile(r"[\s/%\[\]\x00-\x1f\x7f]")
+_BAD_IN_SCOPE = re.compile(r"[\s/%\[\]]")
 
 # The two spellings that mean "every interface of this family".
 _WILDCARDS = ("0.0.0.0", "::")
+
+# What `UnixAddress` escapes in its text; every other byte that a backslash is written for is left alone.
+_ESCAPED = re.compile(rb"\\x([01][0-9a-f]|5c|7f|[89a-f][0-9a-f])")
 
 # sizeof(sun_path). A path needs room for its NUL, an abstract name does not (unix(7)).
 _SUN_PATH = 108 if sys.platform == "linux" else 104
@@ -238,7 +246,8 @@ class UnixAddress:
 
     ``UnixAddress("/run/app.sock")`` is a path; ``UnixAddress("\\0app")`` is Linux's abstract name ``app``,
     printed ``unix:@app``; ``UnixAddress("")`` is a socket that was never bound, printed ``unix:``. A relative
-    path that begins with ``@`` is held as ``./@...``, so that ``parse(str(a)) == a`` for every address.
+    path that begins with ``@`` is held as ``./@...``, so that ``parse(str(a)) == a`` for every address. The
+    printed form is printable: other bytes, and the backslash, are ``\\xHH`` in it.
 
     Raises `ValueError` for a path longer than the system's ``sun_path`` holds (107 bytes on Linux; an
     abstract name 107 after its NUL), and for a NUL inside a path; `TypeError` for a wrong type. Touches no
@@ -266,6 +275,8 @@ class UnixAddress:
     def parse(cls, text: str) -> Self:
         """The address written as *text*: ``"unix:/run/app.sock"``, ``"unix:@abstract"`` or ``"unix:"``.
 
+        ``\\xHH`` is a byte where ``str()`` of an address writes it so, as ``\\x0a`` for a newline.
+
         Raises `ValueError` where *text* does not begin with ``unix:`` or the path is refused, `TypeError`
         where it is no string.
         """
@@ -274,7 +285,10 @@ class UnixAddress:
         if not text.startswith("unix:"):
             raise ValueError(f"{text!r} is no Unix address: expected 'unix:/path' or 'unix:@abstract'")
         path = text[len("unix:") :]
-        return cls("\0" + path[1:] if path.startswith("@") else path)
+        abstract = path.startswith("@")
+        if "\\x" in path:
+            path = _unescaped(path)
+        return cls("\0" + path[1:] if abstract else path)
 
     @classmethod
     def from_sockaddr(cls, raw: str | bytes) -> Self:
@@ -294,7 +308,7 @@ class UnixAddress:
         return self.path.startswith("\0")
 
     def __str__(self) -> str:
-        return f"unix:@{self.path[1:]}" if self.is_abstract else f"unix:{self.path}"
+        return f"unix:@{_escaped(self.path[1:])}" if self.is_abstract else f"unix:{_escaped(self.path)}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r})"
@@ -347,9 +361,10 @@ def _from_four(value: tuple[Any, ...]) -> SocketAddress:
 
 def _scope_name(number: int) -> str:
     try:
-        return socket.if_indextoname(number)
+        name = socket.if_indextoname(number)
     except (OSError, OverflowError):
-        return str(number)  # the interface went away; the number is all that is left to tell
+        return str(number)  # the interface went away; the number is all that is left
+    return str(number) if _is_bad_scope(name) else name  # Linux allows most bytes in a name
 
 
 def _is_digits(text: str) -> bool:
@@ -418,11 +433,15 @@ def _canonical_ip(ip: IpAddress) -> str:
     scope = ip.scope_id
     if scope is None:
         return text
-    if _BAD_IN_SCOPE.search(scope) or (_is_digits(scope) and not _fits_scope(scope)):
+    if _is_bad_scope(scope) or (_is_digits(scope) and not _fits_scope(scope)):
         raise ValueError(
             f"{str(ip)!r} is no host: expected an interface's name or number after '%', got {scope!r}"
         )
     return f"{text}%{scope}"
+
+
+def _is_bad_scope(scope: str) -> bool:
+    return not scope.isprintable() or _BAD_IN_SCOPE.search(scope) is not None
 
 
 def _fits_scope(digits: str) -> bool:
@@ -458,6 +477,27 @@ def _as_ascii(name: str) -> str:
         return name.encode("idna").decode("ascii")
     except UnicodeError as exc:
         raise ValueError(f"{name!r} is no host: expected a name that IDNA can encode ({exc})") from exc
+
+
+def _escaped(path: str) -> str:
+    if path.isprintable() and "\\" not in path:
+        return path
+    return "".join(
+        letter if letter.isprintable() and letter != "\\" else _as_escapes(os.fsencode(letter))
+        for letter in path
+    )
+
+
+def _as_escapes(raw: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _unescaped(path: str) -> str:
+    try:
+        raw = os.fsencode(path)
+    except UnicodeEncodeError:  # which is refused in a moment
+        return path
+    return os.fsdecode(_ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), raw))
 
 
 def _check_unix_path(raw: bytes) -> None:

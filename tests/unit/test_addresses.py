@@ -199,6 +199,9 @@ def test_a_name_that_the_resolver_would_take_for_an_ipv4_address(host: str) -> N
         ("fe80::1%", "expected an IPv6 address without brackets"),
         ("fe80::1%a b", "expected an interface's name or number after '%', got 'a b'"),
         ("fe80::1%a/b", "expected an IPv6 address without brackets"),
+        ("fe80::1%a\x1b[0m", "expected an interface's name or number after '%'"),
+        ("fe80::1%a\u202e", "expected an interface's name or number after '%'"),
+        ("fe80::1%no\ud800", "expected an interface's name or number after '%'"),
         ("fe80::1%4294967296", "expected an interface's name or number after '%'"),
     ],
 )
@@ -400,7 +403,7 @@ def test_sockaddr_refuses_what_a_family_cannot_express(
         address.sockaddr(family)
 
 
-@pytest.mark.parametrize("scope", ["no-such", "longer-than-any-interface", "no\ud800"])
+@pytest.mark.parametrize("scope", ["no-such", "longer-than-any-interface", "höh\u0301e"])
 def test_a_scope_that_names_no_interface_is_an_error_of_the_system(scope: str) -> None:
     address = SocketAddress(f"fe80::1%{scope}", 80)
     with pytest.raises(OSError, match="no interface is named") as caught:
@@ -436,7 +439,13 @@ def test_the_scope_of_an_interface_that_is_gone_is_a_number() -> None:
         (UnixAddress(b"\0name"), "\0name", "unix:@name", True),
         (UnixAddress("@name"), "./@name", "unix:./@name", False),
         (UnixAddress(""), "", "unix:", False),
-        (UnixAddress(b"/\xff"), "/\udcff", "unix:/\udcff", False),
+        (UnixAddress(b"/\xff"), "/\udcff", r"unix:/\xff", False),
+        (UnixAddress("/a\nb"), "/a\nb", r"unix:/a\x0ab", False),
+        (UnixAddress("\0a\0\x1b[0m"), "\0a\0\x1b[0m", r"unix:@a\x00\x1b[0m", True),
+        (UnixAddress("/\u202e\u2028"), "/\u202e\u2028", r"unix:/\xe2\x80\xae\xe2\x80\xa8", False),
+        (UnixAddress("/bücher und mehr"), "/bücher und mehr", "unix:/bücher und mehr", False),
+        (UnixAddress(r"/a\x0ab"), r"/a\x0ab", r"unix:/a\x5cx0ab", False),
+        (UnixAddress(r"/a\x2db"), r"/a\x2db", r"unix:/a\x5cx2db", False),
     ],
 )
 def test_unix_addresses(address: UnixAddress, path: str, text: str, abstract: bool) -> None:
@@ -444,6 +453,26 @@ def test_unix_addresses(address: UnixAddress, path: str, text: str, abstract: bo
     assert str(address) == text
     assert address.is_abstract is abstract
     assert UnixAddress.parse(text) == as_address(text) == address
+
+
+@pytest.mark.parametrize("path", [r"/a\x2db", r"/a\b", "/a\\", r"/\xfg", r"/\XFF"])
+def test_a_backslash_that_escapes_nothing_is_one(path: str) -> None:
+    assert UnixAddress.parse(f"unix:{path}").path == path
+
+
+def test_an_escaped_at_sign_is_no_abstract_name() -> None:
+    assert not UnixAddress.parse(r"unix:\x40name").is_abstract
+
+
+def test_an_escaped_nul_is_refused_as_any_other() -> None:
+    with pytest.raises(ValueError, match="contains a NUL"):
+        UnixAddress.parse(r"unix:/a\x00b")
+
+
+@settings(deadline=None)
+@given(unix_addresses)
+def test_the_text_of_every_unix_address_is_printable(address: UnixAddress) -> None:
+    assert str(address).isprintable()
 
 
 @settings(deadline=None)
