@@ -164,7 +164,9 @@ def per_exchange(peer: Peer, workload: str) -> tuple[float, Counter[str]]:
 def build() -> str:
     """What a count belongs to: the interpreter, the C library, the compiler of the engine."""
     try:
-        compiler = subprocess.run(["cc", "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
+        compiler = subprocess.run(
+            ["cc", "-dumpfullversion"], capture_output=True, text=True, check=False
+        ).stdout
     except FileNotFoundError:
         compiler = ""
     library = " ".join(platform.libc_ver())
