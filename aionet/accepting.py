@@ -24,7 +24,6 @@ looked at after each pause, and registered when that succeeds.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from typing import Any
 
 from .accept_errors import AcceptFailure, Backoff, classify, is_shortage
 from .addresses import SocketAddress, UnixAddress
+from .announcing import Log
 from .engine import accept
 from .errors import SocketClosedError, SocketInheritedError
 from .wires import descriptors
@@ -41,7 +41,7 @@ from .wires.forks import forks
 
 __all__ = ["Acceptor", "Listener", "room_for_one"]
 
-_log = logging.getLogger("aionet.server")
+_log = Log("aionet.server")
 
 _COST = 2  # each makes work for others, who should have their turn before there are too many
 

@@ -121,6 +121,8 @@ class SocketAddress:
         if text.startswith("["):
             return cls(*_split_brackets(text))
         host, colon, port = text.rpartition(":")
+        if "://" in text:
+            raise ValueError(f"{text!r} is a URL: expected its host and port only, as in '127.0.0.1:80'")
         if ":" in host:
             raise ValueError(f"{text!r}: an IPv6 address goes in brackets before its port, as in '[::1]:80'")
         if not colon and not _is_digits(text):

@@ -14,7 +14,6 @@ the last seconds of the grace.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +21,13 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from .announcing import Log
 from .close_reason import CloseCause
 from .connection import Connection
 
 __all__ = ["Drain", "DrainReport", "Straggler", "leave_behind"]
 
-_log = logging.getLogger("aionet.server")
+_log = Log("aionet.server")
 
 _LAST_CHANCE = 0.5  # seconds for handlers to end whose connection was taken away
 
@@ -186,8 +186,10 @@ async def leave_behind(connections: Iterable[Connection[Any]], last_words: Calla
     if tasks:
         _, left = await asyncio.wait(tasks, timeout=_LAST_CHANCE)
         if left:
-            last_words(f"{len(left)} handlers ignored their cancellation and are left behind")
-            os._exit(0)
+            try:
+                last_words(f"{len(left)} handlers ignored their cancellation and are left behind")
+            finally:  # whatever they fail with
+                os._exit(0)
 
 
 def _stack_of(task: asyncio.Task[None]) -> str:

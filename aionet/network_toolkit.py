@@ -11,9 +11,9 @@ the inner one is in force until it is left.
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any, Self
 
+from .announcing import Log
 from .cleaning_up import see_through
 from .engine import implementation
 from .no_copies import refuse_to_be_copied
@@ -24,7 +24,7 @@ from .wires.forks import forks
 
 __all__ = ["NetworkToolkit"]
 
-_log = logging.getLogger("aionet")
+_log = Log("aionet")
 
 
 class NetworkToolkit:

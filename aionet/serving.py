@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from .addresses import AddressLike, SocketAddress, UnixAddress, as_address
+from .announcing import Log
 from .draining import DrainReport
 from .hanging_up import hang_up_signals, when_hung_up
 from .limiting.limits import ConnectionLimits
@@ -21,7 +21,7 @@ from .unix_connection_server import AsyncUnixConnectionServer
 
 __all__ = ["listen", "on_signals", "serve", "serve_until_signal"]
 
-_log = logging.getLogger("aionet.server")
+_log = Log("aionet.server")
 
 _LAST_CHANCE = 0.1  # seconds that handlers have after a second signal, before their connections are reset
 
@@ -128,9 +128,9 @@ async def serve_until_signal(
         grace = 0.0 if again else drain_grace
         for server in servers:  # now, and not a turn later: whoever is told of the drain must not get in
             server.close()
-        on_draining(grace)
         drain = spawner.drain(grace, hard=_LAST_CHANCE) if again else spawner.drain(grace)
         drains.append(asyncio.get_running_loop().create_task(drain))
+        on_draining(grace)  # last: it may fail, and nothing depends on it
 
     async def drain_when_set(event: asyncio.Event) -> None:
         await event.wait()

@@ -46,6 +46,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from .announcing import Log
 from .cleaning_up import see_through
 from .close_reason import CloseCause, CloseReason
 from .connection import Connection, close_reason_of
@@ -68,7 +69,7 @@ from .verdict import must_reset, shortage_in, verdict_on
 
 __all__ = ["ConnectionSpawner", "ContextOf", "Handler", "OnClose", "OnError"]
 
-_log = logging.getLogger("aionet.server")
+_log = Log("aionet.server")
 
 _HARD = 1.0  # seconds that a cancelled handler has before its connection is reset
 

@@ -17,11 +17,11 @@ closed in good order, because a reset would destroy the alert that tells the cli
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from .announcing import Log
 from .cleaning_up import see_through
 from .errors import ConnectionLostError, TlsError
 from .stream_socket import AsyncStreamSocket
@@ -32,7 +32,7 @@ from .tls_failure import TlsFailure
 
 __all__ = ["TlsAcceptor", "shake_hands"]
 
-_log = logging.getLogger("aionet.server")
+_log = Log("aionet.server")
 
 _MOST = 1000  # handshakes in progress
 _SECONDS = 10.0  # for each of them

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from .announcing import Log
 from .close_reason import CloseCause
 from .connection import Connection
 from .errors import (
@@ -34,7 +35,7 @@ from .unfinished import OnUnfinished, leaves_unfinished
 
 __all__ = ["OnCrash", "must_reset", "shortage_in", "verdict_on"]
 
-_log = logging.getLogger("aionet.server")
+_log = Log("aionet.server")
 
 _Kinds: TypeAlias = tuple[type[AionetError], ...]
 

@@ -59,6 +59,7 @@ class AionetServer:
         *arguments: object,
         cwd: Path | None = None,
         stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
         as_json: bool = True,
         prefix: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
@@ -68,7 +69,7 @@ class AionetServer:
             [*prefix, *command(*arguments, *(["--json"] if as_json else []))],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             cwd=cwd,
             env=environment(),
             pass_fds=pass_fds,
@@ -139,15 +140,19 @@ class AionetServer:
     def ended(self) -> tuple[int, str, str]:
         """Wait for its end; the exit code, and what was left on standard output and standard error."""
         out, err = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, (out or b"").decode(), err.decode()
+        return self.process.returncode, (out or b"").decode(), (err or b"").decode()
 
 
 def connect_raw(address: str) -> socket.socket:
     """A plain blocking socket, connected to what a command printed."""
     if address.startswith("unix:"):
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(PATIENCE)
-        sock.connect(address.removeprefix("unix:"))
+        try:
+            sock.settimeout(PATIENCE)
+            sock.connect(address.removeprefix("unix:"))
+        except BaseException:
+            sock.close()
+            raise
         return sock
     host, _, port = address.rpartition(":")
     return socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE)

@@ -12,6 +12,7 @@ systemd keeps copies: connections queue while the service is down, and a restart
 name that begins with ``@`` is abstract. Without the variable nothing is sent. systemd reads its socket
 quickly, but not always at once; a message waits for it for a second at most, a sign of life not at all. What
 cannot be delivered is not worth ending a service for: it is logged, and `Notifier.notify` returns ``False``.
+What a socket's path holds beside UTF-8 is escaped in a status.
 
 *Watchdog*. If ``WATCHDOG_USEC`` is set systemd kills the service when it was silent for so long. The sign of
 life comes from the event loop, at half of that time: a loop that is stuck sends none, which is what the
@@ -21,16 +22,17 @@ watchdog is for.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import time
 from collections.abc import MutableMapping
 from typing import Self
 
+from ..announcing import Log
+
 __all__ = ["Notifier", "inherited_listeners"]
 
-_log = logging.getLogger("aionet")
+_log = Log("aionet")
 
 _FIRST = 3  # SD_LISTEN_FDS_START
 _UNNAMED = "unknown"  # what systemd calls a descriptor without FileDescriptorName=
@@ -115,7 +117,7 @@ class Notifier:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.settimeout(patience)
-                sock.sendto("\n".join(lines).encode(), self._address)
+                sock.sendto("\n".join(lines).encode(errors="backslashreplace"), self._address)
         except OSError as error:
             _log.warning("cannot tell systemd %s: %s", lines[0], error.strerror or "it does not read")
             return False
@@ -154,8 +156,8 @@ class Notifier:
             self._next = None
 
     def _sign_of_life(self, loop: asyncio.AbstractEventLoop, period: float) -> None:
-        self.notify("WATCHDOG=1", patience=0)
         self._next = loop.call_later(period, self._sign_of_life, loop, period)
+        self.notify("WATCHDOG=1", patience=0)
 
 
 def _status(text: str) -> list[str]:

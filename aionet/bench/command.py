@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..announcing import say
 from ..cli.arguments import target_address
+from ..cli.parsing import did_you_mean
 from ..running import LOOPS
 from . import plots
 from .arguments import number, seconds, whole_number
@@ -74,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "workload",
         nargs="*",
-        choices=[[], *_NAMES],
+        type=_workload,
         metavar="WORKLOAD",
         help=f"{', '.join(_NAMES)} (default: echo and accept)",
     )
@@ -90,6 +92,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="compare with a stored record: what moved by more than the spread",
     )
+
+
+def _workload(text: str) -> str:
+    """An argparse type: the name of a workload."""
+    if text not in _NAMES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected {', '.join(_NAMES[:-1])} or {_NAMES[-1]}{did_you_mean(text, _NAMES)}"
+        )
+    return text
 
 
 def _add_whom(parser: argparse.ArgumentParser) -> None:
@@ -168,27 +179,27 @@ def run(args: argparse.Namespace) -> int:
         stored = read_record(args.baseline) if args.baseline else None
         _check_outputs(args)
     except (ValueError, OSError, BenchError) as error:
-        print(f"bench: error: {error}", file=sys.stderr)
+        say(f"bench: error: {error}")
         return 2
     problem = _raise_file_limit(plan)
     if problem:
-        print(f"bench: error: {problem}", file=sys.stderr)
+        say(f"bench: error: {problem}")
         return 2
     try:
         with ProgressDisplay() as display:
             record = run_bench(plan, command=_command(), observer=display)
     except KeyboardInterrupt:
-        print("bench: interrupted", file=sys.stderr)
+        say("bench: interrupted")
         return _INTERRUPTED
     except BenchError as error:
-        print(f"bench: error: {error}", file=sys.stderr)
+        say(f"bench: error: {error}")
         return 1
     if record["interrupted"]:
-        print(f"bench: interrupted; turns that were over: {len(record['turns'])}", file=sys.stderr)
+        say(f"bench: interrupted; turns that were over: {len(record['turns'])}")
     try:
         _hand_over(args, record, stored)
     except (OSError, BenchError) as error:
-        print(f"bench: error: {error}", file=sys.stderr)
+        say(f"bench: error: {error}")
         return 1
     if record["interrupted"]:
         return _INTERRUPTED

@@ -285,9 +285,13 @@ _LIMITS: dict[str, dict[str, Any]] = {
     "drain_spread": {
         **_SECONDS,
         "help": "over how many seconds, at the end of the grace, those who are left are cancelled",
+        "unset": "all at once",
     },
 }
-"""A field of `ConnectionLimits` -> its option; the default is the field's own."""
+"""A field of `ConnectionLimits` -> its option; the default is the field's own.
+
+``unset`` says what its absence means, where that is not the absence of a limit.
+"""
 
 
 def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -295,7 +299,8 @@ def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     for field in _limits():
         option = dict(_LIMITS[field.name])
-        default = "no limit" if field.default is None else "%(default)s"
+        unset = option.pop("unset", "no limit")
+        default = unset if field.default is None else "%(default)s"
         option["help"] += f" (default: {default})"
         group.add_argument(f"--{field.name.replace('_', '-')}", default=field.default, **option)
 

@@ -14,6 +14,7 @@ from .arguments import limits_from
 from .configuration import TABLE, Configuration
 from .configuration_file import toml_value
 from .failing import CommandError, complain
+from .standard_streams import print_out
 
 __all__ = ["check"]
 
@@ -31,7 +32,7 @@ def check(args: argparse.Namespace, *checks: Callable[[argparse.Namespace], obje
         complain(problem)
     if problems:
         return _BAD_USAGE
-    print(_as_json(configuration) if args.json else "\n".join(_as_toml(configuration)))
+    print_out((_as_json(configuration) if args.json else "\n".join(_as_toml(configuration))) + "\n")
     return 0
 
 

@@ -31,6 +31,7 @@ from typing import Any, TypeAlias
 
 from .configuration_file import InvalidFileError, read_file, toml_value
 from .failing import complain
+from .parsing import CommandParser
 
 __all__ = ["TABLE", "ConfigurableParser", "Configuration", "Setting", "Value", "add_configuration_arguments"]
 
@@ -131,7 +132,7 @@ class Configuration:
     """One line each; the values that they are about are missing."""
 
 
-class ConfigurableParser(argparse.ArgumentParser):
+class ConfigurableParser(CommandParser):
     """A parser of arguments which, once it has ``--config``, looks in the environment and a file, too.
 
     The namespace then has a `Configuration` as ``configuration``. Unless ``--check`` was given, problems are

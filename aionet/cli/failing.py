@@ -6,11 +6,10 @@ is said in one line that names what was tried.
 
 from __future__ import annotations
 
-import sys
-
+from ..announcing import say
 from ..errors import ConnectError, ConnectionLostError, TlsError, TlsTruncatedError
 
-__all__ = ["CommandError", "complain", "explain", "say"]
+__all__ = ["CommandError", "complain", "explain", "explain_any"]
 
 
 class CommandError(Exception):
@@ -31,12 +30,11 @@ def explain(error: OSError) -> str:
     return what
 
 
+def explain_any(error: Exception) -> str:
+    """Return any `error` as one line."""
+    return explain(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+
+
 def complain(message: str) -> None:
-    """Write one line to standard error: something is wrong."""
+    """Write one line to standard error: something is wrong. Raises nothing."""
     say(f"aionet: {message}")
-
-
-def say(message: str) -> None:
-    """Write one line to standard error, if there is one."""
-    if sys.stderr is not None:  # print() would take None for standard output
-        print(message, file=sys.stderr, flush=True)

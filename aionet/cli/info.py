@@ -19,6 +19,7 @@ from ..tcp_info import read_tcp_info
 from ..version import __version__
 from ..wires.delivery import enable_acknowledgement_events
 from .arguments import add_json_argument, fill_in
+from .standard_streams import print_out
 
 __all__ = ["add_arguments", "facts", "run"]
 
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the facts."""
     found = facts()
-    print(json.dumps(found, indent=2) if args.json else "\n".join(_table(found)))
+    print_out((json.dumps(found, indent=2) if args.json else "\n".join(_table(found))) + "\n")
     return 0
 
 

@@ -21,7 +21,8 @@ from typing import Any
 from ..version import __version__
 from .configuration import ConfigurableParser
 from .failing import CommandError, complain
-from .standard_streams import flush_standard_output, occupy_standard_streams, silence_standard_output
+from .parsing import CommandParser, did_you_mean
+from .standard_streams import flush_standard_output, occupy_standard_streams, release_standard_streams
 
 __all__ = ["main", "parse_again"]
 
@@ -61,14 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _CONTROL_C
     except BrokenPipeError:
-        silence_standard_output()
         return 1
+    finally:
+        release_standard_streams()
 
 
 def _run(argv: list[str]) -> int:
     command = next((argument for argument in argv if not argument.startswith("-")), None)
     parser, module = _parser(command)
     try:
+        if command is not None and module is None:
+            parser.error(f"unknown command {command!r}{did_you_mean(command, _COMMANDS)}")
         args = parser.parse_args(argv)
     except SystemExit as ended:  # --help, --version, or bad usage
         flush_standard_output()
@@ -103,9 +107,9 @@ def _carry_out(module: Any, args: argparse.Namespace) -> int:
     return code
 
 
-def _parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
+def _parser(command: str | None) -> tuple[CommandParser, Any]:
     """Return the parser, in which only `command` is filled in, and the module that runs it."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="aionet",
         description="An asyncio-native networking toolkit.",
         epilog=_EXAMPLES,

@@ -6,6 +6,10 @@ The log goes to standard error and shows of which connection each record is. The
 off unless asked for, not subject to ``--log-level``, and on a handler of its own, so that it can go to a file
 and its JSON stands alone on its lines. The file is opened again when somebody has moved it away, as logrotate
 does.
+
+*Neither may disturb the server.* What of the log cannot be written is lost in silence: it goes to standard
+error, where the complaint would go, too. The access log's file gets one line on standard error when it cannot
+be written, and one a minute while that lasts.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import argparse
 import logging
 import logging.handlers
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal
@@ -25,7 +30,7 @@ from ..spawner import ConnectionSpawner
 from ..stream_server import AsyncStreamConnectionServer
 from ..succession.hot_restart import Succession
 from .arguments import Address, listen_address
-from .failing import CommandError
+from .failing import CommandError, complain, explain_any
 
 __all__ = ["access_log", "add_observing_arguments", "metrics_of", "metrics_server", "set_up_logging"]
 
@@ -64,7 +69,8 @@ def _metrics_address(text: str) -> Address:
 
 def set_up_logging(args: argparse.Namespace) -> None:
     """Log to standard error what ``--log-level`` asks for."""
-    logging.basicConfig(level=args.log_level.upper(), format=_LOG_FORMAT)
+    handlers = [_StandardErrorHandler(sys.stderr)]
+    logging.basicConfig(level=args.log_level.upper(), format=_LOG_FORMAT, handlers=handlers)
     for handler in logging.getLogger().handlers:
         handler.addFilter(ConnectionIdFilter())
 
@@ -88,11 +94,42 @@ def access_log(args: argparse.Namespace) -> AccessLog | None:
 
 def _access_handler(path: str | None) -> logging.Handler:
     if path is None:
-        return logging.StreamHandler(sys.stderr)
+        return _StandardErrorHandler(sys.stderr)
     try:
-        return logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+        return _AccessFileHandler(path, encoding="utf-8")
     except OSError as error:
         raise CommandError(f"cannot write the access log to {path}: {error.strerror}") from error
+
+
+class _StandardErrorHandler(logging.StreamHandler[Any]):
+    """Loses what cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - as logging calls it
+        """Show the traceback of a record that is wrong, as `logging` does; not that of a broken stream."""
+        closed = sys.stderr is None or sys.stderr.closed  # by the user's module
+        if not closed and not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
+class _AccessFileHandler(logging.handlers.WatchedFileHandler):
+    """Loses what cannot be written, and says so now and then."""
+
+    _every = 60.0  # seconds
+    _next_complaint = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write `record`; the base class lets out what opening a file again raises."""
+        try:
+            super().emit(record)
+        except Exception:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - as logging calls it
+        """Complain, unless that was done a moment ago."""
+        now, error = time.monotonic(), sys.exception()
+        if now >= self._next_complaint and isinstance(error, Exception):
+            self._next_complaint = now + self._every
+            complain(f"cannot write the access log to {self.baseFilename}: {explain_any(error)}")
 
 
 async def metrics_server(

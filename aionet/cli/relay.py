@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
-import logging
 from typing import Any, Literal, TypeAlias
 
+from ..announcing import Log
 from ..errors import ConnectError, ConnectionLostError, ResolveError, TlsError
 from ..proxy_protocol import ProxyHeader
 from ..relaying import RelayReport, relay
@@ -21,7 +21,7 @@ from .tls_options import ClientTlsOptions, add_client_tls_arguments, add_server_
 
 __all__ = ["add_arguments", "run"]
 
-_log = logging.getLogger("aionet.relay")
+_log = Log("aionet.relay")
 
 _StreamSocket: TypeAlias = AsyncStreamSocket[Any]
 
@@ -78,15 +78,16 @@ def run(args: argparse.Namespace) -> int:
     tls = client_tls_from(args, _TARGET)
     if tls is not None:
         tls.name_for(args.target, _TARGET)
+    announcer = Announcer(as_json=args.json)
     handler = functools.partial(
         _relay_to,
         target=args.target,
         tls=tls,
         timeout=args.timeout,
         proxy_version=_VERSIONS[args.send_proxy],
-        announcer=Announcer(as_json=args.json),
+        announcer=announcer,
     )
-    return run_server(handler, [args.listen], args)
+    return run_server(handler, [args.listen], args, announcer)
 
 
 async def _relay_to(
@@ -107,8 +108,8 @@ async def _relay_to(
         if tls is not None:  # which begins after the header
             await begin_tls(server, target, timeout, tls)
     except (ConnectError, ConnectionLostError, ResolveError, TlsError) as error:
-        _log.warning("%s: %s", name, explain(error))
         client.abort()
+        _log.warning("%s: %s", name, explain(error))
         report = RelayReport(a_to_b=0, b_to_a=0, lost="b", error=None, undelivered=0)
         problem: str | None = explain(error)
     else:

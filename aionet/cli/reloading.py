@@ -34,7 +34,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import FrameType
 from typing import Any
 
-from .failing import say
+from ..announcing import say
 
 __all__ = ["report_imports", "run_again_at_changes"]
 

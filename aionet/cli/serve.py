@@ -18,6 +18,7 @@ import traceback
 from types import ModuleType, TracebackType
 from typing import Any
 
+from ..announcing import say
 from ..spawner import Handler
 from .arguments import add_server_arguments, bound_addresses, fill_in, processes, seconds
 from .configuration import add_configuration_arguments
@@ -137,7 +138,7 @@ def _load(module_name: str, path: str) -> Handler[Any] | None:
         raise CommandError("the current directory is gone") from None
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    module = _import(module_name)
+    module = _import(module_name, path)
     return None if module is None else _find_handler(module, path)
 
 
@@ -145,18 +146,32 @@ def _handler_name(text: str) -> tuple[str, str]:
     """An argparse type: ``module:handler``, both parts possibly dotted."""
     module, _, path = text.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected module:handler, as in 'app:handler'")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected module:handler, as in 'app:handler'{_named_as_module(module, path)}"
+        )
     return module, path
 
 
-def _import(name: str) -> ModuleType | None:
+def _named_as_module(file: str, path: str) -> str:
+    """Return the end of a message where `file` is the path of a module's source: how it is named instead."""
+    module = file.removeprefix("./").removesuffix(".py").replace("/", ".")
+    if not file.endswith(".py") or not all(part.isidentifier() for part in module.split(".")):
+        return ""
+    return f"; a module is named without .py: {module}:{path or 'handler'}"
+
+
+def _import(name: str, path: str) -> ModuleType | None:
     """Return the module; ``None`` if it raised, and its traceback was shown."""
     try:
         return importlib.import_module(name)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and _is_or_contains(error.name, name):
-            raise CommandError(f"there is no module {error.name!r} (looked in {os.getcwd()} too)") from None
-        traceback.print_exception(type(error), error, _frames_of_the_module(error.__traceback__))
+            hint = _named_as_module(name, path)
+            raise CommandError(
+                f"there is no module {error.name!r} (looked in {os.getcwd()} too){hint}"
+            ) from None
+        shown = traceback.format_exception(type(error), error, _frames_of_the_module(error.__traceback__))
+        say("".join(shown).rstrip("\n"))
         return None
 
 

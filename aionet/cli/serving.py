@@ -4,8 +4,11 @@ Theory of operation
 -------------------
 The announcement comes when all addresses are bound and the signals are handled: whoever waits for that line
 may connect, and may send a signal. People read it on standard error; with ``--json`` programs read it, and
-every other event, as one line each on standard output, flushed at once. When nobody reads there any more, the
-server goes on, and tells people instead.
+every other event, as one line each on standard output, flushed at once.
+
+Announcing comes after acting, and its failures change nothing, the exit code included. A reader of events
+that has gone is replaced by people; where an event cannot be written for another reason, a full disk for
+instance, that is said once on standard error, and the event is lost.
 
 The first SIGINT or SIGTERM starts the drain, the next one ends its grace. SIGUSR2 and SIGHUP restart the
 program without refusing anybody (`succession/`): a process without workers has no other way to read its
@@ -26,6 +29,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..adapters.systemd import Notifier
+from ..announcing import say
 from ..draining import DrainReport, leave_behind
 from ..errors import SuccessionError, WorkerFailedError
 from ..hanging_up import hang_up_signals, when_hung_up
@@ -38,9 +42,9 @@ from ..stream_server import AsyncStreamConnectionServer
 from ..succession.hot_restart import Succession
 from ..tls.server import ServerTls
 from .arguments import Address, Bound, limits_from, preface_from
-from .failing import CommandError, explain, say
+from .failing import CommandError, complain, explain, explain_any
 from .observing import access_log, metrics_of, metrics_server, set_up_logging
-from .standard_streams import flush_standard_output, silence_standard_output
+from .standard_streams import release_standard_streams, silence_standard_output
 from .systemd_sockets import wanted_listeners
 from .tls_options import server_tls_from
 
@@ -51,13 +55,22 @@ _Server = AsyncStreamConnectionServer[Any, Any]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run_server(handler: Handler[Any], addresses: Sequence[Bound], args: argparse.Namespace) -> int:
-    """Serve `handler` at `addresses` until a signal, as the server arguments in `args` say."""
+def run_server(
+    handler: Handler[Any],
+    addresses: Sequence[Bound],
+    args: argparse.Namespace,
+    announcer: Announcer | None = None,
+) -> int:
+    """Serve `handler` at `addresses` until a signal, as the server arguments in `args` say.
+
+    `announcer` is the one that the handler has, if it has one.
+    """
     tls = server_tls_from(args)
     set_up_logging(args)
-    announcer = Announcer(as_json=args.json)
+    announcer = announcer or Announcer(as_json=args.json)
     with explained(), asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
         runner.run(_serve(handler, wanted_listeners(addresses), tls, args, announcer))
+    release_standard_streams()
     return 0
 
 
@@ -152,14 +165,18 @@ def _status(spawner: ConnectionSpawner[Any]) -> dict[str, Any]:
 
 def _last_words(text: str) -> None:
     say(text)
-    flush_standard_output()
+    release_standard_streams()
 
 
 class Announcer:
-    """Tells what a server does: people on standard error, programs on standard output."""
+    """Announces what a server does: to people on standard error, to programs on standard output.
+
+    After construction its methods raise nothing.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
+        self._as_json = as_json and sys.stdout is not None
+        self._complained = False
         self._handed_over = False
         try:
             self._systemd = Notifier.from_environment()
@@ -208,15 +225,20 @@ class Announcer:
         self._tell(f"drained: {report}", "drained", **asdict(report))
 
     def event(self, name: str, **facts: object) -> None:
-        """Something that only programs are told."""
-        if self._as_json and sys.stdout is not None:
-            try:
-                # One write for the line and its end: a predecessor and its successor share this output.
-                sys.stdout.write(json.dumps({"event": name, **facts}) + "\n")
-                sys.stdout.flush()
-            except BrokenPipeError:
-                self._as_json = False
-                silence_standard_output()
+        """Something that is for programs only."""
+        if not self._as_json:
+            return
+        try:
+            # One write for the line and its end: a predecessor and its successor share this output.
+            sys.stdout.write(json.dumps({"event": name, **facts}) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self._as_json = False
+            silence_standard_output()
+        except Exception as error:  # a full disk, say; or the user's module has closed it
+            if not self._complained:
+                self._complained = True
+                complain(f"cannot write events to standard output: {explain_any(error)}")
 
     def _tell(self, text: str, name: str, **facts: object) -> None:
         if self._as_json:

@@ -15,6 +15,7 @@ still read, to the last byte, but nothing is waited for any more, and nothing is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import select
@@ -30,10 +31,12 @@ __all__ = [
     "StandardOutput",
     "flush_standard_output",
     "occupy_standard_streams",
+    "print_out",
+    "release_standard_streams",
     "silence_standard_output",
 ]
 
-_STDIN, _STDOUT = 0, 1
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 _CHUNK = 256 * 1024
 
 
@@ -54,6 +57,11 @@ class StandardInput:
         except OSError as error:
             raise CommandError(f"cannot read standard input: {error.strerror}") from error
         return data
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether people type it."""
+        return os.isatty(_STDIN)
 
     def stop_waiting(self) -> None:
         """From now on, read only what is ready."""
@@ -175,14 +183,51 @@ def occupy_standard_streams() -> None:
             os.open(os.devnull, flags)  # takes the lowest free number, which is this one
 
 
-def flush_standard_output() -> None:
-    """Write what is buffered; raises `BrokenPipeError` here and not when the interpreter ends."""
-    if sys.stdout is not None:
+def print_out(text: str) -> None:
+    """Write `text`, and what is buffered, to standard output, where there is one.
+
+    Raises `BrokenPipeError` where the reader has gone, `CommandError` for everything else.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        if text:  # /dev/full refuses to be written nothing
+            sys.stdout.write(text)
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CommandError(f"cannot write standard output: {error.strerror}") from error
+
+
+def flush_standard_output() -> None:
+    """Write what is buffered, while the command's exit code can still say that it could not be.
+
+    Raises as `print_out`.
+    """
+    print_out("")
+
+
+def release_standard_streams() -> None:
+    """Write what is buffered, and let go of what cannot be written. Raises nothing.
+
+    The interpreter flushes both streams once more when it ends; a failure would replace the exit code by 120.
+    """
+    for number, stream in ((_STDOUT, sys.stdout), (_STDERR, sys.stderr)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except Exception:
+            _silence(number)
 
 
 def silence_standard_output() -> None:
     """The reader has gone: let what is still buffered go nowhere, instead of failing once more."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, _STDOUT)
-    os.close(devnull)
+    _silence(_STDOUT)
+
+
+def _silence(number: int) -> None:
+    with contextlib.suppress(OSError):  # no descriptor is left: later writes fail as this one did
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, number)
+        os.close(devnull)

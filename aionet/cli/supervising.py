@@ -25,6 +25,7 @@ from .failing import CommandError
 from .main import parse_again
 from .observing import access_log, set_up_logging
 from .serving import Announcer, explained, succession_from
+from .standard_streams import release_standard_streams
 from .systemd_sockets import wanted_listeners
 from .tls_options import server_tls_from
 from .workers_metrics import WorkersMetrics
@@ -63,6 +64,7 @@ def run_workers_command(addresses: Sequence[Bound], args: argparse.Namespace) ->
 
     with explained():
         asyncio.run(serve())
+    release_standard_streams()
     return 0
 
 

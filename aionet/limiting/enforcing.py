@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ..announcing import Log
 from ..close_reason import CloseCause
 from ..connection import Connection
 from ..signals import Signal
@@ -26,7 +27,7 @@ from .pending_bytes import PendingBytes
 
 __all__ = ["LimitEnforcer"]
 
-_log = logging.getLogger("aionet.server")
+_log = Log("aionet.server")
 
 _TIME_TO_READ = 0.1  # seconds in which a handler may find out for itself that its peer has left
 

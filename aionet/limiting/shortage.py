@@ -11,16 +11,16 @@ connections end, there is one line a second in the log.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
 from ..accept_errors import Backoff
 from ..accepting import Acceptor
+from ..announcing import Log
 from ..errors import ResourceExhaustedError
 
 __all__ = ["Shortage"]
 
-_log = logging.getLogger("aionet.server")
+_log = Log("aionet.server")
 
 
 class Shortage:

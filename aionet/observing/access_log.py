@@ -36,6 +36,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias, get_args
 
+from ..announcing import Log
 from ..close_reason import CloseReason
 from ..connection import Connection
 
@@ -43,7 +44,7 @@ __all__ = ["AccessLog", "AccessLogFormat"]
 
 AccessLogFormat: TypeAlias = Literal["text", "json"]
 
-_log = logging.getLogger("aionet.access")
+_logger = logging.getLogger("aionet.access")
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # visible ASCII but the quote, the equals sign and the backslash
 
@@ -59,18 +60,18 @@ class AccessLog:
     format.
     """
 
-    def __init__(self, format: AccessLogFormat = "text", *, logger: logging.Logger = _log) -> None:
+    def __init__(self, format: AccessLogFormat = "text", *, logger: logging.Logger = _logger) -> None:
         if format not in get_args(AccessLogFormat):
             raise ValueError(f"format must be 'text' or 'json', not {format!r}")
         self._as_line = _as_text if format == "text" else _as_json
-        self._logger = logger
+        self._log = Log(logger)
 
     def __call__(self, connection: Connection[Any], reason: CloseReason) -> None:
         """Log that `connection` has ended for `reason`."""
-        if self._logger.isEnabledFor(logging.INFO):
+        if self._log.isEnabledFor(logging.INFO):
             facts = _facts(connection, reason)
             extra = {"connection": connection.id, "access": facts}
-            self._logger.info("%s", self._as_line(facts), extra=extra)
+            self._log.info("%s", self._as_line(facts), extra=extra)
 
 
 def _facts(connection: Connection[Any], reason: CloseReason) -> dict[str, str | float | None]:

@@ -20,10 +20,10 @@ killed) goes on: somebody has to.
 from __future__ import annotations
 
 import itertools
-import logging
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 
+from ..announcing import Log
 from ..errors import SuccessionError
 from ..held_listeners import HeldListener
 from ..listening import adopt_listener
@@ -32,7 +32,7 @@ from ..socket_file import SocketFile
 
 __all__ = ["abort", "confirm", "expect", "send_listeners", "take_listeners"]
 
-_log = logging.getLogger("aionet.workers")
+_log = Log("aionet.workers")
 
 _MOST_DESCRIPTORS = 250  # of one message; the kernel allows 253
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)

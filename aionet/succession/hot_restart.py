@@ -13,7 +13,6 @@ connects to the control socket (`control_socket.py`).
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -23,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..addresses import SocketAddress, UnixAddress
+from ..announcing import Log
 from ..cleaning_up import see_through
 from ..errors import SuccessionError
 from ..held_listeners import HeldListener, HeldListeners
@@ -32,7 +32,7 @@ from .handing_over import abort, confirm, expect, send_listeners, take_listeners
 
 __all__ = ["Succession"]
 
-_log = logging.getLogger("aionet.workers")
+_log = Log("aionet.workers")
 
 _VARIABLE = "AIONET_SUCCESSION"
 _FIRST_WORD = 5.0  # seconds in which whoever connects has to say what it wants
@@ -298,9 +298,9 @@ class Succession:
         finally:
             self._giving = False
         self.handed_over = True
+        self._end()
         _log.info("process %d has taken over", pid)
         self._on_handed_over(pid)
-        self._end()
 
     def _own(self) -> list[HeldListener]:
         """What the program listens on for itself."""

@@ -19,7 +19,6 @@ replace the certificate and its key one after the other, so files have to be lef
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 import time
@@ -27,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ..announcing import Log
 from .certificates import (
     Certificate,
     CertificateFiles,
@@ -40,7 +40,7 @@ from .certificates import (
 
 __all__ = ["ServerTls", "TlsForServer", "checked_server_tls", "context_of", "optional_server_tls"]
 
-_log = logging.getLogger("aionet.tls")
+_log = Log("aionet.tls")
 
 _LONGEST_PROTOCOL = 255  # bytes of a name in ALPN (RFC 7301, 3.1)
 _INTERNAL_ERROR = ssl.AlertDescription.ALERT_DESCRIPTION_INTERNAL_ERROR

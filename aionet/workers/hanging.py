@@ -17,15 +17,15 @@ A worker that is not ready yet has ``start_timeout``, and one that has left its 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Iterable
 
+from ..announcing import Log
 from .process import WorkerProcess
 
 __all__ = ["beat_for", "end_those_that_hang"]
 
-_log = logging.getLogger("aionet.workers")
+_log = Log("aionet.workers")
 
 _LOOKS = 4  # within the timeout
 _LONGEST_BEAT = 1.0  # seconds

@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
+from ..announcing import Log
 from ..cleaning_up import see_through
 from ..draining import DrainReport
 from ..errors import WorkerFailedError
@@ -38,7 +38,7 @@ from .settings import WorkerSettings, packed
 
 __all__ = ["Supervisor"]
 
-_log = logging.getLogger("aionet.workers")
+_log = Log("aionet.workers")
 
 _FIRST_PAUSE = 0.1  # seconds before the first replacement
 _LONGEST_PAUSE = 10.0

@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from ..announcing import Log
 from ..draining import DrainReport, leave_behind
 from ..held_listeners import server_on
 from ..message_channel import MessageChannel
@@ -39,7 +40,7 @@ from .settings import WorkerSettings, load_handler, unpacked
 
 __all__ = ["main"]
 
-_log = logging.getLogger("aionet.workers")
+_log = Log("aionet.workers")
 
 _REPORT_EVERY = 1.0  # seconds
 _URGENT = 0.5  # seconds for handlers to end that are told a second time

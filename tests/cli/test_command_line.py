@@ -46,14 +46,52 @@ def test_the_version() -> None:
 def test_an_unknown_command() -> None:
     done = aionet("dance")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"invalid choice: 'dance'" in done.stderr
-    assert b"Traceback" not in done.stderr
+    assert b"aionet: error: unknown command 'dance'\n" in done.stderr
+    assert b"aionet: error: unknown command 'serv'; did you mean serve?\n" in aionet("serv").stderr
 
 
 def test_an_unknown_option() -> None:
     done = aionet("--dance", "info")
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"--dance" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["echo", "--drian-grace", "5"], "unknown option --drian-grace; did you mean --drain-grace?"),
+        (["relay", "--tmieout=2s", ":1", ":2"], "unknown option --tmieout; did you mean --timeout?"),
+        (["connect", "--tmieout", "2s", ":80"], "unknown option --tmieout; did you mean --timeout?"),
+        (["info", "--yaml"], "unknown option --yaml"),
+        (["info", "-j"], "unrecognized arguments: -j"),
+        (["relay", ":1"], "the following arguments are required: TARGET"),
+        (["serve", "app:x", "--drain-grace"], "argument --drain-grace: expected one argument"),
+        (
+            ["bench", "ehco"],
+            "argument WORKLOAD: 'ehco': expected accept, echo, bulk, idle, connect, tls or fairness;"
+            " did you mean echo?",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_then_the_usage_in_one(arguments: list[str], message: str) -> None:
+    done = aionet(*arguments)
+    first, second = done.stderr.decode().splitlines()
+    program = f"aionet {arguments[0]}"
+    assert (done.returncode, first) == (2, f"{program}: error: {message}")
+    assert second.startswith(f"usage: {program} ")
+    assert second.endswith(f"; {program} --help has more")
+
+
+def test_an_option_may_be_shortened_and_an_argument_may_look_like_one() -> None:
+    assert aionet("echo", "--drain-g", "5", "--check").returncode == 0
+    done = aionet("connect", "--", "--nonsense")
+    assert b"'--nonsense' lacks a port" in done.stderr
+
+
+def test_each_default_is_what_happens() -> None:
+    text = " ".join(aionet("echo", "--help").stdout.decode().split())
+    assert "those who are left are cancelled (default: all at once)" in text
+    assert "connections served at a time; others wait in the kernel's queue (default: no limit)" in text
 
 
 def test_main_returns_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -439,7 +439,7 @@ def test_connecting_takes_no_longer_than_the_timeout(tmp_path: Path) -> None:
         (["unix:"], "'unix:' lacks a path"),
         ([":80", "--timeout", "0"], "'0': expected more than 0 seconds"),
         ([":80", "--timeout", "nan"], "'nan': expected a number of seconds"),
-        ([":80", "--json"], "unrecognized arguments: --json"),
+        ([":80", "--json"], "unknown option --json"),
     ],
 )
 def test_bad_usage(arguments: list[str], message: str) -> None:

@@ -378,7 +378,7 @@ def test_without_json_standard_output_stays_empty(target: socket.socket) -> None
         ([LOCAL, "unix:"], "argument TARGET: 'unix:' lacks a path"),
         ([LOCAL, ":1", "--timeout", "0"], "argument --timeout: '0': expected more than 0 seconds"),
         ([LOCAL, ":1", "--send-proxy", "v3"], "argument --send-proxy: invalid choice: 'v3'"),
-        ([LOCAL, ":1", "--bind", ":2"], "unrecognized arguments: --bind"),
+        ([LOCAL, ":1", "--bind", ":2"], "unknown option --bind"),
     ],
 )
 def test_bad_usage(arguments: list[str], message: str) -> None:

@@ -13,6 +13,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "receive_buffer",
         "version",
         "accept_errors",
+        "announcing",
         "cleaning_up",
         "signals",
         "close_reason",
