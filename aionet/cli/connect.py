@@ -5,9 +5,14 @@ Theory of operation
 Two tasks, each of which reads a chunk, writes it, and only then reads the next. The end of standard input
 becomes a half-close, and what the peer still sends is printed.
 
-*It ends when the peer has ended* and everything from it was written, though standard input may still be open.
-What standard input has ready at that moment is sent nevertheless, because a peer that ends its stream may
-still be reading; but nothing is waited for any longer.
+*The end of the peer's stream* does not say that it has stopped reading. So standard input is sent to its end,
+or until the connection is lost. A terminal has no end of its own: there the conversation is over when the
+peer has ended, and only what has been typed by then is sent.
+
+*Delivered* is what the peer's TCP has acknowledged: a peer that has closed answers what comes then with a
+reset, which may arrive after the last write. Once the peer has ended there is no other sign of it, so every
+write is followed by a wait for its acknowledgement, and so is the end. A Unix socket hands over at once, and
+its peer's close makes the next write fail.
 
 *Ctrl-C* cancels the one task that owns all the others. It goes through the loop's own signal handling: that
 of `asyncio.Runner` does not wake a loop that is just about to wait, and the signal is then seen at the next
@@ -22,11 +27,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+from contextlib import suppress
 from typing import Any
 
 from ..errors import ConnectError, ConnectionLostError, ResolveError, TlsError
 from ..running import loop_factory
 from ..stream_socket import AsyncStreamSocket
+from ..tcp_socket import AsyncTcpSocket
 from .arguments import Address, add_loop_argument, fill_in, seconds, target_address
 from .dialing import dial
 from .failing import CommandError, explain
@@ -82,10 +89,11 @@ async def _connect(address: Address, timeout: float | None, tls: ClientTlsOption
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
     async with await dial(address, timeout, tls) as socket:
         with StandardInput() as standard_input, StandardOutput() as standard_output:
+            conversation = _Conversation(socket, standard_input, standard_output)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    sending = tasks.create_task(_send(socket, standard_input))
-                    tasks.create_task(_receive(socket, standard_output, standard_input))
+                    sending = tasks.create_task(conversation.send())
+                    tasks.create_task(conversation.receive())
             except BaseExceptionGroup as group:
                 raise group.exceptions[0] from None
         lost = sending.result()
@@ -93,24 +101,44 @@ async def _connect(address: Address, timeout: float | None, tls: ClientTlsOption
             raise lost
 
 
-async def _send(
-    socket: AsyncStreamSocket[Any], standard_input: StandardInput
-) -> ConnectionLostError | TlsError | None:
-    """Send standard input to its end; return how the connection was lost, if it was."""
-    try:
-        while data := await standard_input.read():
-            await socket.write(data)
-        if data is not None:
-            await socket.send_eof()
-    except (ConnectionLostError, TlsError) as error:
-        return error
-    return None
+class _Conversation:
+    """Both directions of one connection."""
 
+    def __init__(
+        self,
+        socket: AsyncStreamSocket[Any],
+        standard_input: StandardInput,
+        standard_output: StandardOutput,
+    ) -> None:
+        self._socket = socket
+        self._input = standard_input
+        self._output = standard_output
+        self._peer_ended = False
 
-async def _receive(
-    socket: AsyncStreamSocket[Any], standard_output: StandardOutput, standard_input: StandardInput
-) -> None:
-    """Write what comes until the peer has ended."""
-    while data := await socket.read(_CHUNK):
-        await standard_output.write(data)
-    standard_input.stop_waiting()
+    async def send(self) -> ConnectionLostError | TlsError | None:
+        """Send standard input to its end; return how the connection was lost, if it was."""
+        try:
+            while data := await self._input.read():
+                await self._socket.write(data)
+                if self._peer_ended:
+                    await self._until_delivered()
+            if data is not None:
+                await self._socket.send_eof()
+            await self._until_delivered()
+        except (ConnectionLostError, TlsError) as error:
+            return error
+        return None
+
+    async def receive(self) -> None:
+        """Write what comes until the peer has ended."""
+        while data := await self._socket.read(_CHUNK):
+            await self._output.write(data)
+        self._peer_ended = True
+        if self._input.is_terminal:
+            self._input.stop_waiting()
+        await self._until_delivered()  # of what was written before the end was seen
+
+    async def _until_delivered(self) -> None:
+        if isinstance(self._socket, AsyncTcpSocket):
+            with suppress(NotImplementedError):  # not Linux: the kernel does not say
+                await self._socket.wait_acknowledged()

@@ -171,7 +171,13 @@ class OutgoingEof:
 
     def advance(self, sock: socket.SocketType) -> bool:
         self.begun = True
-        sock.shutdown(socket.SHUT_WR)
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            self.begun = False
+            raise _loss_of(sock) from None
         return True
 
     def keep(self) -> None:
@@ -179,6 +185,15 @@ class OutgoingEof:
 
     def release(self) -> None:
         pass
+
+
+def _loss_of(sock: socket.SocketType) -> OSError:
+    """Return what the connection was lost by. shutdown(2) says only that there is none, and takes nothing.
+
+    So the error of a reset that no read or write has met yet is still with the kernel (SO_ERROR, socket(7)).
+    """
+    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
+    return OSError(number, os.strerror(number))
 
 
 class SourceError(Exception):

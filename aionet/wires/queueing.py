@@ -138,6 +138,9 @@ class QueueingWire:
         entry = OutgoingEof()
         try:
             await self._queue().send(entry, "send_eof")
+        except ConnectionLostError:
+            entry.begun = False  # the stream was not ended, and the next call raises, too
+            raise
         finally:
             self._eof_asked = self._eof_sent = entry.begun
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import hashlib
 import os
 import pty
+import queue
 import random
 import signal
 import socket
@@ -26,7 +29,7 @@ from command_line import (
     receive_exactly,
     receive_to_end,
 )
-from helpers import require_program
+from helpers import require_program, until
 
 both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
@@ -276,12 +279,9 @@ def test_a_full_disk_is_one_line(listener: socket.socket) -> None:
 
 
 @both_loops
-@pytest.mark.parametrize("kind", ["pipe", "terminal"])
-def test_it_ends_when_the_peer_ends_though_its_input_is_open(
-    listener: socket.socket, kind: str, loop: str
-) -> None:
+def test_at_a_terminal_it_ends_when_the_peer_ends(listener: socket.socket, loop: str) -> None:
     peer = Peer(listener, lambda sock: sock.sendall(b"goodbye"))
-    held, given = pty.openpty() if kind == "terminal" else os.pipe()[::-1]
+    held, given = pty.openpty()
     try:
         with start(name_of(listener), "--loop", loop, stdin=given) as process:
             output, errors = process.communicate(timeout=PATIENCE)
@@ -292,22 +292,144 @@ def test_it_ends_when_the_peer_ends_though_its_input_is_open(
     peer.end()
 
 
+def end_then_read(sock: socket.socket) -> bytes:
+    sock.sendall(b"goodbye")
+    sock.shutdown(socket.SHUT_WR)
+    return receive_to_end(sock)
+
+
+def serve_over_unix(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener
+
+
+@both_loops
+@pytest.mark.parametrize("kind", ["TCP", "UNIX"])
+def test_a_slow_producer_is_sent_to_its_end_to_a_peer_that_ended_first(
+    listener: socket.socket, tmp_path: Path, loop: str, kind: str
+) -> None:
+    arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def end_then_read_part_by_part(sock: socket.socket) -> None:
+        sock.shutdown(socket.SHUT_WR)
+        while data := sock.recv(100):
+            arrived.put(data)
+
+    with contextlib.ExitStack() as stack:
+        address = name_of(listener)
+        if kind == "UNIX":
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(f"{tmp_path}/socket")
+            listener.listen()
+            address = f"unix:{tmp_path}/socket"
+        peer = Peer(listener, end_then_read_part_by_part)
+        process = stack.enter_context(start(address, "--loop", loop, stdin=subprocess.PIPE, bufsize=0))
+        assert process.stdin is not None
+        for number in range(6):
+            process.stdin.write(b"part %d" % number)
+            assert arrived.get(timeout=PATIENCE) == b"part %d" % number
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        peer.end()
+
+
+def test_a_slow_producer_to_nc(tmp_path: Path) -> None:
+    """``nc -N -l </dev/null`` ends its direction at once, and continues to read."""
+    words = [require_program("nc"), "-N", "-l", "-U", tmp_path / "socket"]
+    with contextlib.ExitStack() as stack:
+        nc = stack.enter_context(
+            subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
+        )
+        stack.callback(nc.kill)
+        asyncio.run(until((tmp_path / "socket").exists, PATIENCE))
+        process = stack.enter_context(start(f"unix:{tmp_path}/socket", stdin=subprocess.PIPE, bufsize=0))
+        assert process.stdin is not None
+        assert nc.stdout is not None
+        for number in range(6):
+            process.stdin.write(b"part %d" % number)
+            assert nc.stdout.read(6) == b"part %d" % number
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0
+        assert nc.wait(PATIENCE) == 0
+
+
+def lost(address: str, errors: bytes) -> bool:
+    """Whether it is one line, which says that the connection was lost."""
+    start_of_line = f"aionet: the connection to {address} was lost: "
+    return errors.decode().startswith(start_of_line) and len(errors.splitlines()) == 1
+
+
+@both_loops
+@pytest.mark.parametrize("number", range(4), ids=["first", "second", "third", "fourth"])
+def test_what_a_peer_that_has_closed_does_not_take_is_told(
+    listener: socket.socket, loop: str, number: int
+) -> None:
+    """It greets and closes. The last part is the first one that it refuses, or one later."""
+    peer = Peer(listener, lambda sock: sock.sendall(b"hello"))
+    with start(name_of(listener), "--loop", loop, stdin=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.read(5) == b"hello"
+        peer.end()
+        with contextlib.suppress(BrokenPipeError):  # it ends as soon as it knows
+            for _ in range(number + 1):
+                process.stdin.write(b"late")
+            process.stdin.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        assert process.wait(PATIENCE) == 1
+    assert lost(name_of(listener), errors), errors
+    assert b"not connected" not in errors
+
+
+@both_loops
+def test_input_that_nobody_took_while_the_peer_greeted_is_told(listener: socket.socket, loop: str) -> None:
+    """All of it is written before the peer closes, which leaves it unread."""
+    read = threading.Event()
+
+    def greet(sock: socket.socket) -> None:
+        sock.sendall(b"hello")
+        assert read.wait(PATIENCE)
+        assert receive_exactly(sock, 1) == b"x"
+
+    peer = Peer(listener, greet)
+    with start(name_of(listener), "--loop", loop, stdin=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.read(5) == b"hello"
+        process.stdin.write(b"x and more")
+        process.stdin.close()
+        read.set()
+        assert process.wait(PATIENCE) == 1
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    peer.end()
+    assert lost(name_of(listener), errors), errors
+
+
+@both_loops
+def test_nothing_sent_to_a_peer_that_greets_and_closes_is_no_loss(listener: socket.socket, loop: str) -> None:
+    peer = Peer(listener, lambda sock: sock.sendall(b"hello"))
+    done = aionet("connect", name_of(listener), "--loop", loop)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hello", b"")
+    peer.end()
+
+
 @both_loops
 def test_what_is_ready_is_sent_to_a_peer_that_ended_first(
     listener: socket.socket, tmp_path: Path, loop: str
 ) -> None:
     """The end of the peer's stream does not mean that it has stopped reading."""
-
-    def end_then_read(sock: socket.socket) -> bytes:
-        sock.shutdown(socket.SHUT_WR)
-        return receive_to_end(sock)
-
     data = random.Random(4).randbytes(8 << 20)
     (tmp_path / "file").write_bytes(data)
     peer = Peer(listener, end_then_read)
     with (tmp_path / "file").open("rb") as file:
         done = aionet("connect", name_of(listener), "--loop", loop, stdin=file)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"goodbye", b"")
     assert peer.end() == data
 
 

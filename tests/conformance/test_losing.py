@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import mmap
 import os
 import time
@@ -179,6 +180,27 @@ async def test_a_write_that_fails_as_its_task_is_cancelled_is_not_logged(transpo
     waiting.add_done_callback(lambda _: writing.cancel())  # in the very turn in which the write fails
     await asyncio.wait([writing])
     assert writing.cancelled() or isinstance(writing.exception(), ConnectionLostError)
+
+
+async def test_ending_a_stream_that_was_lost_is_told(transport, pair):
+    """shutdown(2) would say that there is no connection; over Unix it takes no notice of the loss."""
+    pair.peer.send_now(b"greeting")
+    assert await pair.socket.read_exactly(8) == b"greeting"
+    await transport.lose(pair)
+    for _ in range(2):
+        if not transport.resets:
+            await pair.socket.send_eof()
+            continue
+        with pytest.raises(ConnectionLostError) as caught:
+            await pair.socket.send_eof()
+        assert caught.value.operation == "send_eof"
+        assert caught.value.errno in (errno.ECONNRESET, errno.EPIPE)
+        assert caught.value.peer_address == pair.socket.peer_address
+    with pytest.raises(ConnectionLostError):
+        await pair.socket.read()
+    if transport.resets:
+        with pytest.raises(ConnectionLostError):
+            await pair.socket.write(b"x")
 
 
 async def test_closing_after_a_loss_is_quiet_and_at_once(transport, pair):
