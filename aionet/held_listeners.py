@@ -39,13 +39,21 @@ from .listening import (
 )
 from .resolving import resolve
 from .scope import current_scope
-from .socket_file import SocketFile
+from .socket_file import AS_EVERY_FILE, FileAccess, SocketFile
 from .stream_server import AsyncStreamConnectionServer
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tls.server import TlsForServer
 from .unix_connection_server import AsyncUnixConnectionServer
 
-__all__ = ["HeldListener", "HeldListeners", "InheritedListeners", "WantedListener", "name_of", "server_on"]
+__all__ = [
+    "HeldListener",
+    "HeldListeners",
+    "InheritedListeners",
+    "SharedPath",
+    "WantedListener",
+    "name_of",
+    "server_on",
+]
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
@@ -60,13 +68,23 @@ class InheritedListeners:
     sockets: tuple[socket.socket, ...]
 
 
-WantedListener: TypeAlias = SocketAddress | UnixAddress | InheritedListeners
+@dataclass(frozen=True)
+class SharedPath:
+    """A Unix address whose file is to have a mode, an owner or a group."""
+
+    address: UnixAddress
+    access: FileAccess
+
+
+WantedListener: TypeAlias = SocketAddress | UnixAddress | SharedPath | InheritedListeners
 """What to listen on."""
 
 
 def name_of(wanted: WantedListener) -> str:
     """Return the name by which a successor that wants the same finds it."""
-    return wanted.name if isinstance(wanted, InheritedListeners) else str(wanted)
+    if isinstance(wanted, InheritedListeners):
+        return wanted.name
+    return str(wanted.address if isinstance(wanted, SharedPath) else wanted)
 
 
 class HeldListener:
@@ -90,9 +108,12 @@ class HeldListener:
             if not wanted.sockets:
                 raise OSError(errno.ENOENT, f"no socket was passed to this process for {name}")
             return cls(name, [_adopted(wanted.sockets)])
+        access = AS_EVERY_FILE
+        if isinstance(wanted, SharedPath):
+            access, wanted = wanted.access, wanted.address
         if isinstance(wanted, UnixAddress):
-            options = current_scope().unix_options
-            sock, file = listen_unix(wanted, backlog=checked_backlog(None), options=options)
+            backlog, options = checked_backlog(None), current_scope().unix_options
+            sock, file = listen_unix(wanted, backlog=backlog, options=options, access=access)
             return cls(name, [[sock]], file)
         addresses = await _numeric(wanted)
         if shares > 1:
@@ -169,6 +190,8 @@ class HeldListeners:
     async def _find(self, wanted: WantedListener, shares: int) -> HeldListener:
         for listener in self._unwanted:
             if listener.name == name_of(wanted):
+                if isinstance(wanted, SharedPath) and listener.file is not None:
+                    wanted.access.grant(listener.file)
                 self._unwanted.remove(listener)
                 listener.grow(shares)
                 return listener

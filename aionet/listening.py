@@ -23,7 +23,7 @@ from typing import Any
 
 from .addresses import SocketAddress, UnixAddress
 from .options import TcpOptions, UnixOptions
-from .socket_file import SocketFile, bind_to_path
+from .socket_file import AS_EVERY_FILE, FileAccess, SocketFile, bind_to_path
 
 __all__ = [
     "ListeningSocket",
@@ -174,7 +174,7 @@ def adopt_listener(fd: int, families: tuple[int, ...]) -> socket.socket:
 
 
 def listen_unix(
-    address: UnixAddress, *, backlog: int, options: UnixOptions
+    address: UnixAddress, *, backlog: int, options: UnixOptions, access: FileAccess = AS_EVERY_FILE
 ) -> tuple[socket.socket, SocketFile | None]:
     """Return a non-blocking socket listening at `address`, and its file; a dead server's file is replaced.
 
@@ -188,6 +188,8 @@ def listen_unix(
             sock.bind(address.sockaddr())
         else:
             file = bind_to_path(sock, address.path)
+            if access and file is not None:
+                access.grant(file)  # before anybody can connect
         sock.listen(backlog)
     except BaseException as error:
         if file is not None:

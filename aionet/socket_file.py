@@ -17,6 +17,10 @@ A dead socket is removed. Anything else is given back, and the path counts as ta
 were bound: an open socket keeps its inode, so another file cannot have the same numbers. The path is kept as
 an absolute one, because the working directory may change. A fork's child leaves it to its parent.
 
+*Mode and owner* are set after bind(2) and before listen(2): until then every connect(2) is refused, so there
+is no moment in which the file lets in those whom it is to keep out. They are set by a descriptor of that very
+file (O_PATH), because a path may lead to another one by now.
+
 *What is not excluded.* Nothing is locked, since a lock on what other users may open or make is theirs to
 hold. So (1) a server that has just bound can lose its path for the moment in which another one, which had
 found the dead socket before, renames the file and gives it back, and for good if a third server binds in that
@@ -32,15 +36,87 @@ import os
 import secrets
 import socket
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .addresses import UnixAddress
 from .wires.forks import forks
 
-__all__ = ["SocketFile", "bind_to_path"]
+try:
+    import grp
+    import pwd
+except ImportError:  # not a Unix
+    grp = pwd = None  # type: ignore[assignment]
+
+__all__ = ["AS_EVERY_FILE", "FileAccess", "SocketFile", "bind_to_path"]
 
 _TRIES = 16
 _SHORTEST_NAME = 8
+
+
+@dataclass(frozen=True)
+class FileAccess:
+    """Whose a socket file is, and who may connect to it (unix(7): who may write to it).
+
+    Args:
+        mode: permission bits, as ``0o660``; ``None``: what the process's umask leaves.
+        owner: a user's name or number; ``None``: the process's.
+        group: a group's name or number; ``None``: as for every new file.
+
+    Raises `TypeError`, or `ValueError` for a mode with other bits and for an unknown name.
+    """
+
+    mode: int | None = None
+    owner: str | int | None = None
+    group: str | int | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode is not None:
+            if isinstance(self.mode, bool) or not isinstance(self.mode, int):
+                raise TypeError(f"mode must be permission bits, as 0o660, not {self.mode!r}")
+            if not 0 <= self.mode <= 0o777:
+                raise ValueError(f"mode must be within 0o777, not {self.mode:#o}")
+        _number("owner", self.owner)
+        _number("group", self.group)
+
+    def __bool__(self) -> bool:
+        """Whether anything is to be set."""
+        return self != AS_EVERY_FILE
+
+    def grant(self, file: SocketFile) -> None:
+        """Set what is to be set on `file`. Raises `OSError`."""
+        try:
+            with file.opened() as path:
+                if (self.owner, self.group) != (None, None):
+                    os.chown(path, _number("owner", self.owner), _number("group", self.group))
+                if self.mode is not None:  # afterwards: chown(2) may clear bits
+                    os.chmod(path, self.mode)
+        except OSError as error:
+            what = "mode, owner or group of its file cannot be set"
+            raise OSError(error.errno, f"{what}: {error.strerror}") from error
+
+
+def _number(what: str, name: str | int | None) -> int:
+    """Return the number of a user or group; -1 leaves it as it is (chown(2))."""
+    if name is None:
+        return -1
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise TypeError(f"{what} must be a name or a number, not {name!r}")
+    if isinstance(name, int):
+        if name < 0:
+            raise ValueError(f"{what} must be a number from 0 on, not {name}")
+        return name
+    try:
+        if grp is None:
+            raise KeyError(name)
+        return pwd.getpwnam(name).pw_uid if what == "owner" else grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        kind = "user" if what == "owner" else "group"
+        raise ValueError(f"{what}: there is no {kind} {name!r} here") from None
+
+
+AS_EVERY_FILE = FileAccess()
+"""Nothing is set."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +139,21 @@ class SocketFile:
             return cls(whole, found.st_dev, found.st_ino)
         except OSError:
             return None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[str]:
+        """Give a path that leads to this very file, whatever is at its own by now. Raises `OSError`."""
+        if not hasattr(os, "O_PATH") or not os.path.isdir("/proc/self/fd"):
+            yield self.path
+            return
+        fd = os.open(self.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            if (found.st_dev, found.st_ino) != (self.device, self.inode):
+                raise OSError(errno.EADDRINUSE, "another server has just taken it")
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
 
     def remove(self) -> None:
         """Remove the file if it is still this one; to be called while its socket is open. Raises nothing."""

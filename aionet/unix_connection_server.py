@@ -10,6 +10,7 @@ from .addresses import UnixAddress
 from .listening import adopt_listener, checked_backlog, listen_unix
 from .options import UnixOptions
 from .scope import current_scope
+from .socket_file import FileAccess
 from .stream_server import AsyncStreamConnectionServer
 from .tls.server import TlsForServer, optional_server_tls
 from .unix_socket import AsyncUnixSocket, as_unix_address
@@ -29,11 +30,19 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
         backlog: connections that the kernel holds until they are accepted; by default as many as it allows.
         options: for the sockets that are accepted; by default those of the loop's `NetworkToolkit`.
         tls: a `ServerTls`, or an `ssl.SSLContext` of a server: every connection begins with a TLS handshake.
+        mode: the permission bits of the socket file, as ``0o660``: who may write to it may connect (unix(7)).
+            By default 0o777 less the process's umask.
+        owner: the user that the file belongs to, by name or number; only root may give it to another one.
+        group: the group that it belongs to, by name or number; one of the process's own, unless it is root.
+
+    Mode, owner and group are set before the first connection can be made.
 
     Raises:
-        TypeError, ValueError: a bad address, backlog, option or `tls`, before any I/O.
-        OSError: the path cannot be bound; ``EADDRINUSE`` if another server has it, or if the file
-            there is no socket.
+        TypeError, ValueError: a bad address, backlog, option or `tls`; a mode outside of 0o777, a user or
+            group that is not known here, or any of these for an abstract name, which has no file. All of this
+            before any I/O but the look-up of names.
+        OSError: the path cannot be bound, or its file be given away; ``EADDRINUSE`` if another server has
+            it, or if the file there is no socket.
     """
 
     _socket_class = AsyncUnixSocket
@@ -45,10 +54,16 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
         backlog: int | None = None,
         options: UnixOptions | None = None,
         tls: TlsForServer | None = None,
+        mode: int | None = None,
+        owner: str | int | None = None,
+        group: str | int | None = None,
     ) -> None:
         wanted, chosen = as_unix_address(address), _checked_options(options)
-        checked = optional_server_tls(tls)
-        sock, self._file = listen_unix(wanted, backlog=checked_backlog(backlog), options=chosen)
+        checked, access = optional_server_tls(tls), FileAccess(mode, owner, group)
+        if access and wanted.is_abstract:
+            raise ValueError(f"mode, owner and group are those of a file, which {wanted} does not have")
+        backlog = checked_backlog(backlog)
+        sock, self._file = listen_unix(wanted, backlog=backlog, options=chosen, access=access)
         self._adopt(sock, wanted, chosen, checked)
 
     @classmethod

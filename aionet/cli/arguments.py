@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from ..addresses import SocketAddress, UnixAddress, as_address
 from ..limiting.limits import ConnectionLimits
 from ..proxy_protocol import ProxyProtocol
 from ..running import LOOPS
+from ..socket_file import FileAccess
 from .failing import CommandError
 from .systemd_sockets import SystemdSockets
 
@@ -27,6 +29,7 @@ __all__ = [
     "bound_addresses",
     "byte_count",
     "connections",
+    "file_access_from",
     "fill_in",
     "limits_from",
     "listen_address",
@@ -221,6 +224,7 @@ def add_server_arguments(parser: argparse.ArgumentParser, *, bind: bool = True) 
         help="expect a PROXY protocol header, version 1 or 2, on every connection, and trust the proxies in"
         " NETWORK, as 10.0.0.0/8, or unix; may be given several times",
     )
+    _add_file_arguments(parser)
     _add_limit_arguments(parser)
 
 
@@ -228,6 +232,56 @@ def bound_addresses(args: argparse.Namespace) -> list[Bound]:
     """Return what ``--bind`` asked for, or the default."""
     addresses: list[Bound] = args.bind
     return addresses
+
+
+# Socket files -------------------------------------------------------------------------------------------
+
+
+def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "socket files", "Those of unix:PATH: who may write to the file may connect (unix(7))."
+    )
+    group.add_argument(
+        "--socket-mode",
+        type=_mode,
+        metavar="MODE",
+        help="permissions, as 660 (default: what the umask leaves of 777)",
+    )
+    for what, default in (("owner", "that of the process"), ("group", "that of every new file")):
+        group.add_argument(
+            f"--socket-{what}",
+            type=functools.partial(_owner, what),
+            metavar=what.upper(),
+            help=f"a name or a number (default: {default})",
+        )
+
+
+def _mode(text: str) -> str:
+    """An argparse type: permissions of a file, in octal."""
+    found = re.fullmatch(r"(?:0o?)?([0-7]{3})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected three octal digits, as 660")
+    return found[1]
+
+
+def _owner(what: str, text: str) -> str | int:
+    """An argparse type: a user, or a group."""
+    name = int(text) if text.isascii() and text.isdigit() else text
+    try:
+        FileAccess(owner=name) if what == "owner" else FileAccess(group=name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name
+
+
+def file_access_from(args: argparse.Namespace, bound: Sequence[Bound]) -> FileAccess:
+    """Return what is asked for the files of `bound`. Raises `CommandError` if none of them has one."""
+    mode = None if args.socket_mode is None else int(args.socket_mode, 8)
+    access = FileAccess(mode, args.socket_owner, args.socket_group)
+    if access and not any(isinstance(one, UnixAddress) and not one.is_abstract for one in bound):
+        given = next(what for what in ("mode", "owner", "group") if getattr(access, what) is not None)
+        raise CommandError(f"--socket-{given} needs an address unix:PATH: no other one has a file")
+    return access
 
 
 # Limits -------------------------------------------------------------------------------------------------

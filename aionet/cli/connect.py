@@ -56,7 +56,11 @@ _EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill in the parser of ``connect``."""
-    fill_in(parser, "Send standard input to a socket, write what comes to standard output.", _EXAMPLES)
+    description = (
+        "Send standard input to a socket, write what comes to standard output. The exit code is 1 if the"
+        " connection was lost before everything had been delivered."
+    )
+    fill_in(parser, description, _EXAMPLES)
     parser.add_argument("address", type=target_address, metavar="ADDRESS", help="HOST:PORT or unix:PATH")
     parser.add_argument(
         "--timeout",

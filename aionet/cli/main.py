@@ -40,7 +40,7 @@ _EXAMPLES = """\
 examples:
   aionet serve app:handler --bind :3000       async def handler(socket) of ./app.py, on every interface
   aionet echo --bind unix:/tmp/echo.sock      an echo server on a Unix socket
-  aionet connect 127.0.0.1:3000 < request     like nc -N, and 1 where not all was delivered
+  aionet connect 127.0.0.1:3000 < request     like nc -N
   aionet relay :8080 127.0.0.1:80             port 8080 here leads to port 80
   aionet bench --quick                        how fast is this machine?
   aionet info --json                          facts for a bug report

@@ -41,7 +41,7 @@ from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
 from ..succession.hot_restart import Succession
 from ..tls.server import ServerTls
-from .arguments import Address, Bound, limits_from, preface_from
+from .arguments import Address, Bound, file_access_from, limits_from, preface_from
 from .failing import CommandError, complain, explain, explain_any
 from .observing import access_log, metrics_of, metrics_server, set_up_logging
 from .standard_streams import release_standard_streams, silence_standard_output
@@ -66,10 +66,11 @@ def run_server(
     `announcer` is the one that the handler has, if it has one.
     """
     tls = server_tls_from(args)
+    access = file_access_from(args, addresses)
     set_up_logging(args)
     announcer = announcer or Announcer(as_json=args.json)
     with explained(), asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-        runner.run(_serve(handler, wanted_listeners(addresses), tls, args, announcer))
+        runner.run(_serve(handler, wanted_listeners(addresses, access), tls, args, announcer))
     release_standard_streams()
     return 0
 

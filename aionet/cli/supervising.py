@@ -20,7 +20,7 @@ from ..errors import WorkerFailedError
 from ..observing import connection_context
 from ..workers.running import supervise
 from ..workers.settings import Measure, WorkerSettings
-from .arguments import Bound, limits_from, preface_from
+from .arguments import Bound, file_access_from, limits_from, preface_from
 from .failing import CommandError
 from .main import parse_again
 from .observing import access_log, set_up_logging
@@ -35,6 +35,7 @@ __all__ = ["prepare_worker", "run_workers_command"]
 
 def run_workers_command(addresses: Sequence[Bound], args: argparse.Namespace) -> int:
     """Serve at `addresses` from ``--workers`` processes until a signal."""
+    access = file_access_from(args, addresses)
     set_up_logging(args)
     announcer = Announcer(as_json=args.json)
     first = [args]
@@ -46,7 +47,7 @@ def run_workers_command(addresses: Sequence[Bound], args: argparse.Namespace) ->
     async def serve() -> None:
         report = await supervise(
             settings,
-            wanted_listeners(addresses),
+            wanted_listeners(addresses, access),
             succession_from(args, announcer),
             workers=args.workers,
             shared_listener=args.shared_listener,

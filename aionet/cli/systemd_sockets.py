@@ -9,7 +9,8 @@ from typing import Self
 
 from ..adapters.systemd import inherited_listeners
 from ..addresses import SocketAddress, UnixAddress
-from ..held_listeners import InheritedListeners, WantedListener
+from ..held_listeners import InheritedListeners, SharedPath, WantedListener
+from ..socket_file import AS_EVERY_FILE, FileAccess
 from .failing import CommandError
 
 __all__ = ["SystemdSockets", "wanted_listeners"]
@@ -32,23 +33,38 @@ class SystemdSockets:
         return _PREFIX + self.name
 
 
-def wanted_listeners(bound: Iterable[SocketAddress | UnixAddress | SystemdSockets]) -> list[WantedListener]:
+def wanted_listeners(
+    bound: Iterable[SocketAddress | UnixAddress | SystemdSockets], access: FileAccess = AS_EVERY_FILE
+) -> list[WantedListener]:
     """Return what `bound` asks for, with the sockets that systemd passed to this process.
 
-    A successor finds nothing here: it takes its sockets from its predecessor, by the same names. Raises
-    `CommandError` for what systemd passes wrongly, or in vain.
+    The files of Unix addresses get `access`; those of systemd are its own affair. A successor finds nothing
+    here: it takes its sockets from its predecessor, by the same names. Raises `CommandError` for what systemd
+    passes wrongly, or in vain.
     """
     names = list(bound)
     try:
         passed = inherited_listeners()
     except (ValueError, OSError) as error:
         raise CommandError(f"what systemd passes is wrong: {error}") from error
-    wanted = [_inherited(name, passed) if isinstance(name, SystemdSockets) else name for name in names]
+    wanted = [_wanted(name, passed, access) for name in names]
     for left in passed:
         for sock in (sock for sockets in passed.values() for sock in sockets):
             sock.close()
         raise CommandError(f"systemd passes sockets named {left!r}, but nothing is bound to systemd:{left}")
     return wanted
+
+
+def _wanted(
+    bound: SocketAddress | UnixAddress | SystemdSockets,
+    passed: dict[str, list[socket.socket]],
+    access: FileAccess,
+) -> WantedListener:
+    if isinstance(bound, SystemdSockets):
+        return _inherited(bound, passed)
+    if isinstance(bound, UnixAddress) and access and not bound.is_abstract:
+        return SharedPath(bound, access)
+    return bound
 
 
 def _inherited(wanted: SystemdSockets, passed: dict[str, list[socket.socket]]) -> InheritedListeners:

@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import grp
 import os
+import pwd
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -17,6 +20,7 @@ from helpers import open_sockets
 from peers import RawPeer
 
 from aionet import AsyncUnixConnectionServer, SocketAddress, UnixAddress, UnixOptions
+from aionet.socket_file import FileAccess, bind_to_path
 
 pytestmark = pytest.mark.asyncio
 
@@ -424,3 +428,106 @@ async def test_of_several_servers_that_race_for_a_stale_path_one_wins(path):
         for racer in racers:
             await asyncio.to_thread(racer.communicate, b"end\n", 10)
     assert not os.path.exists(path)
+
+
+# Whose the file is --------------------------------------------------------------------------------------
+
+
+def mode_of(path):
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o777])
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+async def test_the_mode_is_what_was_asked_for(path, mode, umask):
+    before = os.umask(umask)
+    try:
+        async with AsyncUnixConnectionServer(path, mode=mode) as server:
+            assert mode_of(path) == mode
+            await answer_one(server, path)
+    finally:
+        os.umask(before)
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_the_group_is_what_was_asked_for(path, named):
+    number = os.getgid()
+    async with AsyncUnixConnectionServer(path, group=grp.getgrgid(number).gr_name if named else number):
+        assert os.stat(path).st_gid == number
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+@pytest.mark.parametrize("named", [False, True])
+async def test_the_owner_is_what_was_asked_for(path, named):
+    user = pwd.getpwnam("nobody")
+    async with AsyncUnixConnectionServer(
+        path, mode=0o600, owner="nobody" if named else user.pw_uid
+    ) as server:
+        assert (os.stat(path).st_uid, mode_of(path)) == (user.pw_uid, 0o600)
+        await answer_one(server, path)
+    assert not os.path.exists(path)
+
+
+async def test_nobody_can_connect_before_the_mode_is_set(path, monkeypatch):
+    refused = []
+
+    def chmod(target, mode):
+        with socket.socket(socket.AF_UNIX) as early:
+            refused.append(early.connect_ex(path))
+        real_chmod(target, mode)
+
+    real_chmod = os.chmod
+    monkeypatch.setattr(os, "chmod", chmod)
+    async with AsyncUnixConnectionServer(path, mode=0o600) as server:
+        await answer_one(server, path)
+    assert refused == [errno.ECONNREFUSED]
+
+
+async def test_a_file_that_cannot_be_given_away_is_removed_again(path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(
+        OSError, match="owner or group of its file cannot be set: Operation not per"
+    ) as caught:
+        AsyncUnixConnectionServer(path, owner=0)
+    assert caught.value.errno == errno.EPERM
+    assert not os.path.exists(path)
+
+
+async def test_another_file_at_the_path_is_left_alone(path, tmp_path):
+    """Whoever may write to the directory puts a link to a file of the server's user there."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        file = bind_to_path(sock, path)
+    other = tmp_path / "other"
+    other.touch(mode=0o600)
+    for replace in (os.symlink, os.link):
+        os.unlink(path)
+        replace(other, path)
+        with pytest.raises(OSError, match="owner or group of its file cannot be set"):
+            FileAccess(mode=0o666).grant(file)
+        assert mode_of(other) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"mode": "660"}, TypeError),
+        ({"mode": True}, TypeError),
+        ({"mode": 0o1777}, ValueError),
+        ({"mode": -1}, ValueError),
+        ({"owner": "no such user"}, ValueError),
+        ({"owner": -1}, ValueError),
+        ({"owner": 1.5}, TypeError),
+        ({"group": "no such group"}, ValueError),
+        ({"group": True}, TypeError),
+    ],
+)
+async def test_a_bad_mode_or_owner_is_refused_before_any_io(path, arguments, error):
+    with pytest.raises(error, match=r"mode|owner|group"):
+        AsyncUnixConnectionServer(path, **arguments)
+    assert not os.path.exists(path)
+    with pytest.raises(ValueError, match="those of a file"):
+        AsyncUnixConnectionServer("unix:@aionet-test", group=0)
