@@ -131,3 +131,13 @@ def test_everything_public_is_documented(owner):
     ]
     assert missing == []
     assert inspect.getdoc(owner)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if not module.startswith("aionet.bench")])
+def test_what_is_said_cannot_fail(module):
+    """A module logs through `announcing.Log`, and prints by `announcing.say` or ``print_out``."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
+            pytest.fail(f"line {node.lineno}: print() raises where nothing can be written")
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_log":
+            assert ast.unparse(node.value).startswith("Log("), f"line {node.lineno}: this logger raises"
