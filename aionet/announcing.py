@@ -13,6 +13,9 @@ unless `logging.raiseExceptions` is off; a line for each lost record would fill 
 
 *say* writes a line to standard error, if that can be done.
 
+*report* is for loops that are aionet's own, as their exception handler. asyncio logs what a callback raises,
+and where that log raises as well, the error leaves the loop and ends the server.
+
 Code calls these after it has acted, where the order is free: a write may also take long.
 """
 
@@ -23,7 +26,7 @@ import logging
 import sys
 from typing import Any
 
-__all__ = ["Log", "say"]
+__all__ = ["Log", "report", "say"]
 
 _CALLER = 3  # frames from `logging.Logger.log` to the code that calls a method of `Log`
 
@@ -41,6 +44,14 @@ def say(message: str) -> None:
         stream.flush()
     except Exception:
         pass
+
+
+def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """As `loop.default_exception_handler`, but that it raises nothing."""
+    try:
+        loop.default_exception_handler(context)
+    except (Exception, asyncio.CancelledError) as error:
+        _note_loss("asyncio", error)
 
 
 class Log:
@@ -84,10 +95,13 @@ class Log:
         try:
             self._logger.log(level, message, *args, stacklevel=_CALLER, **more)
         except (Exception, asyncio.CancelledError) as error:  # this task was not cancelled: it does not wait
-            name = self._logger.name
-            if logging.raiseExceptions and name not in _failed:
-                _failed.add(name)
-                say(f"{name}: log records are lost: {_in_a_line(error)}")
+            _note_loss(self._logger.name, error)
+
+
+def _note_loss(name: str, error: BaseException) -> None:
+    if logging.raiseExceptions and name not in _failed:
+        _failed.add(name)
+        say(f"{name}: log records are lost: {_in_a_line(error)}")
 
 
 def _in_a_line(error: BaseException) -> str:

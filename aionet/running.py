@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, TypeVar, get_args
 
+from .announcing import report
 from .engine import Driver
 from .native import compiled
 
@@ -44,14 +45,24 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 def loop_factory(name: LoopName) -> Callable[[], asyncio.AbstractEventLoop]:
     """Return what makes a loop by its name: ``"aionet"`` stands for `new_event_loop`.
 
+    It is for programs that are aionet's own: a log that raises does not end the loop (`announcing.report`).
+
     Raises `ImportError` where uvloop is not installed.
     """
+    make: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if name == "uvloop":
         import uvloop
 
-        factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-        return factory
-    return new_event_loop if name == "aionet" else asyncio.new_event_loop
+        make = uvloop.new_event_loop
+    elif name == "aionet":
+        make = new_event_loop
+
+    def make_loop() -> asyncio.AbstractEventLoop:
+        loop = make()
+        loop.set_exception_handler(report)
+        return loop
+
+    return make_loop
 
 
 def run(

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from ..addresses import AddressLike, SocketAddress, UnixAddress, as_address
+from ..announcing import report
 from ..draining import DrainReport
 from ..errors import WorkerFailedError
 from ..hanging_up import hang_up_signals, when_hung_up
@@ -147,6 +148,7 @@ async def supervise(
     Cancel safety: cancelled, it ends the workers.
     """
     beside = beside or Beside()
+    asyncio.get_running_loop().set_exception_handler(report)  # the loop is this function's own
     async with AsyncExitStack() as stack:
         stack.push_async_callback(succession.aclose)
         taken = await succession.take_over()

@@ -217,6 +217,51 @@ def test_control_c_at_a_terminal_ends_the_reader_of_the_log_too(
     assert (tmp_path / "code").read_text() == "0\n"
 
 
+HOSTILE = """\
+import asyncio
+import logging
+
+
+class Raising(logging.Handler):
+    def emit(self, record):
+        raise LookupError("a bug of the log's")
+
+
+logging.getLogger().addHandler(Raising())
+
+
+def raise_in_callback():
+    raise LookupError("a bug of the callback's")
+
+
+async def handler(socket):
+    asyncio.get_running_loop().call_soon(raise_in_callback)
+    await asyncio.sleep(0)
+    await socket.write(b"x")
+    await socket.read()
+    raise LookupError("a bug of the handler's")
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--loop", "asyncio"), ("--loop", "uvloop"), ("--workers", 2)])
+def test_a_log_that_raises(tmp_path: Path, more: tuple[object, ...]) -> None:
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    with AionetServer("serve", "hostile:handler", "--bind", LOCAL, *more, cwd=tmp_path) as server:
+        for _ in range(3):
+            with connect_raw(server.address) as sock:
+                assert receive_exactly(sock, 1) == b"x"
+                sock.sendall(b"?")
+                with pytest.raises(ConnectionResetError):
+                    receive_to_end(sock)
+        server.signal()
+        code, _, errors = server.ended()
+    assert code == 0
+    lost = [line.partition(":")[0] for line in errors.splitlines() if "a bug of the log's" in line]
+    assert {"asyncio", "aionet.server"} <= set(lost)
+    if not more:  # of several workers each says it once
+        assert len(lost) == len(set(lost)) == len(errors.splitlines())
+
+
 # The access log -----------------------------------------------------------------------------------------
 
 
