@@ -43,7 +43,7 @@ def _protocol(text: str) -> str:
 
 
 def add_server_tls_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cert``, ``--key``, ``--client-ca`` and ``--alpn``."""
+    """Add ``--cert``, ``--key``, ``--alpn``, and those that begin with ``--client-``."""
     group = parser.add_argument_group(
         "TLS", "Files are read again when they change, for the connections that come from then on."
     )
@@ -66,6 +66,17 @@ def add_server_tls_arguments(parser: argparse.ArgumentParser) -> None:
         help="clients must have a certificate of these authorities (default: they need none)",
     )
     group.add_argument(
+        "--client-optional",
+        action="store_true",
+        help="with --client-ca: serve clients without a certificate, too",
+    )
+    group.add_argument(
+        "--client-crl",
+        metavar="FILE",
+        help="with --client-ca: refuse certificates that these revocation lists name, as PEM, and those whose"
+        " issuer has no list in it that is up to date",
+    )
+    group.add_argument(
         "--alpn",
         type=_protocol,
         action="append",
@@ -76,6 +87,9 @@ def add_server_tls_arguments(parser: argparse.ArgumentParser) -> None:
 
 def server_tls_from(args: argparse.Namespace) -> ServerTls | None:
     """Return the certificates that were asked for, loaded. Raises `CommandError` if they cannot be used."""
+    for option, given in (("--client-optional", args.client_optional), ("--client-crl", args.client_crl)):
+        if given and not args.client_ca:
+            raise CommandError(f"{option} needs --client-ca, which names the authorities")
     certificates, keys = args.cert or [], args.key or []
     if not certificates:
         for option, given in (("--key", keys), ("--client-ca", args.client_ca), ("--alpn", args.alpn)):
@@ -89,7 +103,14 @@ def server_tls_from(args: argparse.Namespace) -> ServerTls | None:
         )
     pairs = list(zip(certificates, keys or [None] * len(certificates), strict=True))
     with _explained():
-        return ServerTls(*pairs[0], also=pairs[1:], client_ca=args.client_ca, alpn=args.alpn or ())
+        return ServerTls(
+            *pairs[0],
+            also=pairs[1:],
+            client_ca=args.client_ca,
+            client_optional=args.client_optional,
+            client_crl=args.client_crl,
+            alpn=args.alpn or (),
+        )
 
 
 def check_server_tls(args: argparse.Namespace) -> None:

@@ -35,8 +35,8 @@ from .certificates import (
     load_certificate,
     load_pair,
     matching,
-    reading_authorities,
 )
+from .client_checks import ClientChecks
 
 __all__ = ["ServerTls", "TlsForServer", "checked_server_tls", "context_of", "optional_server_tls"]
 
@@ -69,6 +69,9 @@ class ServerTls:
         also: further pairs, which are shown to clients that ask for one of their names (SNI).
         client_ca: a PEM file with the authorities that clients' certificates have to come from; with it, a
             client without one is refused.
+        client_optional: serve clients without a certificate, too.
+        client_crl: a PEM file with the revocation lists (RFC 5280) of the issuers of clients' certificates;
+            a client whose issuer has none there, or one that is out of date, is refused.
         alpn: application protocols, the preferred one first, as in ``["h2", "http/1.1"]``; a client that
             offers others only is refused.
         choose: called with the host that the client asks for, or ``None``, within the handshake; returns the
@@ -97,6 +100,8 @@ class ServerTls:
         *,
         also: Iterable[tuple[_Path, _Path | None]] = (),
         client_ca: _Path | None = None,
+        client_optional: bool = False,
+        client_crl: _Path | None = None,
         alpn: Sequence[str] = (),
         choose: _Choose | None = None,
         password: Password = None,
@@ -107,7 +112,7 @@ class ServerTls:
             CertificateFiles(checked_path(certificate), None if key is None else checked_path(key))
             for certificate, key in pairs
         ]
-        self._client_ca = None if client_ca is None else checked_path(client_ca)
+        self._clients = _checked_clients(client_ca, client_optional, client_crl)
         self._alpn = _checked_protocols(alpn)
         self._password = password
         self._choose = choose
@@ -175,7 +180,8 @@ class ServerTls:
     def _signature(self) -> _Signature:
         """Return what differs after any of the files was changed or replaced."""
         paths = {path for files in self._files for path in files if path is not None}
-        return tuple(_identity_of(path) for path in sorted({*paths, *filter(None, [self._client_ca])}))
+        paths.update(() if self._clients is None else self._clients.files)
+        return tuple(_identity_of(path) for path in sorted(paths))
 
     def _load(self) -> _Loaded:
         signature = self._signature()  # before: what changes meanwhile is seen by the next look
@@ -194,8 +200,8 @@ class ServerTls:
         return _Loaded(signature, tuple(certificates), next(iter(contexts.values())), by_name)
 
     def _set_up(self, context: ssl.SSLContext) -> ssl.SSLContext:
-        if self._client_ca is not None:
-            _trust(context, self._client_ca)
+        if self._clients is not None:
+            self._clients.apply_to(context)
         if self._alpn:
             context.set_alpn_protocols(list(self._alpn))
         if self._configure is not None:
@@ -222,7 +228,7 @@ class ServerTls:
     # Travelling ---------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_files", "_client_ca", "_alpn", "_password", "_choose", "_configure")
+        own = ("_files", "_clients", "_alpn", "_password", "_choose", "_configure")
         return {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -269,11 +275,16 @@ def _new_context() -> ssl.SSLContext:
     return context
 
 
-def _trust(context: ssl.SSLContext, client_ca: str) -> None:
-    """Have `context` ask clients for a certificate of these authorities."""
-    with reading_authorities(client_ca):
-        context.load_verify_locations(cafile=client_ca)
-    context.verify_mode = ssl.CERT_REQUIRED
+def _checked_clients(
+    authorities: _Path | None, optional: bool, revocations: _Path | None
+) -> ClientChecks | None:
+    if authorities is None:
+        for name, given in (("client_optional", optional), ("client_crl", revocations)):
+            if given:
+                raise ValueError(f"{name} needs client_ca: no client is asked for a certificate without it")
+        return None
+    lists = None if revocations is None else checked_path(revocations)
+    return ClientChecks(checked_path(authorities), optional, lists)
 
 
 def _checked_protocols(names: Sequence[str]) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 __all__ = ["Authority", "Pair", "handshake_in_memory"]
 
@@ -72,6 +74,22 @@ class Authority:
         if alpn:
             context.set_alpn_protocols(list(alpn))
         return context
+
+    def revoke(self, *pairs: Pair, name: str = "crl", valid: tuple[int, int] = (-1, 30)) -> Path:
+        """Write a list that revokes `pairs`, `valid` from one day to another, counted from today."""
+        now = datetime.datetime.now(datetime.UTC)
+        authority = x509.load_pem_x509_certificate(self.ca.cert_pem.bytes())
+        first, last = (now + datetime.timedelta(days=day) for day in valid)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(authority.subject)
+        builder = builder.last_update(first).next_update(last)
+        for pair in pairs:
+            number = x509.load_pem_x509_certificate(pair.certificate.read_bytes()).serial_number
+            revoked = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(first).build()
+            builder = builder.add_revoked_certificate(revoked)
+        key: Any = serialization.load_pem_private_key(self.ca.private_key_pem.bytes(), None)
+        content = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        put(self.directory / f"{name}.pem", content)
+        return self.directory / f"{name}.pem"
 
     def server(self, pair: Pair) -> ssl.SSLContext:
         """What a server of the standard library uses."""

@@ -113,6 +113,21 @@ def test_metrics(authority: Authority) -> None:
         until(scraped)
 
 
+def test_clients_that_need_no_certificate_or_have_a_revoked_one(authority: Authority) -> None:
+    pair, mine, theirs = (authority.pair(name) for name in ("server", "mine", "theirs"))
+    checks = ("--client-ca", authority.file, "--client-optional", "--client-crl", authority.revoke(theirs))
+    with AionetServer("echo", "--bind", "127.0.0.1:0", *options(pair), *checks) as server:
+        for context in (authority.client(), authority.client(mine)):
+            with client(server.address, context) as sock:
+                sock.sendall(b"hello")
+                assert sock.recv(100) == b"hello"
+                sock.unwrap().close()
+        # In TLS 1.3 the alert comes after this side's end of the handshake.
+        with client(server.address, authority.client(theirs)) as sock, pytest.raises(ssl.SSLError) as caught:
+            sock.recv(100)
+        assert "revoked" in str(caught.value)
+
+
 def test_from_the_environment_and_a_file(authority: Authority, app: Path) -> None:
     pair = authority.pair("server")
     (app / "app.toml").write_text(
@@ -136,6 +151,14 @@ def test_from_the_environment_and_a_file(authority: Authority, app: Path) -> Non
     ("arguments", "message"),
     [
         (["--key", "server.key"], "--key needs --cert: without a certificate there is no TLS"),
+        (
+            ["--client-optional"],
+            "--client-optional needs --client-ca, which names the authorities",
+        ),
+        (
+            ["--client-crl", "crl.pem"],
+            "--client-crl needs --client-ca, which names the authorities",
+        ),
         (["--alpn", "h2"], "--alpn needs --cert: without a certificate there is no TLS"),
         (
             ["--cert", "server.pem", "--cert", "server.pem", "--key", "server.key"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import ssl
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from helpers import require_program
 import aionet
 from aionet import ServerTls
 
-from .authority import Authority, handshake_in_memory, leaf_serial, put
+from .authority import Authority, Pair, handshake_in_memory, leaf_serial, put
 
 
 def shown(tls: ServerTls, authority: Authority, name: str | None = "localhost") -> bytes:
@@ -237,6 +238,66 @@ def test_clients_certificates(authority: Authority, tmp_path: Path) -> None:
         handshake_in_memory(tls.context, authority.client())
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake_in_memory(tls.context, authority.client(stranger))
+
+
+def test_clients_certificates_may_be_optional(authority: Authority, tmp_path: Path) -> None:
+    pair, mine = authority.pair("server"), authority.pair("client", "me@example.org")
+    (tmp_path / "other").mkdir()
+    stranger = Authority(tmp_path / "other").pair("client", "me@example.org")
+    tls = pickle.loads(pickle.dumps(ServerTls(*pair.files, client_ca=authority.file, client_optional=True)))
+    server, _ = handshake_in_memory(tls.context, authority.client(mine))
+    assert server.getpeercert(binary_form=True) == mine.serial
+    server, _ = handshake_in_memory(tls.context, authority.client())
+    assert server.getpeercert() is None
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake_in_memory(tls.context, authority.client(stranger))
+
+
+def refusal_of(tls: ServerTls, authority: Authority, mine: Pair) -> str:
+    with pytest.raises(ssl.SSLCertVerificationError) as caught:
+        handshake_in_memory(tls.context, authority.client(mine))
+    return caught.value.verify_message
+
+
+def test_revoked_certificates_of_clients_are_refused(authority: Authority) -> None:
+    pair = authority.pair("server")
+    mine, theirs = authority.pair("mine", "me@example.org"), authority.pair("theirs", "you@example.org")
+    lists = authority.revoke(theirs)
+    tls = ServerTls(*pair.files, client_ca=authority.file, client_crl=lists)
+    server, _ = handshake_in_memory(tls.context, authority.client(mine))
+    assert server.getpeercert(binary_form=True) == mine.serial
+    assert refusal_of(tls, authority, theirs) == "certificate revoked"
+    authority.revoke(mine, theirs)
+    assert tls._signature() != tls._loaded.signature  # `look` will see that it has changed
+    assert tls.reload()
+    assert refusal_of(tls, authority, mine) == "certificate revoked"
+
+
+def test_what_revocation_lists_do_not_say_is_not_allowed(authority: Authority, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    pair, mine = authority.pair("server"), authority.pair("mine", "me@example.org")
+    for lists, why in (
+        (authority.revoke(valid=(-2, -1)), "CRL has expired"),
+        (Authority(tmp_path / "other").revoke(), "unable to get certificate CRL"),
+    ):
+        tls = ServerTls(*pair.files, client_ca=authority.file, client_crl=lists)
+        assert refusal_of(tls, authority, mine) == why
+
+
+def test_what_is_wrong_with_revocation_lists_names_the_file(authority: Authority, tmp_path: Path) -> None:
+    pair = authority.pair("server")
+    mixed, broken = tmp_path / "mixed.pem", tmp_path / "broken.pem"
+    mixed.write_bytes(authority.revoke().read_bytes() + pair.certificate.read_bytes())
+    broken.write_text("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n")
+    for path in (mixed, broken, pair.key):
+        with pytest.raises(ValueError, match=f"{re.escape(str(path))}: expected revocation lists"):
+            ServerTls(*pair.files, client_ca=authority.file, client_crl=path)
+    with pytest.raises(FileNotFoundError):
+        ServerTls(*pair.files, client_ca=authority.file, client_crl="none.pem")
+    with pytest.raises(ValueError, match="client_optional needs client_ca"):
+        ServerTls(*pair.files, client_optional=True)
+    with pytest.raises(ValueError, match="client_crl needs client_ca"):
+        ServerTls(*pair.files, client_crl=mixed)
 
 
 def test_protocols_and_versions(authority: Authority) -> None:
