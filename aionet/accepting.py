@@ -18,7 +18,11 @@ that is cancelled passes the word on.
 *Failures* follow `accept_errors.py`. While resources are exhausted nothing is tried; a timer, or the next
 descriptor that this process closes, ends the pause. A spawner may know something better than waiting
 (`on_exhausted`). A listening socket that cannot be registered with the reactor is such a failure, too: it is
-looked at after each pause, and registered when that succeeds.
+looked at after each pause, and registered when that succeeds. A fatal failure names the operation and the
+address.
+
+*Further listening sockets* may be added and removed while tasks wait (`add`). One of them that fails is
+dropped, and costs neither the others nor the waiting tasks anything.
 """
 
 from __future__ import annotations
@@ -60,12 +64,19 @@ def _reset(sockets: list[Any]) -> None:
 class Listener:
     """One listening socket, and whether connections may be ready on it."""
 
-    __slots__ = ("_on_ready", "ready", "sock", "watched")
+    __slots__ = ("_on_ready", "on_failure", "ready", "sock", "watched")
 
-    def __init__(self, sock: socket.socket, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_ready: Callable[[], None],
+        on_failure: Callable[[OSError], object] | None = None,
+    ) -> None:
+        """`on_failure` is called with a fatal error of a socket that is dispensable, which is removed."""
         self.sock = sock
         self.ready = True
         self.watched = False
+        self.on_failure = on_failure
         self._on_ready = on_ready
 
     def on_events(self, events: int) -> None:
@@ -141,6 +152,27 @@ class Acceptor:
         """Whether anybody holds it."""
         return bool(self._holders)
 
+    def add(self, sock: socket.socket, on_failure: Callable[[OSError], object]) -> None:
+        """Accept from `sock`, which is listening and non-blocking, too, until it is removed or this closes.
+
+        If it becomes unusable it is removed, and `on_failure` is called with the error. Does nothing once
+        closed.
+        """
+        if not self.closed:
+            self._listeners.append(Listener(sock, self._wake_next, on_failure))
+            self._watches = False
+            self._wake_next()
+
+    def remove(self, sock: socket.socket) -> None:
+        """Accept from `sock`, which was added, no longer; it stays open and is the caller's again."""
+        for listener in [listener for listener in self._listeners if listener.sock is sock]:
+            self._forget(listener)
+            self._listeners.remove(listener)
+
+    def _forget(self, listener: Listener) -> None:
+        if self._state is not None and listener.watched:
+            self._state.reactor.forget(listener.sock.fileno(), listener)
+
     def close(self) -> None:
         """Close the listening sockets; whoever waits gets `SocketClosedError`."""
         if self.closed:
@@ -148,8 +180,7 @@ class Acceptor:
         self.closed = True
         self._end_pause()
         for listener in self._listeners:
-            if self._state is not None and listener.watched:
-                self._state.reactor.forget(listener.sock.fileno(), listener)
+            self._forget(listener)
             listener.sock.close()
         self._listeners.clear()  # each holds this
         for waiter in self._waiters.values():
@@ -216,13 +247,22 @@ class Acceptor:
         if failure is AcceptFailure.TRANSIENT:
             return True
         if failure is AcceptFailure.FATAL:
-            raise error
+            self._fail(error, listener)
+            return False
         if self.on_exhausted is not None and self.on_exhausted(listener.sock, error):
             if self._backoff.may_log(state.loop.time()):
                 _log.warning("no room at %s: %s; connections are reset", self._address, error.strerror)
             return True
         self._pause(error, state)
         return False
+
+    def _fail(self, error: OSError, listener: Listener) -> None:
+        """`listener` is unusable: drop it if it is dispensable, else raise `error` with the address."""
+        named = OSError(error.errno, f"cannot accept on {self._address}: {error.strerror or error}")
+        if listener.on_failure is None:
+            raise named from error
+        self.remove(listener.sock)
+        listener.on_failure(named)
 
     def _pause(self, error: OSError, state: EventLoopState) -> None:
         pause = self._backoff.next_pause()
@@ -273,18 +313,20 @@ class Acceptor:
         if self._watches or self._rests:
             return
         reactor = state.reactor
-        try:
-            for listener in self._listeners:
+        for listener in tuple(self._listeners):
+            try:
                 if not listener.watched:
                     reactor.watch(listener.sock.fileno(), listener)
                     listener.watched = True
                 if reactor.one_shot:
                     reactor.arm_reads(listener.sock.fileno())
-            self._watches = not reactor.one_shot
-        except OSError as error:
-            if not is_shortage(error):
-                raise
-            self._pause(error, state)
+            except OSError as error:
+                if not is_shortage(error):
+                    self._fail(error, listener)
+                    continue
+                self._pause(error, state)
+                return
+        self._watches = not reactor.one_shot
 
     @property
     def _first_waiter(self) -> asyncio.Future[None] | None:

@@ -198,6 +198,11 @@ class HeldListeners:
         return await HeldListener.open(wanted, shares=shares)
 
     @property
+    def sockets(self) -> list[socket.socket]:
+        """All listening sockets, always in the same order."""
+        return [sock for listener in self for sock in listener.sockets]
+
+    @property
     def addresses(self) -> list[SocketAddress | UnixAddress]:
         """Where it listens."""
         return [address for listener in self for address in listener.addresses]

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..errors import WorkerFailedError
@@ -37,7 +37,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, from the first moment
 sys.path[:] = {path!r}
 from aionet.workers.worker import main
-main({channel}, {listeners})
+main({channel}, {listeners}, {own})
 """
 _HARD = 1.0  # seconds that a spawner gives handlers after their cancellation
 _LAST_WORDS = 1.0  # seconds to show where it hangs, before it is killed
@@ -69,7 +69,7 @@ class WorkerProcess:
         self._silent = asyncio.Event()
         self._pidfd = _pidfd_of(process.pid)
         self._kill_at: asyncio.TimerHandle | None = None
-        self._aborted = False
+        self._aborted = self._going = False
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
@@ -77,21 +77,23 @@ class WorkerProcess:
         cls,
         number: int,
         settings: bytes,
-        sockets: Iterable[socket.socket],
+        sockets: Sequence[socket.socket],
+        own: Iterable[socket.socket],
         on_counters: OnCounters,
     ) -> WorkerProcess:
-        """Start worker `number`, which accepts from copies of `sockets`.
+        """Start worker `number`, which accepts from copies of `own`; see `take` for the rest of `sockets`.
 
         Raises `OSError` if there can be no more processes. Cancel safety: none is left running.
         """
         listeners = [sock.fileno() for sock in sockets]
+        indexes = [listeners.index(sock.fileno()) for sock in own]
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]  # as multiprocessing
                 "-c",
-                _PROGRAM.format(channel=theirs.fileno(), listeners=listeners, path=sys.path),
+                _PROGRAM.format(channel=theirs.fileno(), listeners=listeners, own=indexes, path=sys.path),
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno(), *listeners],
                 env={name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS},
@@ -135,9 +137,27 @@ class WorkerProcess:
             how = f"was not ready after {timeout:g} s" if late else "ended before it was ready"
             raise WorkerFailedError(f"worker {self.number} (process {self.pid}) {how}")
 
+    @property
+    def accepts(self) -> bool:
+        """Whether it was told to accept, and has not stopped since."""
+        return self._going and not self._stopped.is_set()
+
     def go(self) -> None:
         """Let it accept."""
+        self._going = True
         self._tell({"go": True})
+
+    def take(self, index: int) -> None:
+        """Let it accept from the listening socket with that index, too, which is another worker's."""
+        self._tell({"take": index})
+
+    def leave(self, index: int) -> None:
+        """Let it accept from that socket no longer."""
+        self._tell({"leave": index})
+
+    async def stops(self) -> None:
+        """Return when it accepts nothing more, for whatever reason. Cancel safety: nothing is lost."""
+        await self._stopped.wait()
 
     def drain(self, grace: float) -> None:
         """Let it end its connections within `grace` seconds; kill it if it takes much longer.
@@ -164,6 +184,7 @@ class WorkerProcess:
     def abort(self) -> None:
         """Have it show where it is and end (SIGABRT); kill it if it does not."""
         self._aborted = True
+        self._stopped.set()
         self._signal(signal.SIGABRT)
         self._kill_after(_LAST_WORDS)
 

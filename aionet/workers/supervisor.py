@@ -9,9 +9,13 @@ becomes of a worker, and runs no code of the user's.
 first one to be up does not get everybody; at a reload, so that the old ones go on if the new ones fail.
 
 *A worker that ends is replaced* after a pause: 0.1 s, doubling to 10 s, and 0.1 s again once one has lived
-for a minute. A worker that was ready is always replaced, however often: its end may be the work of a single
-client, who must not be able to end the whole service. Workers that never become ready are our own fault;
-after eight such starts in a row the supervisor gives up, drains those that live, and says so.
+for a minute. So is one that drains by itself, as soon as it does. A worker that was ready is always replaced,
+however often: its end may be the work of a single client, who must not be able to end the whole service.
+Workers that never become ready are our own fault; where none accepts any more, the supervisor gives up after
+eight such starts in a row, and says so. While one accepts, it never gives up.
+
+*No queue is left alone.* A listening socket whose worker has stopped is accepted from by a living one, the
+one with the fewest of such sockets, until a worker of its own is there again (`_share_out`).
 
 *A worker that hangs* is ended, if there is a timeout for that (`hanging.py`), and replaced like the others.
 
@@ -80,6 +84,7 @@ class Supervisor:
         self._looking: asyncio.Task[None] | None = None
         self._packed = b""
         self._current: dict[int, WorkerProcess] = {}
+        self._substitutes: dict[int, WorkerProcess] = {}  # index of a socket -> what accepts from it
         self._living: set[WorkerProcess] = set()
         self._reports: list[dict[str, Any]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,6 +115,7 @@ class Supervisor:
         for worker in self._current.values():
             worker.go()
             self._spawn(self._watch(worker))
+        self._share_out()
 
     async def run(self) -> DrainReport:
         """Return how the drains went, when all workers have drained.
@@ -228,8 +234,8 @@ class Supervisor:
 
     async def _start_one(self, number: int, content: bytes) -> WorkerProcess:
         self._raise_if_draining()
-        sockets = self._listeners.for_worker(number, self.workers)
-        worker = await WorkerProcess.start(number, content, sockets, self.counters.tell)
+        own = self._listeners.for_worker(number, self.workers)
+        worker = await WorkerProcess.start(number, content, self._listeners.sockets, own, self.counters.tell)
         self._living.add(worker)
         return worker
 
@@ -261,15 +267,38 @@ class Supervisor:
 
     async def _watch(self, worker: WorkerProcess) -> None:
         """Wait for the end of `worker`, and replace it if that was not asked for."""
-        status = await self._bury(worker)
-        if self.draining or self._current.get(worker.number) is not worker:
-            if worker.report is None:
-                _log.error("worker %d (process %d) %s", worker.number, worker.pid, _how(status))
-            return
-        if time.monotonic() - worker.started > _GOOD_LIFE:
+        await worker.stops()
+        self._share_out()
+        wanted = not self.draining and self._current.get(worker.number) is worker
+        if wanted and time.monotonic() - worker.started > _GOOD_LIFE:
             self._pauses.pop(worker.number, None)
-        _log.error("worker %d (process %d) %s", worker.number, worker.pid, _how(status))
-        await self._replace(worker)
+        if wanted and worker.is_talking:  # it drains by itself, which may take long
+            _log.warning("worker %d (process %d) drains by itself", worker.number, worker.pid)
+            self._spawn(self._replace(worker))
+            wanted = False
+        status = await self._bury(worker)
+        if wanted or worker.report is None:
+            _log.error("worker %d (process %d) %s", worker.number, worker.pid, _how(status))
+        if wanted:
+            await self._replace(worker)
+
+    def _share_out(self) -> None:
+        """Have each listening socket accepted from: by a worker of its own, or by another one meanwhile."""
+        if self.draining:
+            return
+        sockets = self._listeners.sockets
+        accepting = {number: worker for number, worker in self._current.items() if worker.accepts}
+        own = {sock for number in accepting for sock in self._listeners.for_worker(number, self.workers)}
+        for index, substitute in list(self._substitutes.items()):
+            if sockets[index] in own or substitute not in accepting.values():
+                substitute.leave(index)
+                del self._substitutes[index]
+        for index, sock in enumerate(sockets):
+            if accepting and sock not in own and index not in self._substitutes:
+                burdens = list(self._substitutes.values())
+                substitute = min(accepting.values(), key=burdens.count)
+                self._substitutes[index] = substitute
+                substitute.take(index)
 
     async def _replace(self, ended: WorkerProcess) -> None:
         number = ended.number
@@ -296,6 +325,7 @@ class Supervisor:
             self.restarts += 1
             self._current[number] = worker
             worker.go()
+            self._share_out()
             _log.info("worker %d: process %d takes the place of %d", number, worker.pid, ended.pid)
             self._spawn(self._watch(worker))
 
@@ -311,7 +341,7 @@ class Supervisor:
         if self.draining:
             return
         _log.error("%s", error)
-        self._failures += 1
+        self._failures = 0 if any(worker.accepts for worker in self._current.values()) else self._failures + 1
         if self._failures >= _MOST_FAILURES:
             self._failed = WorkerFailedError(f"gave up after {self._failures} failed starts: {error}")
             _log.critical("%s", self._failed)

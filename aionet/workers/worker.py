@@ -8,9 +8,14 @@ the supervisor says ``go``, and tells its counters once a second, if they change
 does the end of the channel: a worker whose supervisor was killed must not hold the addresses for ever. Where
 a timeout is set for workers that hang, it gives signs of life, too (`hanging.py`).
 
+*Its own sockets and those of others.* It inherits all listening sockets, and accepts from those that are its
+own. ``take`` makes it accept from one of another worker's, too, which has ended or drains, and ``leave`` ends
+that. Nothing is sent for this but a number, so it works also where no descriptor is left.
+
+
 Signals are the supervisor's business: Ctrl-C reaches the whole group of a terminal, and a worker that drained
-by itself would take the decision out of its hands. SIGTERM alone drains a single worker, which is then
-replaced.
+by itself would take the decision out of its hands. SIGTERM alone drains a single worker; another one takes
+its place at once.
 """
 
 from __future__ import annotations
@@ -47,8 +52,11 @@ _URGENT = 0.5  # seconds for handlers to end that are told a second time
 _NOT_OURS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 
-def main(channel: int, listeners: list[int]) -> None:
-    """Serve from the descriptors `listeners`, as standard input says, until told otherwise on `channel`."""
+def main(channel: int, listeners: list[int], own: list[int]) -> None:
+    """Serve as standard input says, until `channel` says otherwise.
+
+    `listeners` are the descriptors of all listening sockets, `own` the indexes of those to accept from.
+    """
     for fd in (channel, *listeners):
         os.set_inheritable(fd, False)
     settings = unpacked(sys.stdin.buffer)
@@ -65,7 +73,7 @@ def main(channel: int, listeners: list[int]) -> None:
     sockets = [socket.socket(fileno=fd) for fd in listeners]
     with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
         worker = _Worker(settings, handler, more, MessageChannel(socket.socket(fileno=channel)))
-        runner.run(worker.run(sockets))
+        runner.run(worker.run(sockets, own))
 
 
 def _leave_standard_input() -> None:
@@ -87,13 +95,14 @@ class _Worker:
         self._channel = channel
         self._spawner: ConnectionSpawner[Any] = ConnectionSpawner(handler, limits=settings.limits, **more)
         self._servers: list[AsyncStreamConnectionServer[Any, Any]] = []
+        self._sockets: list[socket.socket] = []
+        self._taken: set[int] = set()  # indexes of sockets
         self._drains: list[asyncio.Task[DrainReport]] = []
         self._go = asyncio.Event()
 
-    async def run(self, sockets: list[socket.socket]) -> None:
-        self._servers = [server_on(sock, self._settings.tls) for sock in sockets]
-        for sock in sockets:
-            sock.close()
+    async def run(self, sockets: list[socket.socket], own: list[int]) -> None:
+        self._servers = [server_on(sockets[index], self._settings.tls) for index in own]
+        self._sockets = sockets
         with ExitStack() as stack:
             stack.callback(self._channel.close)
             measure = stack.enter_context(self._settings.measure(self._spawner))
@@ -129,13 +138,36 @@ class _Worker:
                 self._tell({"draining": True})
             if "go" in message:
                 self._go.set()
+            if "take" in message:
+                self._take(message["take"])
+            if "leave" in message:
+                self._leave(message["leave"])
+
+    def _take(self, index: int) -> None:
+        """Accept from one of the sockets of another worker, too."""
+        sock = self._sockets[index]
+        for server in self._servers:
+            if not server.closed and server.raw_sockets[0].getsockname() == sock.getsockname():
+                sock.setblocking(False)
+                server._acceptor.add(sock, lambda error: _log.error("%s", error))
+                self._taken.add(index)
+                return
+
+    def _leave(self, index: int) -> None:
+        if index in self._taken:
+            self._taken.remove(index)
+            for server in self._servers:
+                server._acceptor.remove(self._sockets[index])
 
     def _drain_by_signal(self) -> None:
         self._drain(0.0 if self._drains else self._settings.drain_grace)
+        self._tell({"draining": True})  # another worker takes over what this one accepted from
 
     def _drain(self, grace: float) -> None:
         for server in self._servers:  # now, and not a turn later: whoever is told of it must not get in
             server.close()
+        for sock in self._sockets:
+            sock.close()
         hard = {"hard": _URGENT} if self._drains else {}  # told twice: it is urgent
         self._drains.append(asyncio.create_task(self._spawner.drain(grace, **hard)))
         self._go.set()  # to the end, if it never began

@@ -124,6 +124,54 @@ def test_a_worker_that_is_killed_is_replaced(directory: Path) -> None:
         end(server)
 
 
+def answered(server: AionetServer, connections: int = 40) -> list[str]:
+    """What so many connections that are open at once are answered."""
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(connect_raw(server.address)) for _ in range(connections)]
+        return [receive_to_end(sock).decode() for sock in socks]
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_the_queue_of_a_dead_worker_is_taken_over_by_a_living_one(directory: Path, workers: int) -> None:
+    """However often its replacement fails; and it is given back when one succeeds."""
+    with serving(directory, "version", workers=workers) as server:
+        *dead, living = pids(directory)
+        (directory / "app.py").write_text("1 / 0\n")
+        for pid in dead:
+            os.kill(pid, signal.SIGKILL)
+        for _ in dead:
+            server.expect("was killed by signal 9")
+        assert answered(server) == [f"1 {living}"] * 40
+        for _ in range(9 if workers > 2 else 1):  # one more than ends a service without workers
+            server.expect("ended before it was ready")
+        assert answered(server) == [f"1 {living}"] * 40
+        (directory / "app.py").write_text(APP.replace("VERSION = 1", "VERSION = 2"))
+        for _ in dead:
+            server.expect("takes the place of")
+        assert {answer[0] for answer in answered(server)} == {"1", "2"}
+        end(server)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_drains_by_itself_is_replaced_at_once(directory: Path, workers: int) -> None:
+    """Its connections finish meanwhile, and new ones are served by others."""
+    with serving(directory, "upper", workers=workers) as server, connect_raw(server.address) as sock:
+        sock.sendall(b"a")
+        assert receive_exactly(sock, 1) == b"A"
+        for pid in pids(directory):
+            os.kill(pid, signal.SIGTERM)
+        for _ in range(workers):
+            server.expect("takes the place of")
+        for _ in range(20):
+            with connect_raw(server.address) as other:
+                other.sendall(b"b")
+                assert receive_exactly(other, 1) == b"B"
+        sock.sendall(b"c")
+        assert receive_exactly(sock, 1) == b"C"
+        sock.close()
+        end(server)
+
+
 def test_a_handler_that_ends_its_process_does_not_end_the_service(directory: Path) -> None:
     with serving(directory, "deadly", workers=1) as server:
         for _ in range(3):
