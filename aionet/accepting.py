@@ -19,7 +19,8 @@ that is cancelled passes the word on.
 descriptor that this process closes, ends the pause. A spawner may know something better than waiting
 (`on_exhausted`). A listening socket that cannot be registered with the reactor is such a failure, too: it is
 looked at after each pause, and registered when that succeeds. A fatal failure names the operation and the
-address.
+address. On a Unix socket that was shut down accept(2) only says that no connection is there; so poll(2) is
+asked after an event that brought none.
 
 *Further listening sockets* may be added and removed while tasks wait (`add`). One of them that fails is
 dropped, and costs neither the others nor the waiting tasks anything.
@@ -28,6 +29,9 @@ dropped, and costs neither the others nor the waiting tasks anything.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import select
 import socket
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -64,7 +68,7 @@ def _reset(sockets: list[Any]) -> None:
 class Listener:
     """One listening socket, and whether connections may be ready on it."""
 
-    __slots__ = ("_on_ready", "on_failure", "ready", "sock", "watched")
+    __slots__ = ("_on_ready", "doubtful", "on_failure", "ready", "sock", "watched")
 
     def __init__(
         self,
@@ -75,13 +79,22 @@ class Listener:
         """`on_failure` is called with a fatal error of a socket that is dispensable, which is removed."""
         self.sock = sock
         self.ready = True
-        self.watched = False
+        self.watched = self.doubtful = False
         self.on_failure = on_failure
         self._on_ready = on_ready
+
+    def refuse_if_shut_down(self) -> None:
+        """Raise `OSError` if this Unix socket was shut down; to be called if an event brought nothing."""
+        self.doubtful = False
+        poll = select.poll()
+        poll.register(self.sock, getattr(select, "POLLRDHUP", 0))
+        if poll.poll(0):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
     def on_events(self, events: int) -> None:
         """The reactor's word, whatever the event: accept(2) will tell."""
         self.ready = True
+        self.doubtful = self.sock.family == socket.AF_UNIX
         self._on_ready()
 
 
@@ -230,6 +243,8 @@ class Acceptor:
             while listener.ready:
                 try:
                     accepted, empty = accept(listener.sock, limit, state, self._local, *self._for_sockets)
+                    if listener.doubtful and empty and not accepted:
+                        listener.refuse_if_shut_down()
                 except OSError as error:
                     failures += 1
                     if failures == BUDGET or not self._go_on_after(error, state, listener):

@@ -177,7 +177,9 @@ class Drain:
             self._deadline = None
 
 
-async def leave_behind(connections: Iterable[Connection[Any]], last_words: Callable[[str], object]) -> None:
+async def leave_behind(
+    connections: Iterable[Connection[Any]], last_words: Callable[[str], object], status: int = 0
+) -> None:
     """End the process where handlers ignore even the loss of their connection, after some `last_words`.
 
     Closing the loop would cancel them once more and then wait for them, for ever. Cancel safety: it goes on.
@@ -189,7 +191,7 @@ async def leave_behind(connections: Iterable[Connection[Any]], last_words: Calla
             try:
                 last_words(f"{len(left)} handlers ignored their cancellation and are left behind")
             finally:  # whatever they fail with
-                os._exit(0)
+                os._exit(status)
 
 
 def _stack_of(task: asyncio.Task[None]) -> str:

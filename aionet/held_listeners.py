@@ -16,6 +16,10 @@ without a worker, also after a restart with fewer of them: closing a share would
 *No silent sharing.* SO_REUSEPORT lets a second server of the same user bind the port unnoticed. So it is
 first bound without that option, which fails if anybody listens there.
 
+*A socket that was shut down* (by another process that has a copy, or by an administrator: ``ss --kill``) is
+made to listen again (`HeldListeners.listen_again`): a TCP socket in place, so that it is the same in every
+process; a Unix socket, which cannot, is replaced with its file.
+
 *The file of a Unix socket* is removed by the last who holds the socket: a program that takes listeners over
 removes none before it was told to go on, and the one before it none from then on (`HeldListeners.own_files`).
 """
@@ -24,6 +28,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -149,6 +154,27 @@ class HeldListener:
         turns = range(worker, max(workers, shares), workers)
         return [sock for turn in turns for sock in self.shares[turn % shares]]
 
+    def listen_again(self) -> None:
+        """Make those sockets listen again that were shut down. Raises `OSError`."""
+        for share in self.shares:
+            for index, sock in enumerate(share):
+                if _listens(sock):
+                    continue
+                if sock.family == socket.AF_UNIX:
+                    share[index] = self._replace(sock)
+                else:
+                    _listen_again(sock)
+
+    def _replace(self, sock: socket.socket) -> socket.socket:
+        """Return another Unix socket at the address of `sock`, which is closed."""
+        address = UnixAddress.from_sockaddr(sock.getsockname())
+        if self.file is not None and self.removes_file:
+            self.file.remove()
+        options = current_scope().unix_options
+        replacement, self.file = listen_unix(address, backlog=checked_backlog(None), options=options)
+        sock.close()
+        return replacement
+
     def close(self) -> None:
         """Close the sockets, and remove the socket file, if that is for this process to do."""
         if self.file is not None and self.removes_file and self.shares:
@@ -210,6 +236,11 @@ class HeldListeners:
     def for_worker(self, worker: int = 0, workers: int = 1) -> list[socket.socket]:
         """Return the sockets from which `worker` of so many `workers` accepts."""
         return [sock for listener in self for sock in listener.for_worker(worker, workers)]
+
+    def listen_again(self) -> None:
+        """Make those sockets listen again that were shut down. Raises `OSError`."""
+        for listener in self:
+            listener.listen_again()
 
     def own_files(self, yes: bool) -> None:
         """Say whether socket files are for this process to remove; if so, close what it does not want."""
@@ -291,6 +322,25 @@ def _refuse_if_taken(addresses: Iterable[SocketAddress]) -> None:
                 probe.bind(address.sockaddr())
             except OSError as error:
                 raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+
+
+def _listens(sock: socket.socket) -> bool:
+    """Whether `sock` was not shut down."""
+    poll = select.poll()
+    poll.register(sock, getattr(select, "POLLRDHUP", 0))
+    return not poll.poll(0)
+
+
+def _listen_again(sock: socket.socket) -> None:
+    """Have `sock`, a TCP socket that was shut down, listen where it did."""
+    address = sock.getsockname()
+    try:
+        sock.bind(address)  # the kernel has given up a port that it had chosen
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # that is: it still has its port
+            where = SocketAddress.from_sockaddr(address)
+            raise OSError(error.errno, f"cannot listen on {where} again: {error.strerror}") from error
+    sock.listen(checked_backlog(None))
 
 
 def _may_be_shared(sock: socket.socket) -> bool:

@@ -42,8 +42,9 @@ async def serve(
 ) -> DrainReport:
     """Serve `handler` at `address` until one of `signals` arrives, then drain; return how that went.
 
-    A second signal aborts what is left. `address` may be a server that listens already; it is closed at the
-    end. With a `ServerTls` SIGHUP reads its files again (and drains, if a terminal has gone by it).
+    A second signal aborts what is left. A listening socket that becomes unusable ends it, too, after a drain.
+    `address` may be a server that listens already; it is closed at the end. With a `ServerTls` SIGHUP reads
+    its files again (and drains, if a terminal has gone by it).
 
     Args:
         handler: a coroutine function that is given a socket; see `ConnectionSpawner`, also for `limits`,
@@ -55,6 +56,7 @@ async def serve(
 
     Raises:
         ResolveError, OSError: the address cannot be bound.
+        OSError: the listening socket became unusable, and the connections were drained.
         RuntimeError: signals were asked for outside of the main thread.
         TypeError, ValueError: bad arguments, before any I/O.
 
@@ -112,14 +114,17 @@ async def serve_until_signal(
     signals: Iterable[signal.Signals],
     on_listening: Callable[[], object],
     on_draining: Callable[[float], object],
+    on_drained: Callable[[DrainReport], object] = lambda report: None,
     until: asyncio.Event | None = None,
 ) -> DrainReport:
     """Let `spawner` serve until one of `signals`, then drain it; a further signal aborts what is left.
 
-    `on_listening` is called once the signals are handled, `on_draining` with the seconds of grace at each.
-    When `until` is set it drains, too, as at a first signal.
+    `on_listening` is called once the signals are handled, `on_draining` with the seconds of grace at each,
+    and `on_drained` at the end. When `until` is set, or a listening socket becomes unusable, it drains, too,
+    as at a first signal.
 
-    Raises what `ConnectionSpawner.serve` raises, and `RuntimeError` as `serve`. Cancel safety: as there.
+    Raises what `ConnectionSpawner.serve` raises, an unusable socket's error after the drain, and
+    `RuntimeError` as `serve`. Cancel safety: as there.
     """
     drains: list[asyncio.Task[DrainReport]] = []
 
@@ -132,22 +137,38 @@ async def serve_until_signal(
         drains.append(asyncio.get_running_loop().create_task(drain))
         on_draining(grace)  # last: it may fail, and nothing depends on it
 
-    async def drain_when_set(event: asyncio.Event) -> None:
-        await event.wait()
+    def drain_unless_draining() -> None:
         if not drains:
             on_signal()
+
+    def on_failure(error: OSError) -> None:
+        drain_unless_draining()
+        _log.error("%s; draining", error.strerror)
+
+    async def drain_when_set(event: asyncio.Event) -> None:
+        await event.wait()
+        drain_unless_draining()
+
+    async def drained() -> DrainReport:
+        if not drains:  # the servers were closed by somebody else
+            return await spawner.drain(drain_grace)
+        return (await asyncio.gather(*drains))[0]
 
     with on_signals(signals, on_signal):
         on_listening()
         watching = None if until is None else asyncio.create_task(drain_when_set(until))
         try:
-            await spawner.serve(*servers)
+            await spawner.serve(*servers, on_failure=on_failure)
+        except OSError:
+            if drains:
+                on_drained(await drained())
+            raise
         finally:
             if watching is not None:
                 watching.cancel()
-        if not drains:  # the servers were closed by somebody else
-            return await spawner.drain(drain_grace)
-        return (await asyncio.gather(*drains))[0]
+        report = await drained()
+        on_drained(report)
+        return report
 
 
 async def listen(

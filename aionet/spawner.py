@@ -150,16 +150,25 @@ class ConnectionSpawner(Generic[SocketT]):
         self._roster: Any = None
         """Begins and ends connections, from `serve` on, if nothing is special about them."""
 
-    async def serve(self, *servers: AsyncStreamConnectionServer[Any, SocketT]) -> None:
+    async def serve(
+        self,
+        *servers: AsyncStreamConnectionServer[Any, SocketT],
+        on_failure: Callable[[OSError], object] | None = None,
+    ) -> None:
         """Accept from `servers` and run the handlers, until `drain`, or until all servers are closed.
 
         It returns when the last handler has ended. The servers are closed then, however it ends. Where the
         drain comes first, before this has begun, it closes the servers and returns at once.
 
+        Args:
+            on_failure: called when a listening socket has become unusable, with the error that is raised when
+                all has ended. The servers are closed then, and the handlers continue until they end or
+                `drain` ends them, which this function should call. By default they are cancelled at once.
+
         Raises:
             TypeError: no server was given.
             SocketBusyError: this spawner is already serving, or has served until it was drained.
-            OSError: a listening socket has become unusable; the handlers were cancelled.
+            OSError: a listening socket has become unusable; it names the address.
 
         Cancel safety: cancelled, it closes the servers, cancels the handlers and waits for their end.
         """
@@ -174,9 +183,11 @@ class ConnectionSpawner(Generic[SocketT]):
         self._begin(servers)
         acceptors = [asyncio.create_task(self._accept_from(server)) for server in servers]
         try:
-            await _all_or_first_error(acceptors)
+            failure = await self._until_closed(acceptors, on_failure)
             await self._until_empty()
             await self._intake.stop()
+            if failure is not None:
+                raise failure
         except GeneratorExit:  # the loop is gone: there is nothing to wait with
             raise
         except BaseException:
@@ -293,6 +304,21 @@ class ConnectionSpawner(Generic[SocketT]):
         if watched:
             loop = asyncio.get_running_loop()
             self._look_timer = loop.call_later(ServerTls.look_every, self._look_at_certificates)
+
+    async def _until_closed(
+        self, acceptors: list[asyncio.Task[None]], on_failure: Callable[[OSError], object] | None
+    ) -> OSError | None:
+        """Return when nothing is accepted any more; with the error, if `on_failure` was called."""
+        try:
+            await _all_or_first_error(acceptors)
+        except OSError as error:
+            if on_failure is None:
+                raise
+            self._close_servers()
+            await asyncio.wait(acceptors)
+            on_failure(error)
+            return error
+        return None
 
     async def _accept_from(self, server: AsyncStreamConnectionServer[Any, SocketT]) -> None:
         loop = asyncio.get_running_loop()

@@ -81,7 +81,7 @@ class AsyncStreamConnectionServer(Generic[AddressT, SocketT]):
             SocketClosedError: the server is closed, or closes meanwhile.
             SocketBusyError: the socket passed in is connected already.
             TypeError: what was passed in is no socket of this server's kind.
-            OSError: the listening socket has become unusable.
+            OSError: the listening socket has become unusable; it names the address.
 
         Cancel safety: no connection is lost.
         Yields when it has to wait, and now and then (see `wires.event_loop`) when it does not.

@@ -115,6 +115,7 @@ async def _serve(
     )
     succession = succession_from(args, announcer)
     over = asyncio.Event()
+    failure: OSError | None = None
     async with AsyncExitStack() as stack:
         stack.push_async_callback(succession.aclose)
         taken = await succession.take_over()
@@ -133,17 +134,22 @@ async def _serve(
         if metrics is not None:
             await stack.enter_async_context(metrics_of(spawner, metrics))
         _restart_at_signals(stack, succession, over, announcer)
-        report = await serve_until_signal(
-            spawner,
-            servers,
-            drain_grace=args.drain_grace,
-            signals=_SIGNALS,
-            on_listening=lambda: announcer.listening(held.addresses, metrics),
-            on_draining=end,
-            until=over,
-        )
-        announcer.drained(report)
-    await leave_behind(spawner.connections, _last_words)
+        try:
+            await serve_until_signal(
+                spawner,
+                servers,
+                drain_grace=args.drain_grace,
+                signals=_SIGNALS,
+                on_listening=lambda: announcer.listening(held.addresses, metrics),
+                on_draining=end,
+                on_drained=announcer.drained,
+                until=over,
+            )
+        except OSError as error:
+            failure = error
+    await leave_behind(spawner.connections, _last_words, status=1 if failure else 0)
+    if failure is not None:
+        raise failure
 
 
 def _restart_at_signals(

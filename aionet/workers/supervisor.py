@@ -14,6 +14,9 @@ however often: its end may be the work of a single client, who must not be able 
 Workers that never become ready are our own fault; where none accepts any more, the supervisor gives up after
 eight such starts in a row, and says so. While one accepts, it never gives up.
 
+*A listening socket that became unusable* ends its workers, after a drain. It is made to listen again before
+another worker accepts from it.
+
 *No queue is left alone.* A listening socket whose worker has stopped is accepted from by a living one, the
 one with the fewest of such sockets, until a worker of its own is there again (`_share_out`).
 
@@ -234,6 +237,7 @@ class Supervisor:
 
     async def _start_one(self, number: int, content: bytes) -> WorkerProcess:
         self._raise_if_draining()
+        self._listeners.listen_again()
         own = self._listeners.for_worker(number, self.workers)
         worker = await WorkerProcess.start(number, content, self._listeners.sockets, own, self.counters.tell)
         self._living.add(worker)
@@ -286,6 +290,10 @@ class Supervisor:
         """Have each listening socket accepted from: by a worker of its own, or by another one meanwhile."""
         if self.draining:
             return
+        try:
+            self._listeners.listen_again()
+        except OSError as error:
+            _log.error("%s", error.strerror)
         sockets = self._listeners.sockets
         accepting = {number: worker for number, worker in self._current.items() if worker.accepts}
         own = {sock for number in accepting for sock in self._listeners.for_worker(number, self.workers)}

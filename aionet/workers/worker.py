@@ -35,6 +35,7 @@ from typing import Any
 from ..announcing import Log
 from ..draining import DrainReport, leave_behind
 from ..held_listeners import server_on
+from ..listening import ListeningSocket
 from ..message_channel import MessageChannel
 from ..running import loop_factory
 from ..serving import on_signals
@@ -70,10 +71,15 @@ def main(channel: int, listeners: list[int], own: list[int]) -> None:
         faulthandler.enable()  # it tells where we hang
     more = {} if settings.prepare is None else settings.prepare()
     handler = load_handler(settings)
-    sockets = [socket.socket(fileno=fd) for fd in listeners]
+    sockets = [_listening_socket(fd) for fd in listeners]
     with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
         worker = _Worker(settings, handler, more, MessageChannel(socket.socket(fileno=channel)))
         runner.run(worker.run(sockets, own))
+
+
+def _listening_socket(fd: int) -> socket.socket:
+    sock = socket.socket(fileno=fd)
+    return ListeningSocket(sock.family, sock.detach())
 
 
 def _leave_standard_input() -> None:
@@ -99,6 +105,7 @@ class _Worker:
         self._taken: set[int] = set()  # indexes of sockets
         self._drains: list[asyncio.Task[DrainReport]] = []
         self._go = asyncio.Event()
+        self._status = 0  # of this process
 
     async def run(self, sockets: list[socket.socket], own: list[int]) -> None:
         self._servers = [server_on(sockets[index], self._settings.tls) for index in own]
@@ -114,13 +121,31 @@ class _Worker:
             beating = asyncio.create_task(self._beat())
             await self._go.wait()
             if not self._drains:
-                await self._spawner.serve(*self._servers)
+                await self._serve()
             reports = await asyncio.gather(*self._drains)
             for task in (telling, beating, listening):
                 task.cancel()
             await asyncio.wait([telling, beating, listening])
             self._tell({**_figures(*measure()), "report": dataclasses.asdict(reports[0])})
-        await leave_behind(self._spawner.connections, _log.warning)
+        await leave_behind(self._spawner.connections, _log.warning, status=self._status)
+        if self._status:
+            sys.exit(self._status)
+
+    async def _serve(self) -> None:
+        """Serve until it is drained; also by a listening socket that becomes unusable."""
+
+        def on_failure(error: OSError) -> None:
+            if not self._drains:
+                self._drain(self._settings.drain_grace)
+            self._tell({"draining": True})
+            _log.error("%s; draining", error.strerror)
+
+        try:
+            await self._spawner.serve(*self._servers, on_failure=on_failure)
+        except OSError:
+            if not self._drains:
+                raise
+            self._status = 1
 
     async def _listen(self) -> None:
         """Do what the supervisor says; drain when it says no more."""
@@ -148,8 +173,7 @@ class _Worker:
         sock = self._sockets[index]
         for server in self._servers:
             if not server.closed and server.raw_sockets[0].getsockname() == sock.getsockname():
-                sock.setblocking(False)
-                server._acceptor.add(sock, lambda error: _log.error("%s", error))
+                server._acceptor.add(sock, lambda error: _log.error("%s", error.strerror))
                 self._taken.add(index)
                 return
 

@@ -151,6 +151,47 @@ def test_a_failed_restart_is_the_end_of_the_reload(service: Service) -> None:
         assert server.ended()[0] == 0
 
 
+def test_a_listening_socket_that_breaks_ends_the_service_after_a_drain(service: Service) -> None:
+    """The other one's connections finish, and the error says what failed, and where."""
+    with service.start("--bind", "127.0.0.1:0") as server, connect_raw(server.addresses[1]) as sock:
+        sock.sendall(b"a")
+        assert receive_exactly(sock, 1) == b"A"
+        service.listener.shutdown(socket.SHUT_RDWR)
+        assert server.next_event() == {"event": "draining", "connections": 1, "grace": 30}
+        with pytest.raises(ConnectionRefusedError):
+            connect_raw(server.addresses[1])
+        sock.sendall(b"b")
+        assert receive_exactly(sock, 1) == b"B"
+        sock.close()
+        drained = server.next_event()
+        assert (drained["event"], drained["finished"]) == ("drained", 1)
+        code, _, errors = server.ended()
+    message = f"cannot accept on 127.0.0.1:{service.port}: Invalid argument"
+    assert code == 1
+    assert [line.partition("aionet.server: ")[2] or line for line in errors.splitlines()] == [
+        f"{message}; draining",
+        f"aionet: {message}",
+    ]
+
+
+def test_a_listening_socket_that_breaks_restarts_its_worker(service: Service) -> None:
+    with service.start("--bind", "127.0.0.1:0", "--workers", "2") as server:
+        with connect_raw(server.addresses[1]) as sock:
+            sock.sendall(b"a")
+            assert receive_exactly(sock, 1) == b"A"
+            service.listener.shutdown(socket.SHUT_RDWR)
+            server.expect(f"cannot accept on 127.0.0.1:{service.port}: Invalid argument; draining")
+            server.expect("takes the place of")  # the other one may have found it listening again
+            sock.sendall(b"b")
+            assert receive_exactly(sock, 1) == b"B"
+        for address in server.addresses * 5:
+            with connect_raw(address) as sock:
+                sock.sendall(b"c")
+                assert receive_exactly(sock, 1) == b"C"
+        server.signal()
+        assert server.ended()[0] == 0
+
+
 def run_as_systemd(service: Service, *arguments: str) -> bytes:
     done = subprocess.run(
         [

@@ -14,6 +14,7 @@ from helpers import begin, give_turns, open_sockets, until
 from peers import RawPeer
 
 from aionet import AsyncTcpSocket, AsyncUnixSocket, SocketBusyError, SocketClosedError
+from aionet.listening import ListeningSocket
 
 pytestmark = pytest.mark.asyncio
 
@@ -481,3 +482,57 @@ async def test_a_fatal_failure_is_raised(kind, fault, name):
             assert isinstance(error, OSError)
             assert error.errno == getattr(errno, name)
         peer.close()
+
+
+@contextlib.contextmanager
+def further_listener(kind, directory):
+    """A listening socket of a kind, and a function that connects to it."""
+    address = str(directory / "further") if kind.family == socket.AF_UNIX else ("127.0.0.1", 0)
+    with ListeningSocket(kind.family) as sock:
+        sock.bind(address)
+        sock.listen()
+        yield sock, lambda: RawPeer.connect(sock.getsockname(), kind.family)
+
+
+async def test_a_listening_socket_is_added_and_removed_while_a_task_waits(kind, tmp_path):
+    async with kind.server() as server:
+        with further_listener(kind, tmp_path) as (further, connect):
+            failures = []
+            accepting = await begin(server.accept())
+            server._acceptor.add(further, failures.append)
+            peer = await connect()
+            await exchange(await accepting, peer)
+            peers = [await kind.connect(server), await connect()] * 2
+            with aborting(*[await server.accept() for _ in range(2)]):
+                for peer in peers:
+                    peer.close()
+            accepting = await begin(server.accept())
+            server._acceptor.remove(further)
+            left = await connect()
+            peer = await kind.connect(server)
+            await exchange(await accepting, peer)
+            further.accept()[0].close()  # it was left in the queue
+            left.close()
+            assert failures == []
+
+
+async def test_an_added_socket_that_breaks_is_dropped(kind, tmp_path):
+    async with kind.server() as server:
+        with further_listener(kind, tmp_path) as (further, _):
+            failures = []
+            server._acceptor.add(further, failures.append)
+            accepting = await begin(server.accept())
+            further.shutdown(socket.SHUT_RDWR)
+            await until(lambda: failures)
+            assert failures[0].errno == errno.EINVAL
+            peer = await kind.connect(server)
+            await exchange(await accepting, peer)
+
+
+async def test_a_listening_socket_that_is_shut_down(kind):
+    async with kind.server() as server:
+        accepting = await begin(server.accept())
+        server.raw_sockets[0].shutdown(socket.SHUT_RDWR)
+        with pytest.raises(OSError, match=r"cannot accept on .*: Invalid argument") as caught:
+            await accepting
+        assert str(server.address) in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -382,12 +383,38 @@ async def test_a_listener_that_breaks_ends_serve_and_leaves_nothing(stage: Stage
     await until(lambda: spawner.stats.active == 1)
     with socket.socket(fileno=os.dup(broken.filenos()[0])) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)  # accept(2) fails with EINVAL from now on
-        with pytest.raises(OSError, match="Invalid argument"):
+        with pytest.raises(OSError, match=f"cannot accept on {broken.address}: Invalid argument") as caught:
             await serving
+    assert caught.value.errno == errno.EINVAL
     assert broken.closed
     assert other.closed
     assert spawner.connections == ()
     assert await client.receive() == b""
+
+
+@pytest.mark.asyncio
+async def test_a_listener_that_breaks_may_begin_a_drain(stage: Stage, kind: str) -> None:
+    """Connections of the other server finish, and the error comes at the end."""
+    spawner = aionet.ConnectionSpawner(echo)
+    broken, other = stage.server(kind), stage.tcp_server()
+    drains: list[asyncio.Task[aionet.DrainReport]] = []
+
+    def drain(error: OSError) -> None:
+        drains.append(asyncio.create_task(spawner.drain(3600.0)))
+
+    serving = asyncio.create_task(spawner.serve(broken, other, on_failure=drain))
+    client = stage.client(other)
+    await until(lambda: spawner.stats.active == 1)
+    with socket.socket(fileno=os.dup(broken.filenos()[0])) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
+    await until(lambda: other.closed)
+    await client.send(b"still there")
+    assert await client.receive_exactly(11) == b"still there"
+    client.close()
+    with pytest.raises(OSError, match=f"cannot accept on {broken.address}: Invalid argument"):
+        await serving
+    report = await drains[0]
+    assert (report.finished, report.cancelled) == (1, 0)
 
 
 @pytest.mark.asyncio

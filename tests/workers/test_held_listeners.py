@@ -6,7 +6,7 @@ import os
 import socket
 
 import pytest
-from helpers import needs_ipv6, open_sockets
+from helpers import needs_ipv6, open_sockets, unused_port
 
 from aionet import SocketAddress, UnixAddress
 from aionet.held_listeners import HeldListener, HeldListeners, InheritedListeners, server_on
@@ -133,3 +133,27 @@ async def test_inherited_sockets_must_listen():
         await HeldListeners.open([InheritedListeners("systemd:web", (sock,))])
     with pytest.raises(OSError, match="no socket was passed to this process for systemd:web"):
         await HeldListeners.open([InheritedListeners("systemd:web", ())])
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+@pytest.mark.parametrize("kind", ["any port", "a port", "both families", "path", "abstract name"])
+async def test_a_socket_that_was_shut_down_listens_again(tmp_path, kind, shares):
+    addresses = {
+        "any port": LOCAL,
+        "a port": SocketAddress("127.0.0.1", unused_port()),
+        "both families": SocketAddress(0),
+        "path": UnixAddress(tmp_path / "sock"),
+        "abstract name": UnixAddress(f"@aionet-{os.getpid()}-{shares}"),
+    }
+    with await HeldListeners.open([addresses[kind]], shares=shares) as held:
+        names = [sock.getsockname() for sock in held.sockets]
+        held.listen_again()
+        for sock in held.sockets:
+            sock.shutdown(socket.SHUT_RDWR)
+        held.listen_again()
+        assert [sock.getsockname() for sock in held.sockets] == names
+        for sock, name in zip(held.sockets, names, strict=True):
+            with socket.socket(sock.family) as client:
+                client.connect(name)
+        held.listen_again()
+    assert not (tmp_path / "sock").exists()
