@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .addresses import AddressLike, SocketAddress, UnixAddress, as_address
@@ -13,13 +12,14 @@ from .announcing import Log
 from .draining import DrainReport
 from .hanging_up import hang_up_signals, when_hung_up
 from .limiting.limits import ConnectionLimits
+from .process_signals import on_signals
 from .spawner import ConnectionSpawner, ContextOf, Handler, OnClose, OnError
 from .stream_server import AsyncStreamConnectionServer
 from .tcp_connection_server import AsyncTcpConnectionServer
 from .tls.server import ServerTls, TlsForServer
 from .unix_connection_server import AsyncUnixConnectionServer
 
-__all__ = ["listen", "on_signals", "serve", "serve_until_signal"]
+__all__ = ["listen", "serve", "serve_until_signal"]
 
 _log = Log("aionet.server")
 
@@ -51,7 +51,8 @@ async def serve(
             `on_error`, `on_close`, `preface` and `context`.
         tls: a `ServerTls`, or an `ssl.SSLContext` of a server: every connection begins with a TLS handshake.
         drain_grace: seconds that handlers have to finish after the signal.
-        signals: empty to install none, as a thread other than the main one must.
+        signals: empty to install none, as a thread other than the main one must. At a signal every `serve` of
+            the loop that has it among its own drains.
         on_listening: called with the server once a signal would drain it; `server.address` tells where it is.
 
     Raises:
@@ -182,29 +183,3 @@ async def listen(
     if isinstance(found, UnixAddress):
         return AsyncUnixConnectionServer(found, tls=tls)
     return await AsyncTcpConnectionServer.listen(found, tls=tls)
-
-
-@contextmanager
-def on_signals(signals: Iterable[signal.Signals], callback: Callable[[], object]) -> Iterator[None]:
-    """Have the loop call `callback` at each of `signals`; put back what was there before.
-
-    Raises `RuntimeError` outside of the main thread.
-    """
-    loop = asyncio.get_running_loop()
-    before: dict[signal.Signals, Any] = {}
-    try:
-        for number in signals:
-            previous = signal.getsignal(number)
-            try:
-                loop.add_signal_handler(number, callback)
-            except (ValueError, RuntimeError) as error:
-                raise RuntimeError(
-                    f"{number.name} can be handled in the main thread only: pass signals=() elsewhere"
-                ) from error
-            before[number] = previous
-        yield
-    finally:
-        for number, previous in before.items():
-            loop.remove_signal_handler(number)
-            if previous is not None:  # None: it was not installed from Python and cannot be put back
-                signal.signal(number, previous)

@@ -35,8 +35,9 @@ from ..errors import SuccessionError, WorkerFailedError
 from ..hanging_up import hang_up_signals, when_hung_up
 from ..held_listeners import HeldListeners, WantedListener, server_on
 from ..observing import connection_context
+from ..process_signals import on_signals
 from ..running import loop_factory
-from ..serving import on_signals, serve_until_signal
+from ..serving import serve_until_signal
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
 from ..succession.hot_restart import Succession

@@ -23,8 +23,8 @@ from ..errors import WorkerFailedError
 from ..hanging_up import hang_up_signals, when_hung_up
 from ..held_listeners import HeldListeners, WantedListener
 from ..limiting.limits import ConnectionLimits
+from ..process_signals import on_signals
 from ..running import LoopName
-from ..serving import on_signals
 from ..spawner import Handler
 from ..succession.hot_restart import Succession
 from ..tls.server import ServerTls

@@ -37,8 +37,8 @@ from ..draining import DrainReport, leave_behind
 from ..held_listeners import server_on
 from ..listening import ListeningSocket
 from ..message_channel import MessageChannel
+from ..process_signals import on_signals
 from ..running import loop_factory
-from ..serving import on_signals
 from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
 from .counters import Counts

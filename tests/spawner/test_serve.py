@@ -19,6 +19,7 @@ import pytest
 from helpers import begin, give_turns, until
 
 import aionet
+from aionet.process_signals import on_signals
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(aionet.__file__).parent.parent)}
 
@@ -332,3 +333,48 @@ def test_in_another_thread_with_signals_it_says_what_to_do(loop: str) -> None:
 
     in_thread(loop, main)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("first_ends", [0, 1])
+async def test_a_signal_drains_every_server_of_the_loop(first_ends: int) -> None:
+    """A second one ends the grace of those that are left, whichever has ended before."""
+    before = signal.getsignal(signal.SIGUSR1)
+    served = [asyncio.Event(), asyncio.Event()]
+
+    def handler_of(event: asyncio.Event) -> Any:
+        async def handler(sock: Any) -> None:
+            event.set()
+            await sock.read()
+
+        return handler
+
+    servers = [aionet.AsyncTcpConnectionServer(("127.0.0.1", 0)) for _ in served]
+    servings = [
+        await begin(aionet.serve(handler_of(event), server, signals=(signal.SIGUSR1,), drain_grace=3600.0))
+        for event, server in zip(served, servers, strict=True)
+    ]
+    clients = [socket.create_connection(("127.0.0.1", server.address.port)) for server in servers]
+    for event in served:
+        await event.wait()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await until(lambda: all(server.closed for server in servers))
+    clients[first_ends].close()
+    assert (await servings[first_ends]).finished == 1
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert (await servings[1 - first_ends]).cancelled == 1
+    clients[1 - first_ends].close()
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+@pytest.mark.asyncio
+async def test_what_fails_at_a_signal_keeps_nothing_from_draining(loop_complaints: list[str]) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    serving = None
+    with on_signals([signal.SIGUSR1], fail):
+        serving = await begin(aionet.serve(greet, ("127.0.0.1", 0), signals=(signal.SIGUSR1,)))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert (await serving).aborted == 0
+    assert "ZeroDivisionError" in loop_complaints.pop()

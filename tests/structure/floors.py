@@ -18,6 +18,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "signals",
         "close_reason",
         "hanging_up",
+        "process_signals",
         "tls_failure",
         "no_copies",
     ),
