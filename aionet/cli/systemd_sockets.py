@@ -15,6 +15,7 @@ from .failing import CommandError
 
 __all__ = ["SystemdSockets", "wanted_listeners"]
 
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 _PREFIX = "systemd:"
 
 
@@ -47,11 +48,18 @@ def wanted_listeners(
         passed = inherited_listeners()
     except (ValueError, OSError) as error:
         raise CommandError(f"what systemd passes is wrong: {error}") from error
-    wanted = [_wanted(name, passed, access) for name in names]
-    for left in passed:
+    problem = next(
+        (text for name in passed for sock in passed[name] if (text := _problem_with(name, sock))), ""
+    )
+    wanted: list[WantedListener] = []
+    if not problem:
+        wanted += [_wanted(name, passed, access) for name in names]
+        for left in passed:
+            problem = f"sockets named {left!r}, but nothing is bound to systemd:{left}"
+    if problem:
         for sock in (sock for sockets in passed.values() for sock in sockets):
             sock.close()
-        raise CommandError(f"systemd passes sockets named {left!r}, but nothing is bound to systemd:{left}")
+        raise CommandError(f"systemd passes {problem}")
     return wanted
 
 
@@ -70,3 +78,14 @@ def _wanted(
 def _inherited(wanted: SystemdSockets, passed: dict[str, list[socket.socket]]) -> InheritedListeners:
     names = [wanted.name] if wanted.name else list(passed)
     return InheritedListeners(str(wanted), tuple(sock for name in names for sock in passed.pop(name, [])))
+
+
+def _problem_with(name: str, sock: socket.socket) -> str | None:
+    """Return what is wrong with `sock` and its ``.socket`` unit; ``None`` for a listening stream socket."""
+    if sock.type == socket.SOCK_DGRAM:
+        return f"a datagram socket named {name!r}: expected ListenStream="
+    if sock.type != socket.SOCK_STREAM or sock.family not in _FAMILIES:
+        return f"a socket named {name!r} of a kind that is not served: expected ListenStream="
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return f"a socket named {name!r} that does not listen: set Accept=no"
+    return None

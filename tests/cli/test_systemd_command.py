@@ -222,6 +222,32 @@ def test_sockets_that_are_not_there(service: Service) -> None:
     assert b"no socket was passed to this process for systemd:admin" in errors
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("connected", "systemd passes a socket named 'web' that does not listen: set Accept=no"),
+        ("datagram", "systemd passes a datagram socket named 'web': expected ListenStream="),
+        (
+            "packet",
+            "systemd passes a socket named 'web' of a kind that is not served: expected ListenStream=",
+        ),
+    ],
+)
+def test_a_socket_that_does_not_listen(service: Service, mode: list[str], kind: str, message: str) -> None:
+    ends = {
+        "connected": lambda: socket.socketpair(),
+        "datagram": lambda: (socket.socket(type=socket.SOCK_DGRAM),),
+        "packet": lambda: (socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET),),
+    }[kind]()
+    os.dup2(ends[0].fileno(), service._pass_on)
+    for sock in ends:
+        sock.close()
+    errors = run_as_systemd(service, "--bind", "systemd:web", *mode).decode()
+    assert errors.startswith(f"aionet: {message}")
+    assert len(errors.splitlines()) == 1
+
+
 def test_variables_that_make_no_sense(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_FDS", "x")
     assert b"aionet: what systemd passes is wrong: LISTEN_FDS='x'" in run_as_systemd(service)
