@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
-import os
 import sys
 import traceback
 from types import ModuleType, TracebackType
@@ -24,7 +23,7 @@ from .arguments import add_server_arguments, bound_addresses, fill_in, processes
 from .configuration import add_configuration_arguments
 from .failing import CommandError
 from .observing import add_observing_arguments
-from .serving import run_server
+from .serving import STARTED_IN, run_server
 from .supervising import run_workers_command
 from .tls_options import add_server_tls_arguments, check_server_tls
 
@@ -132,10 +131,9 @@ def _check_processes(args: argparse.Namespace) -> None:
 
 def _load(module_name: str, path: str) -> Handler[Any] | None:
     """Return the handler; ``None`` if its module raised, and its traceback was shown."""
-    try:
-        directory = os.getcwd()
-    except FileNotFoundError:
-        raise CommandError("the current directory is gone") from None
+    directory = STARTED_IN.real
+    if directory is None:
+        raise CommandError("the current directory is gone")
     if directory not in sys.path:
         sys.path.insert(0, directory)
     module = _import(module_name, path)
@@ -168,7 +166,7 @@ def _import(name: str, path: str) -> ModuleType | None:
         if isinstance(error, ModuleNotFoundError) and _is_or_contains(error.name, name):
             hint = _named_as_module(name, path)
             raise CommandError(
-                f"there is no module {error.name!r} (looked in {os.getcwd()} too){hint}"
+                f"there is no module {error.name!r} (looked in {STARTED_IN.name} too){hint}"
             ) from None
         shown = traceback.format_exception(type(error), error, _frames_of_the_module(error.__traceback__))
         say("".join(shown).rstrip("\n"))

@@ -42,6 +42,7 @@ from ..spawner import ConnectionSpawner, Handler
 from ..stream_server import AsyncStreamConnectionServer
 from ..succession.hot_restart import Succession
 from ..tls.server import ServerTls
+from ..working_directory import WorkingDirectory
 from .arguments import Address, Bound, file_access_from, limits_from, preface_from
 from .failing import CommandError, complain, explain, explain_any
 from .observing import access_log, metrics_of, metrics_server, set_up_logging
@@ -49,9 +50,12 @@ from .standard_streams import release_standard_streams, silence_standard_output
 from .systemd_sockets import wanted_listeners
 from .tls_options import server_tls_from
 
-__all__ = ["Announcer", "explained", "run_server", "succession_from"]
+__all__ = ["STARTED_IN", "Announcer", "explained", "run_server", "succession_from"]
 
 _Server = AsyncStreamConnectionServer[Any, Any]
+
+STARTED_IN = WorkingDirectory.now()
+"""The working directory, before a user's module was imported, which may leave it."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -95,6 +99,7 @@ def succession_from(args: argparse.Namespace, announcer: Announcer) -> Successio
             replace=getattr(args, "replace", False),
             timeout=getattr(args, "start_timeout", 30.0),
             on_handed_over=announcer.handed_over,
+            directory=STARTED_IN,
         )
     except ValueError as error:
         raise CommandError(str(error)) from error

@@ -5,6 +5,9 @@ Theory of operation
 Connections queue in the kernel all the while, in the same sockets, so none is refused; what is said meanwhile
 stands in `handing_over.py`. Whatever goes wrong before the successor's last word, the predecessor goes on.
 
+*Which directory.* The successor is started in the working directory as the user calls it: where that is a
+symbolic link that was switched, in the new one (`working_directory.py`).
+
 *How they meet.* SIGUSR2: the predecessor runs its own command again, and the child inherits one end of a
 socket pair (``AIONET_SUCCESSION`` names the descriptor). ``--replace``: a process started by anybody else
 connects to the control socket (`control_socket.py`).
@@ -27,6 +30,7 @@ from ..cleaning_up import see_through
 from ..errors import SuccessionError
 from ..held_listeners import HeldListener, HeldListeners
 from ..message_channel import MessageChannel, until_readable
+from ..working_directory import WorkingDirectory
 from .control_socket import control_address, control_name, open_control, process_of, user_of
 from .handing_over import abort, confirm, expect, send_listeners, take_listeners
 
@@ -47,6 +51,7 @@ class Succession:
         control: the path of the control socket; ``None``: there is none.
         replace: take over from whoever answers there, if anybody does.
         timeout: seconds in which a successor must be ready.
+        directory: where this program was started; by default the present working directory.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Succession:
         replace: bool = False,
         timeout: float = 30.0,
         on_handed_over: Callable[[int], object] = lambda pid: None,
+        directory: WorkingDirectory | None = None,
     ) -> None:
         self._address = None if control is None else control_address(control)
         if replace and control is None:
@@ -63,8 +69,9 @@ class Succession:
         self._replace = replace
         self._timeout = timeout
         self._on_handed_over = on_handed_over
-        self._command = [sys.executable, *sys.orig_argv[1:]]
-        self._directory = os.getcwd()  # the user's module may leave it
+        self.directory = directory or WorkingDirectory.now()  # the user's module may leave it
+        """Where this program was started."""
+        self._command = [self.directory.renamed(sys.executable), *sys.orig_argv[1:]]
         self._predecessor: MessageChannel | None = None
         self._taken: list[HeldListener] = []
         self._control: HeldListener | None = None
@@ -200,18 +207,21 @@ class Succession:
 
     async def _start_successor(self) -> None:
         ours, theirs = socket.socketpair()
+        directory = self.directory.name
         environment = os.environ | {_VARIABLE: str(theirs.fileno())}
+        if directory is not None:
+            environment["PWD"] = directory
         environment.pop("WATCHDOG_PID", None)  # it names this process; the watchdog is the successor's, too
         try:
             with theirs:
                 process = subprocess.Popen(  # noqa: ASYNC220 - asyncio's kill their process with themselves
-                    self._command, pass_fds=[theirs.fileno()], env=environment, cwd=self._directory
+                    self._command, pass_fds=[theirs.fileno()], env=environment, cwd=directory
                 )
         except OSError as error:
             ours.close()
             _log.error("no successor, going on: %s", error)
             return
-        _log.info("process %d is to be the successor", process.pid)
+        _log.info("process %d is to be the successor, in %s", process.pid, directory)
         channel = MessageChannel(ours)
         try:
             await self._give(channel, process.pid)

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 
 from ..errors import WorkerFailedError
 from ..message_channel import MessageChannel
+from ..working_directory import WorkingDirectory
 from .counters import Counts
 
 __all__ = ["OnCounters", "WorkerProcess"]
@@ -79,9 +80,12 @@ class WorkerProcess:
         settings: bytes,
         sockets: Sequence[socket.socket],
         own: Iterable[socket.socket],
+        directory: WorkingDirectory,
         on_counters: OnCounters,
     ) -> WorkerProcess:
         """Start worker `number`, which accepts from copies of `own`; see `take` for the rest of `sockets`.
+
+        It is started in `directory`, under the user's name for that.
 
         Raises `OSError` if there can be no more processes. Cancel safety: none is left running.
         """
@@ -90,13 +94,19 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
+                directory.renamed(sys.executable),
                 *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]  # as multiprocessing
                 "-c",
-                _PROGRAM.format(channel=theirs.fileno(), listeners=listeners, own=indexes, path=sys.path),
+                _PROGRAM.format(
+                    path=[*map(directory.renamed, sys.path)],
+                    channel=theirs.fileno(),
+                    listeners=listeners,
+                    own=indexes,
+                ),
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno(), *listeners],
-                env={name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS},
+                cwd=directory.name,
+                env=_environment(directory),
             )
         except BaseException:
             ours.close()
@@ -247,6 +257,11 @@ class WorkerProcess:
             self._channel.close()
             self._stopped.set()
             self._silent.set()
+
+
+def _environment(directory: WorkingDirectory) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
+    return environment if directory.name is None else environment | {"PWD": directory.name}
 
 
 def _pidfd_of(pid: int) -> int | None:

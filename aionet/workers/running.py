@@ -158,6 +158,7 @@ async def supervise(
         supervisor = Supervisor(
             settings,
             held,
+            directory=succession.directory,
             workers=workers,
             drain_grace=drain_grace,
             start_timeout=start_timeout,

@@ -29,6 +29,7 @@ from ..limiting.limits import ConnectionLimits
 from ..running import LoopName
 from ..spawner import ConnectionSpawner, Handler
 from ..tls.server import ServerTls
+from ..working_directory import WorkingDirectory
 from .counters import Counts
 
 __all__ = ["Measure", "WorkerSettings", "in_worker", "load_handler", "packed", "plainly_counted", "unpacked"]
@@ -70,16 +71,19 @@ class WorkerSettings:
     """If given, logging is set up, to standard error."""
 
 
-def packed(settings: WorkerSettings) -> bytes:
-    """Return `settings` for `unpacked`. Raises `TypeError` if something in them cannot be found by name."""
+def packed(settings: WorkerSettings, directory: WorkingDirectory) -> bytes:
+    """Return `settings` for `unpacked`, in a process that is started in `directory`.
+
+    Raises `TypeError` if something in them cannot be found by name.
+    """
     try:
         content = pickle.dumps(settings)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(
             f"workers import the handler by its name, so it must be a function of a module: {error}"
         ) from error
-    main = _main_program() if b"__main__" in content else None
-    return pickle.dumps((sys.path, main)) + content
+    main = _main_program(directory) if b"__main__" in content else None
+    return pickle.dumps(([*map(directory.renamed, sys.path)], main)) + content
 
 
 def unpacked(stream: IO[bytes]) -> WorkerSettings:
@@ -110,7 +114,7 @@ def load_handler(settings: WorkerSettings) -> Handler[Any]:
     return handler
 
 
-def _main_program() -> tuple[str, str]:
+def _main_program(directory: WorkingDirectory) -> tuple[str, str]:
     """Return how to run the main script again: by the name of its module, or by its file."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
@@ -119,7 +123,7 @@ def _main_program() -> tuple[str, str]:
     file = getattr(main, "__file__", None)
     if file is None:
         raise TypeError("the handler was typed in, and workers cannot import it: put it into a module")
-    return "file", file
+    return "file", directory.renamed(file)
 
 
 def _load_main_program(kind: str, name: str) -> None:

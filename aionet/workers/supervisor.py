@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,7 @@ from ..cleaning_up import see_through
 from ..draining import DrainReport
 from ..errors import WorkerFailedError
 from ..held_listeners import HeldListeners
+from ..working_directory import WorkingDirectory
 from .counters import Counters
 from .hanging import beat_for, end_those_that_hang
 from .process import WorkerProcess
@@ -58,6 +60,7 @@ class Supervisor:
 
     Args:
         settings: called at the start and at each reload.
+        directory: the working directory of the workers; a reload enters it, too.
         drain_grace: seconds for the workers that a reload replaces.
         start_timeout: seconds in which a worker must become ready.
         worker_timeout: seconds without a sign of life after which a worker is ended; ``None``: it is not.
@@ -68,6 +71,7 @@ class Supervisor:
         settings: Callable[[], WorkerSettings],
         listeners: HeldListeners,
         *,
+        directory: WorkingDirectory,
         workers: int,
         drain_grace: float,
         start_timeout: float,
@@ -79,6 +83,7 @@ class Supervisor:
         """How often a worker that had ended was replaced."""
         self._settings = settings
         self._listeners = listeners
+        self._directory = directory
         self.workers = workers
         """How many workers there are to be."""
         self._drain_grace = drain_grace
@@ -175,6 +180,8 @@ class Supervisor:
             return False
         self._reloading = True
         try:
+            if self._directory.name is not None:
+                os.chdir(self._directory.name)  # from where the configuration is read again, too
             content = self._content()
             fresh = await self._start_all(content)
         except (WorkerFailedError, OSError, TypeError) as error:
@@ -220,7 +227,7 @@ class Supervisor:
     def _content(self) -> bytes:
         """Return what new workers are told. Raises what `settings` raises, and `TypeError`."""
         beat = None if self._worker_timeout is None else beat_for(self._worker_timeout)
-        return packed(dataclasses.replace(self._settings(), beat=beat))
+        return packed(dataclasses.replace(self._settings(), beat=beat), self._directory)
 
     async def _start_all(self, content: bytes) -> list[WorkerProcess]:
         """Start one worker for each number; all are ready, or none is left."""
@@ -239,7 +246,9 @@ class Supervisor:
         self._raise_if_draining()
         self._listeners.listen_again()
         own = self._listeners.for_worker(number, self.workers)
-        worker = await WorkerProcess.start(number, content, self._listeners.sockets, own, self.counters.tell)
+        worker = await WorkerProcess.start(
+            number, content, self._listeners.sockets, own, self._directory, self.counters.tell
+        )
         self._living.add(worker)
         return worker
 

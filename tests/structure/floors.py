@@ -19,6 +19,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "close_reason",
         "hanging_up",
         "process_signals",
+        "working_directory",
         "tls_failure",
         "no_copies",
     ),
