@@ -15,9 +15,15 @@ directories to search is needed. The file of the configuration is watched beside
 *A child that ends with an error* has said why; the parent waits for the next change. One that ends well was
 asked to by somebody, and then that is the end of both.
 
-*Signals.* The child has a process group of its own, because Ctrl-C would reach both; the parent passes on
-what it gets, so that a second one ends the drain as it does without ``--reload``. At a change the drain is
-given a second, then a second signal; a handler that ignores all of it is killed.
+*One job.* Parent and child are one process group, so that either may read from the terminal (a debugger,
+`input()`), and job control stops and continues both.
+
+*Signals.* A terminal's Ctrl-C therefore reaches both. The child leaves SIGINT, SIGQUIT and SIGHUP to the
+parent, which passes each on as SIGTERM: a second one ends the drain, as it does without ``--reload``, and a
+third one kills a child whose event loop hangs. At a change the drain is given a second, then a second signal;
+a handler that ignores all of it is killed. A child that is stopped is continued first.
+
+*A parent that is killed* closes the pipe, at which the child ends itself as at a SIGTERM.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,8 +47,10 @@ __all__ = ["report_imports", "run_again_at_changes"]
 
 _PIPE = "AIONET_RELOAD_PIPE"
 _INTERVAL = 0.5  # seconds between two looks at the files
+_KILLS = 3  # which signal kills the child
 _GRACE = 1.0  # seconds for connections to finish, and for handlers to end after that
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+_WITHOUT_MEANING = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 # The child ----------------------------------------------------------------------------------------------
@@ -52,6 +61,10 @@ def report_imports() -> bool:
     pipe = os.environ.pop(_PIPE, None)
     if pipe is None:
         return False
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda *_: None)  # unlike SIG_IGN, it is not passed on to programs
+    threading.Thread(target=_end_with_parent, args=[int(pipe)], name="parent", daemon=True).start()
     reporter = _Reporter(int(pipe))
     for module in list(sys.modules.values()):
         if file := getattr(module, "__file__", None):
@@ -59,6 +72,14 @@ def report_imports() -> bool:
     sys.meta_path.insert(sys.meta_path.index(PathFinder), reporter)
     sys.dont_write_bytecode = True  # it is taken for that of a source of the same size and second
     return True
+
+
+def _end_with_parent(pipe: int) -> None:
+    """End this process when the other end of `pipe` is closed."""
+    poll = select.poll()
+    poll.register(pipe, 0)  # which reports POLLERR all the same
+    poll.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Reporter:
@@ -112,14 +133,17 @@ class _Supervisor:
     def __init__(self, watched: _WatchedFiles) -> None:
         self._watched = watched
         self._child: subprocess.Popen[bytes] | None = None
-        self._asked_to_end = 0
+        self._signals = 0
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Pass it on."""
-        # A terminal that is closed ends us; what SIGHUP would mean to a server is another matter.
-        self._asked_to_end = signal.SIGTERM if number == signal.SIGHUP else number
+        self._signals += 1
         if self._child is not None:
-            self._child.send_signal(self._asked_to_end)
+            _signal(self._child, signal.SIGTERM if self._signals < _KILLS else signal.SIGKILL)
+
+    @property
+    def _asked_to_end(self) -> bool:
+        return self._signals > 0
 
     def run(self) -> int:
         """Run children until one is the last; return its exit code."""
@@ -128,7 +152,7 @@ class _Supervisor:
             with _new_child() as (child, pipe):
                 self._child = child
                 if self._asked_to_end:  # before there was a child to tell
-                    child.send_signal(self._asked_to_end)
+                    _signal(child, signal.SIGTERM)
                 if changed := self._wait_for_a_change(child, pipe):
                     say(f"changed: {', '.join(map(os.path.relpath, changed))}; restarting")
                     _stop(child)
@@ -211,7 +235,6 @@ def _new_child() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
                 [sys.executable, *sys.orig_argv[1:]],
                 env=os.environ | {_PIPE: str(writing)},
                 pass_fds=(writing,),
-                process_group=0,
             )
         finally:
             os.close(writing)
@@ -223,10 +246,16 @@ def _new_child() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 def _stop(child: subprocess.Popen[bytes]) -> None:
     """End `child`, if need be by force."""
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
-        child.send_signal(number)
+        _signal(child, number)
         if _ended_within(child, _GRACE):
             return
     child.wait()
+
+
+def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a signal that also a child that is stopped obeys."""
+    child.send_signal(number)
+    child.send_signal(signal.SIGCONT)
 
 
 def _exit_code(child: subprocess.Popen[bytes]) -> int:
@@ -247,6 +276,7 @@ def _ended_within(child: subprocess.Popen[bytes], seconds: float) -> bool:
 def _on_signals(handler: Any) -> Iterator[None]:
     """Have `handler` called at the signals that end a program; put back what was there before."""
     before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    before |= {number: signal.signal(number, lambda *_: None) for number in _WITHOUT_MEANING}
     try:
         yield
     finally:

@@ -10,9 +10,10 @@ Announcing comes after acting, and its failures change nothing, the exit code in
 that has gone is replaced by people; where an event cannot be written for another reason, a full disk for
 instance, that is said once on standard error, and the event is lost.
 
-The first SIGINT or SIGTERM starts the drain, the next one ends its grace. SIGUSR2 and SIGHUP restart the
-program without refusing anybody (`succession/`): a process without workers has no other way to read its
-configuration and its code again.
+The first SIGINT, SIGTERM or SIGQUIT starts the drain, the next one ends its grace. SIGUSR2 and SIGHUP restart
+the program without refusing anybody (`succession/`): a process without workers has no other way to read its
+configuration and its code again. SIGUSR1, at which other servers open their logs again, does nothing: a log
+that was moved is opened again by itself. Under ``--reload`` all but SIGTERM are the parent's affair.
 """
 
 from __future__ import annotations
@@ -50,14 +51,12 @@ from .standard_streams import release_standard_streams, silence_standard_output
 from .systemd_sockets import wanted_listeners
 from .tls_options import server_tls_from
 
-__all__ = ["STARTED_IN", "Announcer", "explained", "run_server", "succession_from"]
+__all__ = ["STARTED_IN", "Announcer", "ending_signals", "explained", "run_server", "succession_from"]
 
 _Server = AsyncStreamConnectionServer[Any, Any]
 
 STARTED_IN = WorkingDirectory.now()
 """The working directory, before a user's module was imported, which may leave it."""
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_server(
@@ -78,6 +77,13 @@ def run_server(
         runner.run(_serve(handler, wanted_listeners(addresses, access), tls, args, announcer))
     release_standard_streams()
     return 0
+
+
+def ending_signals(args: argparse.Namespace) -> tuple[signal.Signals, ...]:
+    """Return the signals at which a server drains."""
+    if getattr(args, "reload", False):  # it is the child of `reloading`, which passes on what comes
+        return (signal.SIGTERM,)
+    return signal.SIGINT, signal.SIGTERM, signal.SIGQUIT
 
 
 @contextmanager
@@ -145,7 +151,7 @@ async def _serve(
                 spawner,
                 servers,
                 drain_grace=args.drain_grace,
-                signals=_SIGNALS,
+                signals=ending_signals(args),
                 on_listening=lambda: announcer.listening(held.addresses, metrics),
                 on_draining=end,
                 on_drained=announcer.drained,
@@ -167,6 +173,7 @@ def _restart_at_signals(
         announcer.reloading()
         succession.restart(announcer.reloaded)
 
+    stack.enter_context(on_signals([signal.SIGUSR1], lambda: None))
     stack.enter_context(on_signals([signal.SIGUSR2], restart))
     stack.enter_context(on_signals(hang_up_signals(), when_hung_up(over.set, restart)))
 

@@ -24,7 +24,7 @@ from .arguments import Bound, file_access_from, limits_from, preface_from
 from .failing import CommandError
 from .main import parse_again
 from .observing import access_log, set_up_logging
-from .serving import Announcer, explained, succession_from
+from .serving import Announcer, ending_signals, explained, succession_from
 from .standard_streams import release_standard_streams
 from .systemd_sockets import wanted_listeners
 from .tls_options import server_tls_from
@@ -54,6 +54,7 @@ def run_workers_command(addresses: Sequence[Bound], args: argparse.Namespace) ->
             drain_grace=args.drain_grace,
             start_timeout=args.start_timeout,
             worker_timeout=args.worker_timeout,
+            signals=ending_signals(args),
             on_listening=lambda addresses: announcer.listening(
                 addresses, metrics.server, workers=args.workers
             ),

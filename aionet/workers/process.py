@@ -35,7 +35,8 @@ OnCounters: TypeAlias = Callable[[int, Counts, Counts], object]
 
 _PROGRAM = """\
 import signal, sys
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, from the first moment
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1):  # they are for the supervisor, from the start
+    signal.signal(number, signal.SIG_IGN)
 sys.path[:] = {path!r}
 from aionet.workers.worker import main
 main({channel}, {listeners}, {own})

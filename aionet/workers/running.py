@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 The calling process becomes the supervisor, on an event loop of its own, and returns when all is over. Its
-signals are those of nginx: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP replaces the workers,
-with their code and configuration; SIGUSR2 replaces the whole program (`succession/`).
+signals are those of nginx: SIGTERM, SIGINT and SIGQUIT drain, a second one ends at once; SIGHUP replaces the
+workers, with their code and configuration; SIGUSR2 replaces the whole program (`succession/`). SIGUSR1, which
+opens nginx's logs again, does nothing.
 """
 
 from __future__ import annotations
@@ -58,10 +59,11 @@ def run_workers(
     control: str | os.PathLike[str] | None = None,
     on_listening: Callable[[list[SocketAddress | UnixAddress]], object] | None = None,
 ) -> DrainReport:
-    """Serve `handler` at `address` from several processes until SIGTERM or SIGINT; return how they drained.
+    """Serve `handler` at `address` from several processes until a signal; return how they drained.
 
     It blocks, and belongs under ``if __name__ == "__main__":``, because workers import the handler's module.
-    SIGHUP replaces the workers, SIGUSR2 the whole program by a new run of the same command.
+    SIGTERM, SIGINT and SIGQUIT drain, a second one ends the grace. SIGHUP replaces the workers, SIGUSR2 the
+    whole program by a new run of the same command. SIGUSR1 does nothing.
 
     Args:
         handler: a coroutine function of a module, or its name, as ``"package.module:handler"``.
@@ -135,11 +137,12 @@ async def supervise(
     start_timeout: float,
     worker_timeout: float | None,
     on_listening: Callable[[list[SocketAddress | UnixAddress]], object],
+    signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT),
     on_draining: Callable[[int, float], object] = lambda connections, grace: None,
     on_reload: Callable[[bool], object] = lambda begins: None,
     beside: Beside | None = None,
 ) -> DrainReport:
-    """Run a supervisor and its workers until a signal, or until a successor has taken over.
+    """Run a supervisor and its workers until one of `signals`, or until a successor has taken over.
 
     `on_draining` is called with the number of connections and the seconds of grace, at each signal;
     `on_reload` when a reload begins, and when it has ended. `beside` is what this process serves itself. The
@@ -190,7 +193,8 @@ async def supervise(
             on_reload(True)
             succession.restart(lambda: on_reload(False))
 
-        stack.enter_context(on_signals((signal.SIGTERM, signal.SIGINT), drain))
+        stack.enter_context(on_signals(signals, drain))
+        stack.enter_context(on_signals([signal.SIGUSR1], lambda: None))
         stack.push_async_callback(supervisor.aclose)
         try:
             await supervisor.start()

@@ -50,7 +50,7 @@ _log = Log("aionet.workers")
 
 _REPORT_EVERY = 1.0  # seconds
 _URGENT = 0.5  # seconds for handlers to end that are told a second time
-_NOT_OURS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+_NOT_OURS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main(channel: int, listeners: list[int], own: list[int]) -> None:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import pty
 import signal
 import socket
+import subprocess
+import termios
 from pathlib import Path
 
 import pytest
-from command_line import AionetServer, aionet, connect_raw, receive_exactly, receive_to_end
+from command_line import (
+    AionetServer,
+    aionet,
+    command,
+    connect_raw,
+    environment,
+    receive_exactly,
+    receive_to_end,
+)
+from processes import Process
 
 pytestmark = pytest.mark.slow
 
@@ -223,3 +236,83 @@ def test_wrong_options_are_told_at_once(directory: Path) -> None:
     done = aionet("echo", "--reload", "--drain-grace", "soon")
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"expected a number of seconds" in done.stderr
+
+
+# Terminals and signals ----------------------------------------------------------------------------------
+
+
+class ServerAtTerminal(ReloadingServer):
+    """The same, in the foreground of a terminal of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.terminal, slave = pty.openpty()
+        self._as_json = True
+        self.process = subprocess.Popen(
+            command("serve", "app:answer", "--config", "aionet.toml", "--reload", "--json"),
+            stdin=slave,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=directory,
+            env=environment(),
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.addresses, self.metrics = [], ""
+
+    def __exit__(self, *exc_info: object) -> None:
+        super().__exit__(None, None, None)
+        os.close(self.terminal)
+
+
+ASKS = """\
+async def answer(socket):
+    await socket.write(input().encode())
+"""
+BLOCKS = """\
+import time
+
+async def answer(socket):
+    await socket.write(b"1")
+    time.sleep(1000)
+"""
+
+
+def test_a_handler_may_read_from_the_terminal(directory: Path) -> None:
+    """As a debugger does."""
+    (directory / "app.py").write_text(ASKS)
+    with ServerAtTerminal(directory) as server:
+        with connect_raw(server.address) as sock:
+            os.write(server.terminal, b"word\n")
+            assert receive_to_end(sock) == b"word"
+        (directory / "app.py").write_text(APP)
+        server.expect("changed: app.py; restarting")
+        server.next_addresses()
+        os.write(server.terminal, b"\x03")
+        code, output, _ = server.ended()
+    assert (code, output.count('"draining"')) == (0, 1)  # one Ctrl-C is one signal
+
+
+def test_the_child_ends_with_its_parent(directory: Path) -> None:
+    with ReloadingServer(directory) as server, Process(server.children()[0]) as child:
+        server.process.kill()
+        assert child.ends()
+        with pytest.raises(ConnectionRefusedError):
+            connect_raw(server.address)
+
+
+def test_a_child_that_is_stopped_is_ended(directory: Path) -> None:
+    with ReloadingServer(directory) as server:
+        [child] = server.children()
+        os.kill(child, signal.SIGSTOP)
+        server.signal()
+        assert server.ended()[0] == 0
+
+
+def test_a_third_signal_ends_a_child_that_hangs(directory: Path) -> None:
+    (directory / "app.py").write_text(BLOCKS)
+    with ReloadingServer(directory) as server, connect_raw(server.address) as sock:
+        assert receive_exactly(sock, 1) == b"1"
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            server.signal(number)
+        assert server.ended()[0] == 128 + signal.SIGKILL
