@@ -43,6 +43,7 @@ _FLAGS_ONLY = ("check", "config", "reload", "replace")  # about one run of the c
 _OTHER_VARIABLES = (
     "AIONET_CONFIG",
     "AIONET_ENGINE",
+    "AIONET_FIRST_PROCESS",
     "AIONET_PURE_PYTHON",
     "AIONET_RELOAD_PIPE",
     "AIONET_SUCCESSION",

@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 The first argument that is no option names the command; only that command's module is imported and asked for
 its arguments, so that ``aionet connect`` does not pay for ``aionet bench``. ``--check`` and ``--reload`` take
-the place of the command's own run.
+the place of the command's own run. As process 1 of a container all is left to a child (`first_process.py`).
 
 Exit codes: 0, 1 for what went wrong, 2 for bad usage, 130 for Ctrl-C. A reader that closes our standard
 output (``aionet info | head -1``) is no error worth a message.
@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ..first_process import leave_to_a_child
 from ..version import __version__
 from .configuration import ConfigurableParser
 from .failing import CommandError, complain
@@ -54,6 +55,8 @@ _CONTROL_C = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default, this process's) and return the exit code."""
     occupy_standard_streams()
+    if (code := leave_to_a_child()) is not None:
+        return code
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except CommandError as error:

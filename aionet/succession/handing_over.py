@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..announcing import Log
 from ..errors import SuccessionError
@@ -84,8 +84,10 @@ async def take_listeners(channel: MessageChannel) -> list[HeldListener]:
         raise
 
 
-async def confirm(channel: MessageChannel) -> None:
+async def confirm(channel: MessageChannel, on_go: Callable[[], object] = lambda: None) -> None:
     """Say that this program is ready, and return when it is to serve. Raises `SuccessionError` if not.
+
+    `on_go` is called before the predecessor drains.
 
     Cancel safety: the predecessor finds the channel closed, and goes on.
     """
@@ -93,6 +95,7 @@ async def confirm(channel: MessageChannel) -> None:
         channel.send({"ready": True})
         message = await channel.receive()
         if message is not None and "go" in message:
+            on_go()
             channel.send({"serving": True})
     except ConnectionError:  # it has gone; perhaps it left a last word
         message = await channel.receive()

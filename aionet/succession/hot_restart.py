@@ -28,6 +28,7 @@ from ..addresses import SocketAddress, UnixAddress
 from ..announcing import Log
 from ..cleaning_up import see_through
 from ..errors import SuccessionError
+from ..first_process import claim
 from ..held_listeners import HeldListener, HeldListeners
 from ..message_channel import MessageChannel, until_readable
 from ..working_directory import WorkingDirectory
@@ -140,7 +141,7 @@ class Succession:
         if self._predecessor is not None:
             try:
                 async with asyncio.timeout(self._timeout):
-                    await confirm(self._predecessor)
+                    await confirm(self._predecessor, claim)
             except TimeoutError as error:
                 raise SuccessionError("the predecessor does not answer") from error
             self._predecessor.close()
