@@ -19,7 +19,6 @@ import asyncio
 import io
 import operator
 import socket
-import ssl
 from collections.abc import Coroutine, Iterable
 from typing import IO, TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -34,7 +33,7 @@ from .scope import current_scope
 from .signals import NEVER, Draining, Signal
 from .tls.client import ClientTls, checked_client
 from .tls.laying import make_tls
-from .tls.server import TlsForServer, checked_server_tls, context_of
+from .tls.server import TlsForServer, checked_server_tls
 from .tls_failure import TlsFailure
 from .unfinished import leaves_unfinished
 from .wires.contract import Buffer, Wire
@@ -389,7 +388,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
 
         Cancel safety: the connection is aborted: a handshake cannot be taken up again.
         """
-        known = _context_for(context, server_side, server_hostname)
+        known = _checked_tls(context, server_side, server_hostname)
         wire = self._wire
         await wire.send(b"")  # after what was written before
         await wire.reader_turn()
@@ -662,12 +661,12 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         return IncompleteReadError(message, partial=partial, **self._where("read"))
 
 
-def _context_for(tls: TlsForServer | bool, server_side: bool, server_hostname: str | None) -> ssl.SSLContext:
+def _checked_tls(tls: TlsForServer | bool, server_side: bool, server_hostname: str | None) -> TlsForServer:
     if not server_side:
         return checked_client(tls, server_hostname).context
     if server_hostname is not None:
         raise ValueError(f"server_hostname={server_hostname!r} is what a client asks for")
-    return context_of(checked_server_tls(tls))
+    return checked_server_tls(tls)
 
 
 class _Dialing:

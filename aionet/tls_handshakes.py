@@ -23,12 +23,9 @@ from typing import Any
 
 from .announcing import Log
 from .cleaning_up import see_through
-from .errors import ConnectionLostError, TlsError
 from .stream_socket import AsyncStreamSocket
-from .tls.client_hello import NO_APPLICATION_PROTOCOL, bytes_wanted, protocols_offered
 from .tls.laying import make_tls
-from .tls.server import ServerTls, TlsForServer, context_of
-from .tls_failure import TlsFailure
+from .tls.server import TlsForServer
 
 __all__ = ["TlsAcceptor", "shake_hands"]
 
@@ -36,8 +33,6 @@ _log = Log("aionet.server")
 
 _MOST = 1000  # handshakes in progress
 _SECONDS = 10.0  # for each of them
-_CHUNK = 65536
-_SHOWN = 3  # of what a stranger offers, in a message
 
 
 async def shake_hands(socket: AsyncStreamSocket[Any], tls: TlsForServer) -> None:
@@ -49,44 +44,12 @@ async def shake_hands(socket: AsyncStreamSocket[Any], tls: TlsForServer) -> None
 
     Cancel safety: close the connection.
     """
-    context = context_of(tls)
-    if isinstance(tls, ServerTls) and tls.alpn:
-        await _refuse_other_protocols(socket, tls.alpn)
     received, socket._received = socket._received, None
     initial = received.take(len(received)) if received else b""
     patience = socket._options.close_notify_wait
-    wire = make_tls(socket._wire, context, server_side=True, patience=patience, initial=initial)
+    wire = make_tls(socket._wire, tls, server_side=True, patience=patience, initial=initial)
     socket._wire = wire
     await wire.shake_hands()
-
-
-async def _refuse_other_protocols(socket: AsyncStreamSocket[Any], known: tuple[str, ...]) -> None:
-    offered = protocols_offered(await _first_record(socket))
-    if offered and not set(offered) & set(known):
-        try:
-            await socket._wire.send(NO_APPLICATION_PROTOCOL)
-        except ConnectionLostError:  # it does not want to know
-            pass
-        shown = ", ".join(map(repr, offered[:_SHOWN])) + (", ..." if offered[_SHOWN:] else "")
-        raise TlsError(
-            f"{TlsFailure.NO_COMMON_PROTOCOL}: the client offers {shown}",
-            failure=TlsFailure.NO_COMMON_PROTOCOL,
-            **socket._where("handshake"),
-        )
-
-
-async def _first_record(socket: AsyncStreamSocket[Any]) -> bytes:
-    """Return what comes first, and leave it in the buffer; less, where there is no more: TLS will tell."""
-    buffered = await socket._begin_buffered()
-    try:
-        while len(buffered) < bytes_wanted(buffered.peek(5)):
-            data = await socket._wire.receive(_CHUNK)
-            if not data:
-                break
-            buffered.feed(data)
-    except ConnectionLostError:
-        pass
-    return buffered.peek(len(buffered))
 
 
 class TlsAcceptor:

@@ -9,17 +9,22 @@ certificate, which `ssl` tells of a peer's only: its names and its dates. Of the
 because they are the caller's to judge.
 
 *Names.* A certificate is for its DNS names (RFC 6125): whole ones, and ``*.example.org``, which stands for
-one label. One without any is for its common name, as older tools have it.
+one label; and for its IP addresses. One without either is for its common name, as older tools have it.
+
+*Kinds of keys.* A context holds one certificate for each kind of key. Of the same kind the last one that is
+loaded replaces the others, without a word. So the kind is read from the certificate (RFC 5280, 4.1), which
+`ssl` does not do.
 
 *No prompts.* OpenSSL would ask the terminal for the password of an encrypted key, in the middle of a server.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -29,6 +34,7 @@ __all__ = [
     "CertificateFiles",
     "Password",
     "checked_path",
+    "key_algorithm",
     "load_certificate",
     "load_pair",
     "matching",
@@ -60,6 +66,10 @@ class Certificate:
     files: CertificateFiles
     names: tuple[str, ...]
     """DNS names, in small letters; the first label may be ``*``."""
+    addresses: tuple[str, ...]
+    """IP addresses, as `ipaddress` writes them."""
+    key_kind: str
+    """The algorithm of its public key, as an object identifier: ``1.2.840.113549.1.1.1`` is RSA."""
     not_before: float
     """Seconds since the epoch."""
     not_after: float
@@ -83,13 +93,17 @@ def load_certificate(files: CertificateFiles, context: ssl.SSLContext, password:
     """
     load_pair(files, context, password)
     try:
-        facts = _rehearse(context, files.certificate)
+        facts, der = _rehearse(context, files.certificate)
     except ssl.SSLError as error:
         why = getattr(error, "verify_message", None) or error.reason or error
         raise ValueError(f"certificate {files} cannot be a server's: {why}") from error
     return Certificate(
         files,
-        tuple(name.lower() for name in _names_in(facts)),
+        tuple(dict.fromkeys(name.lower() for name in _names_in(facts))),
+        tuple(
+            dict.fromkeys(_address(value) for kind, value in _alternatives_in(facts) if kind == "IP Address")
+        ),
+        key_algorithm(der),
         ssl.cert_time_to_seconds(facts["notBefore"]),
         ssl.cert_time_to_seconds(facts["notAfter"]),
     )
@@ -174,8 +188,11 @@ def _without_pem(files: CertificateFiles) -> str:
     return " and ".join(filter(None, files))
 
 
-def _rehearse(context: ssl.SSLContext, certificate: str) -> Any:
-    """Do a handshake of `context`, a server's, in memory; return what a client learns of the certificate."""
+def _rehearse(context: ssl.SSLContext, certificate: str) -> tuple[Any, bytes]:
+    """Do a handshake of `context`, a server's, in memory.
+
+    Returns what a client learns of the certificate, and the certificate itself, DER-encoded.
+    """
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False  # any name will do: it is to tell its names
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
@@ -186,7 +203,7 @@ def _rehearse(context: ssl.SSLContext, certificate: str) -> Any:
     for _ in range(_FLIGHTS):
         try:
             client.do_handshake()
-            return client.getpeercert()
+            return client.getpeercert(), client.getpeercert(binary_form=True) or b""
         except ssl.SSLWantReadError:
             pass
         try:
@@ -197,10 +214,53 @@ def _rehearse(context: ssl.SSLContext, certificate: str) -> Any:
 
 
 def _names_in(facts: Mapping[str, Any]) -> Iterable[str]:
-    names = [value for kind, value in facts.get("subjectAltName", ()) if kind == "DNS"]
-    if names or facts.get("subjectAltName"):
-        return names
+    alternatives = _alternatives_in(facts)
+    if alternatives:
+        return [value for kind, value in alternatives if kind == "DNS"]
     return [value for part in facts.get("subject", ()) for kind, value in part if kind == "commonName"]
+
+
+def _alternatives_in(facts: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    found: Sequence[tuple[str, str]] = facts.get("subjectAltName", ())
+    return found
+
+
+def _address(text: str) -> str:
+    return str(ipaddress.ip_address(text.strip()))
+
+
+def key_algorithm(certificate: bytes) -> str:
+    """Return the object identifier of the public key's algorithm in a DER-encoded `certificate`."""
+    body = _elements(_elements(_elements(certificate)[0][1])[0][1])
+    has_version = body[0][0] == 0xA0  # [0] EXPLICIT
+    key = body[6 if has_version else 5][
+        1
+    ]  # serial, signature, issuer, validity, subject, key (RFC 5280, 4.1)
+    return _object_identifier(_elements(_elements(key)[0][1])[0][1])
+
+
+def _elements(data: bytes) -> list[tuple[int, bytes]]:
+    """Return tag and content of what stands one after the other in `data`, DER-encoded (X.690)."""
+    found, at = [], 0
+    while at < len(data):
+        tag, length, at = data[at], data[at + 1], at + 2
+        if length & 0x80:
+            size = length & 0x7F
+            length, at = int.from_bytes(data[at : at + size]), at + size
+        found.append((tag, data[at : at + length]))
+        at += length
+    return found
+
+
+def _object_identifier(content: bytes) -> str:
+    numbers, number = [], 0
+    for byte in content:
+        number = number << 7 | byte & 0x7F
+        if not byte & 0x80:
+            numbers.append(number)
+            number = 0
+    first = min(numbers[0] // 40, 2)
+    return ".".join(map(str, (first, numbers[0] - 40 * first, *numbers[1:])))
 
 
 def _as_date(seconds: float) -> str:

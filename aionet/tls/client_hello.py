@@ -1,78 +1,139 @@
-"""What a client says first in TLS, as far as a server has to know before OpenSSL does.
+"""The ClientHello: what a client says first in TLS, as far as a server has to know before OpenSSL does.
 
 Theory of operation
 -------------------
-A server that shares no application protocol with its client must refuse it (RFC 7301, 3.2); `ssl` goes on
-without one, and nothing tells afterwards whether the client had offered any. So the offer is read from the
-ClientHello (RFC 8446, 4.1.2), which is plaintext and comes first. Nothing else is: what is malformed, or lies
-in several records, is left to OpenSSL, which knows better.
+The ClientHello (RFC 8446, 4.1.2) is plaintext and comes first. Two of its extensions decide how a server
+begins: the name of the host (SNI, RFC 6066, 3) chooses the context of the handshake, and the application
+protocols (ALPN, RFC 7301) may be none of the server's. `ssl` offers no way to read them in time: once an
+`ssl.SSLObject` exists, a part of its context can no longer be exchanged.
+
+*Fragments.* A ClientHello may arrive byte by byte, and may be spread over several records (RFC 8446, 5.1).
+`HelloReader` puts it together, and looks at each byte once. A record has at least one byte, so what has to
+be kept is bounded.
+
+*What is no ClientHello* is judged by OpenSSL, not here. It counts as one that names no host and offers no
+protocol: even where OpenSSL accepts what is refused here, the context was chosen as for any client without
+a name. The same holds for a name inside an encrypted ClientHello (ECH): what is read is the outer one.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
-__all__ = ["NO_APPLICATION_PROTOCOL", "bytes_wanted", "protocols_offered"]
+__all__ = ["ClientHello", "HelloReader"]
 
-NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\x00\x02\x02\x78"
-"""The record of the fatal alert of this name (RFC 8446, 6; RFC 7301, 3.2)."""
-
-_RECORD = 5  # type, version, length
+_RECORD = struct.Struct(">BBxH")  # type, major version, minor version, length
+_EXTENSION = struct.Struct(">HH")  # type, length
+_SIZE = struct.Struct(">H")
 _MESSAGE = 4  # type, length
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _VERSION_AND_RANDOM = 2 + 32
-_ALPN = 16
-_LONGEST = 16384
+_SERVER_NAME, _ALPN = 0, 16
+_HOST_NAME = 0
+_LONGEST_RECORD = 16384
+_LONGEST = 65536  # a tenth of it is rare
 
 
-def bytes_wanted(beginning: bytes) -> int:
-    """Return how many bytes the first record has of a stream that starts with `beginning`; 0 without one."""
-    if not b"\x16\x03".startswith(beginning[:2]):
-        return 0
-    if len(beginning) < _RECORD:
-        return _RECORD
-    length = int.from_bytes(beginning[3:5])
-    return _RECORD + length if length <= _LONGEST else 0
+class ClientHello(NamedTuple):
+    """What a client has asked for."""
+
+    server_name: str | None = None
+    """The name of the host (SNI), as it was sent; bytes that are not ASCII are escaped."""
+    protocols: tuple[str, ...] = ()
+    """The application protocols that it offers (ALPN), the preferred one first."""
 
 
-def protocols_offered(record: bytes) -> tuple[str, ...]:
-    """Return the application protocols that the client offers in the first `record`, if it offers any."""
-    try:
-        return tuple(name.decode("ascii", "backslashreplace") for name in _offer(record))
-    except IndexError:
-        return ()
+_UNREADABLE = ClientHello()
 
 
-def _offer(record: bytes) -> list[bytes]:
-    if record[0] != _HANDSHAKE or record[_RECORD] != _CLIENT_HELLO:
-        return []
-    rest = _part(record, _RECORD + 1, 3)[_VERSION_AND_RANDOM:]
-    for size in (1, 2, 1):  # session, cipher suites, compression
-        rest = rest[size + int.from_bytes(_exactly(rest, 0, size)) :]
-    extensions = _part(rest, 0, 2)
-    while extensions:
-        kind, content = int.from_bytes(_exactly(extensions, 0, 2)), _part(extensions, 2, 2)
-        if kind == _ALPN:
-            return list(_names(_part(content, 0, 2)))
-        extensions = extensions[4 + len(content) :]
-    return []
+class HelloReader:
+    """Reads the ClientHello of one connection."""
+
+    __slots__ = ("_message", "_records")
+
+    def __init__(self) -> None:
+        self._records = bytearray()
+        """What came and is not a whole record yet."""
+        self._message = bytearray()
+        """What the records so far have carried."""
+
+    def feed(self, data: bytes) -> ClientHello | None:
+        """Take what came next; return the ClientHello once that is known, ``None`` if more has to come."""
+        records, start = self._records, 0
+        records += data
+        while len(records) - start >= _RECORD.size:
+            kind, version, length = _RECORD.unpack_from(records, start)
+            if kind != _HANDSHAKE or version != 3 or not 0 < length <= _LONGEST_RECORD:
+                return _UNREADABLE
+            end = start + _RECORD.size + length
+            if len(records) < end:
+                break
+            self._message += records[start + _RECORD.size : end]
+            start = end
+            if (hello := self._read_message()) is not None:
+                return hello
+        del records[:start]
+        return None if b"\x16\x03".startswith(records[:2]) or len(records) > 2 else _UNREADABLE
+
+    def _read_message(self) -> ClientHello | None:
+        message = self._message
+        if message[0] != _CLIENT_HELLO:
+            return _UNREADABLE
+        end = _MESSAGE + int.from_bytes(message[1:_MESSAGE])
+        if end > _LONGEST:
+            return _UNREADABLE
+        if len(message) < max(end, _MESSAGE):
+            return None
+        try:
+            return _parsed(bytes(message[_MESSAGE:end]))
+        except (IndexError, ValueError, struct.error):
+            return _UNREADABLE
 
 
-def _names(listed: bytes) -> Iterator[bytes]:
+def _parsed(body: bytes) -> ClientHello:
+    """Raises `IndexError`, `ValueError` or `struct.error` for what is malformed."""
+    at = _VERSION_AND_RANDOM
+    at += 1 + body[at]  # session
+    at += 2 + _SIZE.unpack_from(body, at)[0]  # cipher suites
+    at += 1 + body[at]  # compression
+    name: str | None = None
+    protocols: tuple[str, ...] = ()
+    if at < len(body):
+        extensions = _vector(body, at)
+        at = 0
+        while at < len(extensions):
+            kind, length = _EXTENSION.unpack_from(extensions, at)
+            at += _EXTENSION.size + length
+            if at > len(extensions):
+                raise IndexError("cut short")
+            if kind == _SERVER_NAME:
+                name = _host_in(_vector(extensions[at - length : at], 0))
+            elif kind == _ALPN:
+                protocols = tuple(_names_in(_vector(extensions[at - length : at], 0)))
+    return ClientHello(name, protocols)
+
+
+def _vector(data: bytes, start: int) -> bytes:
+    """Return all that follows its own length, a number of two bytes at `start`."""
+    content = data[start + 2 :]
+    if _SIZE.unpack_from(data, start)[0] != len(content):
+        raise IndexError("the length is wrong")
+    return content
+
+
+def _host_in(listed: bytes) -> str | None:
+    """Return the one name there may be (RFC 6066, 3)."""
+    if listed[0] != _HOST_NAME:
+        raise ValueError("another type of name")
+    return _vector(listed, 1).decode("ascii", "backslashreplace") or None
+
+
+def _names_in(listed: bytes) -> Iterator[str]:
     while listed:
-        name = _part(listed, 0, 1)
-        yield name
+        name = listed[1 : 1 + listed[0]]
+        if len(name) < listed[0]:
+            raise IndexError("cut short")
+        yield name.decode("ascii", "backslashreplace")
         listed = listed[1 + len(name) :]
-
-
-def _part(data: bytes, start: int, size: int) -> bytes:
-    """Return what follows its own length, a number of `size` bytes at `start`."""
-    length = int.from_bytes(_exactly(data, start, size))
-    return _exactly(data, start + size, length)
-
-
-def _exactly(data: bytes, start: int, length: int) -> bytes:
-    found = data[start : start + length]
-    if len(found) < length:
-        raise IndexError("cut short")
-    return found

@@ -9,10 +9,11 @@ way; the wire's owner closes it, gracefully enough for the alert to arrive, or a
 from __future__ import annotations
 
 import functools
-import ssl
 from typing import Any
 
 from ..wires.tls.wire import TlsWire
+from .choosing import ServerChoice
+from .server import ServerTls, TlsForServer
 from .sessions import keep_session, session_key, take_session
 
 __all__ = ["make_tls"]
@@ -20,7 +21,7 @@ __all__ = ["make_tls"]
 
 def make_tls(
     wire: Any,
-    context: ssl.SSLContext,
+    tls: TlsForServer,
     *,
     server_side: bool = False,
     server_hostname: str | None = None,
@@ -32,32 +33,43 @@ def make_tls(
 
     Args:
         wire: what it lies over, from then on its own.
-        context: taken as it is.
+        tls: a context, taken as it is; or a server's `ServerTls`, which chooses one.
         server_side: whether this side is the server.
         server_hostname: a client's: what it asks for, and what it wants to see in the certificate.
         patience: seconds for which closing waits for the peer's close_notify.
         accept_truncation: whether an end of the stream below counts as the end of the TLS stream.
         initial: ciphertext that was read already.
     """
-    if server_side:
+    if isinstance(tls, ServerTls):
+        tls.look()
+        choice = ServerChoice(tls, wire)
         return TlsWire(
             wire,
-            context,
+            None,
             server_side=True,
-            server_hostname=None,
+            choice=choice,
             patience=patience,
             accept_truncation=accept_truncation,
             initial=initial,
         )
-    key = session_key(context, server_hostname, wire.peer_address)
+    if server_side:
+        return TlsWire(
+            wire,
+            tls,
+            server_side=True,
+            patience=patience,
+            accept_truncation=accept_truncation,
+            initial=initial,
+        )
+    key = session_key(tls, server_hostname, wire.peer_address)
     return TlsWire(
         wire,
-        context,
+        tls,
         server_side=False,
         server_hostname=server_hostname,
         patience=patience,
         accept_truncation=accept_truncation,
-        session=take_session(context, key),
-        keep_session=functools.partial(keep_session, context, key),
+        session=take_session(tls, key),
+        keep_session=functools.partial(keep_session, tls, key),
         initial=initial,
     )

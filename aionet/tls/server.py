@@ -2,11 +2,14 @@
 
 Theory of operation
 -------------------
-*One context for each certificate*, all set up alike. The first is the one that handshakes begin with; where
-the client names a host that another certificate is for, OpenSSL goes on with that one's (SSL_set_SSL_CTX). A
-client that names an unknown host, or none, gets the first, as everywhere else: it is the client that has to
-judge, and it does. Certificates for the very same names share a context, so that OpenSSL can choose by the
-kind of their keys, as between RSA and ECDSA.
+*One context for each set of certificates*, all set up alike. For every name, and every IP address, the set
+has the certificates that are for it: of each kind of key the first one, so that OpenSSL can choose by the
+kind, as between RSA and ECDSA. A certificate that is in no set could never be shown, and is refused.
+
+*Which one* is known from the ClientHello, before the handshake begins (`choosing.py`). A client that names no
+host, as one that connects to an IP address (RFC 6066, 3), gets the certificate for the address that it has
+connected to. One that names an unknown host, or for whose address there is none, gets the first: it is the
+client that has to judge, and it does.
 
 *A reload makes everything anew*: a connection that is in the middle of its handshake, or served, keeps what
 it has. What cannot be used, or is out of date, is refused, and the old stays. New contexts have new keys for
@@ -19,13 +22,15 @@ replace the certificate and its key one after the other, so files have to be lef
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ..addresses import SocketAddress, UnixAddress
 from ..announcing import Log
 from .certificates import (
     Certificate,
@@ -38,15 +43,15 @@ from .certificates import (
 )
 from .client_checks import ClientChecks
 
-__all__ = ["ServerTls", "TlsForServer", "checked_server_tls", "context_of", "optional_server_tls"]
+__all__ = ["Choose", "ServerTls", "TlsForServer", "checked_server_tls", "optional_server_tls"]
 
 _log = Log("aionet.tls")
 
 _LONGEST_PROTOCOL = 255  # bytes of a name in ALPN (RFC 7301, 3.1)
-_INTERNAL_ERROR = ssl.AlertDescription.ALERT_DESCRIPTION_INTERNAL_ERROR
 
 _Path: TypeAlias = str | os.PathLike[str]
-_Choose: TypeAlias = Callable[[str | None], ssl.SSLContext | None]
+_Chosen: TypeAlias = ssl.SSLContext | None
+Choose: TypeAlias = Callable[[str | None], _Chosen | Awaitable[_Chosen]]
 _Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
 
 
@@ -58,6 +63,7 @@ class _Loaded:
     certificates: tuple[Certificate, ...]
     default: ssl.SSLContext
     by_name: Mapping[str, ssl.SSLContext]
+    has_addresses: bool
 
 
 class ServerTls:
@@ -66,7 +72,9 @@ class ServerTls:
     Args:
         certificate: a PEM file with the certificate and the chain that leads to its authority.
         key: a PEM file with the private key; by default it is in the same file.
-        also: further pairs, which are shown to clients that ask for one of their names (SNI).
+        also: further pairs, which are shown to clients that ask for one of their names (SNI), or that ask
+            for none and have connected to one of their IP addresses. Of several for the same name the first
+            of each kind of key is shown.
         client_ca: a PEM file with the authorities that clients' certificates have to come from; with it, a
             client without one is refused.
         client_optional: serve clients without a certificate, too.
@@ -74,8 +82,13 @@ class ServerTls:
             a client whose issuer has none there, or one that is out of date, is refused.
         alpn: application protocols, the preferred one first, as in ``["h2", "http/1.1"]``; a client that
             offers others only is refused.
-        choose: called with the host that the client asks for, or ``None``, within the handshake; returns the
-            `ssl.SSLContext` to go on with, or ``None`` for what the names of the certificates say.
+        choose: called with the host that the client asks for, or ``None``, before the handshake; returns the
+            `ssl.SSLContext` for it, or ``None`` for what the names of the certificates say, or something to
+            await that does (a coroutine function will do). All that is set in that context holds:
+            verification, versions, ciphers. A session is resumed only in the context that it began in, so
+            return the same one for the same host. If it raises, the client is refused with the alert
+            "internal error". The time that it takes counts as the handshake's; it is cancelled where the
+            handshake ends meanwhile.
         password: of encrypted keys, or a function that returns it.
         configure: called with each new `ssl.SSLContext`, to set what has no name here.
 
@@ -85,8 +98,9 @@ class ServerTls:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: a file holds something else, the key is another one's, or no client could use it; or an
-            application protocol's name has no byte or more than 255.
+        ValueError: a file holds something else, the key is another one's, or no client could use it; a
+            certificate could never be shown, as one before it has its names and a key of the same kind; or
+            an application protocol's name has no byte or more than 255.
         TypeError: arguments of wrong types.
     """
 
@@ -103,7 +117,7 @@ class ServerTls:
         client_optional: bool = False,
         client_crl: _Path | None = None,
         alpn: Sequence[str] = (),
-        choose: _Choose | None = None,
+        choose: Choose | None = None,
         password: Password = None,
         configure: Callable[[ssl.SSLContext], object] | None = None,
     ) -> None:
@@ -130,7 +144,7 @@ class ServerTls:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """What handshakes begin with now."""
+        """That of the first certificate: for clients that ask for no host, or an unknown one."""
         return self._loaded.default
 
     @property
@@ -142,6 +156,11 @@ class ServerTls:
     def alpn(self) -> tuple[str, ...]:
         """The application protocols, the preferred one first."""
         return self._alpn
+
+    @property
+    def choose(self) -> Choose | None:
+        """The caller's function that chooses a context, if there is one."""
+        return self._choose
 
     def reload(self) -> bool:
         """Read all files again, for the handshakes that begin from now on; whether they are in use.
@@ -185,19 +204,24 @@ class ServerTls:
 
     def _load(self) -> _Loaded:
         signature = self._signature()  # before: what changes meanwhile is seen by the next look
-        contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
+        certificates = [load_certificate(files, _new_context(), self._password) for files in self._files]
+        contexts: dict[tuple[Certificate, ...], ssl.SSLContext] = {}
         by_name: dict[str, ssl.SSLContext] = {}
-        certificates = []
-        for files in self._files:
-            certificate = load_certificate(files, _new_context(), self._password)
-            certificates.append(certificate)
-            names = tuple(sorted(certificate.names))
-            if names not in contexts:
-                contexts[names] = self._set_up(_new_context())
-            load_pair(files, contexts[names], self._password)
-            for name in names:
-                by_name.setdefault(name, contexts[names])
-        return _Loaded(signature, tuple(certificates), next(iter(contexts.values())), by_name)
+        for name, together in _grouped(certificates).items():
+            if together not in contexts:
+                contexts[together] = self._context_with(together)
+            by_name[name] = contexts[together]
+        first = certificates[0]
+        known = [*first.names, *first.addresses]
+        default = by_name[known[0]] if known else self._context_with((first,))
+        has_addresses = any(certificate.addresses for certificate in certificates)
+        return _Loaded(signature, tuple(certificates), default, by_name, has_addresses)
+
+    def _context_with(self, certificates: Iterable[Certificate]) -> ssl.SSLContext:
+        context = self._set_up(_new_context())
+        for certificate in certificates:
+            load_pair(certificate.files, context, self._password)
+        return context
 
     def _set_up(self, context: ssl.SSLContext) -> ssl.SSLContext:
         if self._clients is not None:
@@ -206,24 +230,21 @@ class ServerTls:
             context.set_alpn_protocols(list(self._alpn))
         if self._configure is not None:
             self._configure(context)
-        context.sni_callback = self._on_server_name
         return context
 
-    def _on_server_name(self, ssl_object: Any, name: str | None, context: ssl.SSLContext) -> int | None:
-        """OpenSSL has read the name of the host that the client asks for."""
-        ssl_object.name_asked_for = name  # for `TlsInfo`: OpenSSL does not tell it afterwards
-        chosen = None
-        if self._choose is not None:
-            try:
-                chosen = self._choose(name)
-            except Exception:
-                _log.exception("the choice of a certificate for %r failed", name)
-                return _INTERNAL_ERROR
-        if chosen is None and name is not None:
-            chosen = matching(self._loaded.by_name, name)
-        if chosen is not None and chosen is not context:
-            ssl_object.context = chosen
-        return None
+    def context_for(
+        self, name: str | None, local: SocketAddress | UnixAddress | None = None
+    ) -> ssl.SSLContext:
+        """Return the context for a client that asks for the host `name`, connected to the address `local`.
+
+        It is that of the certificates for `name`, or, without one, for the IP address of `local`; else that
+        of the first certificate. `choose` is not called.
+        """
+        loaded = self._loaded
+        if name is None and loaded.has_addresses:
+            name = _ip_in(local)
+        found: ssl.SSLContext | None = None if name is None else matching(loaded.by_name, name)
+        return found or loaded.default
 
     # Travelling ---------------------------------------------------------------------------------------
 
@@ -261,12 +282,40 @@ def optional_server_tls(tls: TlsForServer | None) -> TlsForServer | None:
     return None if tls is None else checked_server_tls(tls)
 
 
-def context_of(tls: TlsForServer) -> ssl.SSLContext:
-    """Return what the next handshake begins with."""
-    if isinstance(tls, ssl.SSLContext):
-        return tls
-    tls.look()
-    return tls.context
+def _grouped(certificates: Sequence[Certificate]) -> dict[str, tuple[Certificate, ...]]:
+    """Return the certificates that are shown for each name and address.
+
+    Raises `ValueError` if one of them is shown for none.
+    """
+    by_name: dict[str, dict[str, Certificate]] = {}
+    for certificate in certificates:
+        for name in (*certificate.names, *certificate.addresses):
+            by_name.setdefault(name, {}).setdefault(certificate.key_kind, certificate)
+    groups = {name: tuple(by_kind.values()) for name, by_kind in by_name.items()}
+    shown = {id(certificate) for group in groups.values() for certificate in group}
+    for certificate in certificates[1:]:
+        if id(certificate) not in shown:
+            raise ValueError(
+                f"certificate {certificate.files} could never be shown: {_why(certificate, groups)}"
+            )
+    return groups
+
+
+def _why(certificate: Certificate, groups: Mapping[str, tuple[Certificate, ...]]) -> str:
+    names = (*certificate.names, *certificate.addresses)
+    if not names:
+        return "it is for no host name and no IP address"
+    others = [other for name in names for other in groups[name] if other.key_kind == certificate.key_kind]
+    files = " and ".join(dict.fromkeys(str(other.files) for other in others))
+    return f"{files}, with the same kind of key, comes first for {', '.join(names)}"
+
+
+def _ip_in(local: SocketAddress | UnixAddress | None) -> str | None:
+    """Return the IP address in `local`, as certificates have it: without a scope, and IPv4 as such."""
+    ip = local.ip if isinstance(local, SocketAddress) else None
+    if isinstance(ip, ipaddress.IPv6Address):
+        return str(ip.ipv4_mapped or ipaddress.IPv6Address(int(ip)))
+    return None if ip is None else str(ip)
 
 
 def _new_context() -> ssl.SSLContext:

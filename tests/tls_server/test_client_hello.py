@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import ssl
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aionet.tls.client_hello import NO_APPLICATION_PROTOCOL, bytes_wanted, protocols_offered
+from aionet.tls.client_hello import ClientHello, HelloReader
+from aionet.tls_failure import TlsFailure
+from aionet.wires.tls.choice import RefusedHandshakeError
+
+NOTHING = ClientHello(None, ())
 
 
-def hello(*protocols: str, name: str = "localhost") -> bytes:
+def hello(*protocols: str, name: str | None = "localhost") -> bytes:
     """The first flight of a client."""
     context = ssl.create_default_context()
+    context.check_hostname = False
     if protocols:
         context.set_alpn_protocols(list(protocols))
     sent = ssl.MemoryBIO()
@@ -23,38 +29,111 @@ def hello(*protocols: str, name: str = "localhost") -> bytes:
     return sent.read()
 
 
+def with_extension(flight: bytes, kind: int, content: bytes) -> bytes:
+    """The same with one more extension, the last one."""
+    message = flight[9:]
+    at = 34
+    at += 1 + message[at]
+    at += 2 + int.from_bytes(message[at : at + 2])
+    at += 1 + message[at]
+    extensions = message[at + 2 :] + kind.to_bytes(2) + len(content).to_bytes(2) + content
+    message = message[:at] + len(extensions).to_bytes(2) + extensions
+    return in_records(b"\x01" + len(message).to_bytes(3) + message, 16384)
+
+
+def in_records(message: bytes, size: int) -> bytes:
+    pieces = [message[at : at + size] for at in range(0, len(message), size)]
+    return b"".join(b"\x16\x03\x01" + len(piece).to_bytes(2) + piece for piece in pieces)
+
+
+def read(data: bytes) -> ClientHello | None:
+    return HelloReader().feed(data)
+
+
 @pytest.mark.parametrize("protocols", [(), ("h2",), ("h2", "http/1.1", "x" * 255)])
-def test_the_offer(protocols: tuple[str, ...]) -> None:
-    record = hello(*protocols)
-    assert protocols_offered(record) == protocols
-    assert bytes_wanted(record) == bytes_wanted(record[:5]) == len(record)
-    assert bytes_wanted(record[:2]) == 5
+@pytest.mark.parametrize("name", [None, "localhost", "a" * 60 + ".example"])
+def test_what_a_client_asks_for(name: str | None, protocols: tuple[str, ...]) -> None:
+    assert read(hello(*protocols, name=name)) == (name, protocols)
+    assert read(hello(*protocols, name=name) + b"\x14\x03\x03\x00\x01\x01") == (name, protocols)
 
 
-@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", b"\x16\x02\x00", b"\x80", b"\x16\x03\x01\xff\xff"])
-def test_what_is_no_record_is_not_waited_for(start: bytes) -> None:
-    assert bytes_wanted(start) == 0
-    assert protocols_offered(start) == ()
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 100, 16384])
+@pytest.mark.parametrize("seed", range(3))
+def test_pieces_of_any_size(size: int, seed: int) -> None:
+    flight, chance, reader = in_records(hello("h2")[5:], size), random.Random(seed), HelloReader()
+    found, at = None, 0
+    while at < len(flight):
+        assert found is None
+        count = chance.randint(1, 3 if seed else 1)
+        found, at = reader.feed(flight[at : at + count]), at + count
+    assert found == ("localhost", ("h2",))
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"\x16\x02\x00",
+        b"\x80",
+        b"\x16\x03\x01\xff\xff",
+        b"\x16\x03\x01\x00\x00",
+        b"\x15\x03\x01\x00\x02\x01\x70",
+        b"\x16\x03\x01\x00\x01\x02",
+        b"\x16\x03\x01\x00\x04\x01\x01\x00\x00",
+    ],
+)
+def test_what_is_no_client_hello_is_not_waited_for(start: bytes) -> None:
+    assert read(start + hello()) == NOTHING
+
+
+@pytest.mark.parametrize("kind", [0xFE0D, 0x0A0A, 0xFF01])  # ECH, GREASE (RFC 8701), renegotiation
+def test_extensions_that_do_not_matter(kind: int) -> None:
+    assert read(with_extension(hello("h2"), kind, bytes(200))) == ("localhost", ("h2",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00\x04\x00\x00\x01",
+        b"\x00\x04\x01\x00\x01a",
+        b"\x00\x08\x00\x00\x01a\x00\x00\x01b",
+        b"\x00\x04\x00\x00\x01a!",
+    ],
+    ids=["empty", "cut short", "another type", "two names", "more"],
+)
+def test_a_malformed_name_is_none(content: bytes) -> None:
+    assert read(with_extension(hello(name=None), 0, content)) == NOTHING
+
+
+def test_a_name_that_is_not_ascii_is_escaped() -> None:
+    content = b"\x00\x06\x00\x00\x03a\xffb"
+    assert read(with_extension(hello(name=None), 0, content)) == ("a\\xffb", ())
+
+
+def test_a_client_hello_without_extensions() -> None:
+    body = b"\x03\x03" + bytes(32) + b"\x00\x00\x02\x00\x2f\x01\x00"
+    assert read(in_records(b"\x01" + len(body).to_bytes(3) + body, 100)) == NOTHING
 
 
 def test_every_beginning_and_every_changed_byte_is_survived() -> None:
-    record = hello("h2")
-    for length in range(len(record)):
-        assert protocols_offered(record[:length]) == ()
-    for place in range(len(record)):
-        for value in (0, 255, record[place] ^ 1):
-            protocols_offered(record[:place] + bytes([value]) + record[place + 1 :])
+    flight = hello("h2")
+    for length in range(len(flight)):
+        assert read(flight[:length]) is None
+    for place in range(len(flight)):
+        for value in (0, 255, flight[place] ^ 1):
+            read(flight[:place] + bytes([value]) + flight[place + 1 :])
 
 
 @given(st.binary(max_size=300))
 def test_anything_is_survived(data: bytes) -> None:
-    protocols_offered(data)
-    assert 0 <= bytes_wanted(data) <= 5 + 16384
+    read(data)
+    read(b"\x16\x03\x01" + len(data).to_bytes(2) + data)
 
 
 def test_the_alert_is_understood() -> None:
     received = ssl.MemoryBIO()
     client = ssl.create_default_context().wrap_bio(received, ssl.MemoryBIO(), server_hostname="localhost")
-    received.write(NO_APPLICATION_PROTOCOL)
+    received.write(RefusedHandshakeError(TlsFailure.NO_COMMON_PROTOCOL, "none", 120).alert)
     with pytest.raises(ssl.SSLError, match="alert no application protocol"):
         client.do_handshake()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 import re
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -12,19 +14,26 @@ from typing import Any
 
 import pytest
 from helpers import require_program
+from peers import PATIENCE
 
 import aionet
 from aionet import ServerTls
+from aionet.tls.certificates import key_algorithm
 
 from .authority import Authority, Pair, handshake_in_memory, leaf_serial, put
 
 
 def shown(tls: ServerTls, authority: Authority, name: str | None = "localhost") -> bytes:
     """The certificate that a client gets who asks for the host `name`."""
-    _, client = handshake_in_memory(tls.context, authority.client(), name)
+    _, client = handshake_in_memory(tls.context_for(name), authority.client(), name)
     found = client.getpeercert(binary_form=True)
     assert found is not None
     return found
+
+
+def certificate_of(context: ssl.SSLContext, authority: Authority) -> bytes | None:
+    """The certificate that a client without a name gets from `context`."""
+    return handshake_in_memory(context, authority.client(), None)[1].getpeercert(binary_form=True)
 
 
 # Files ------------------------------------------------------------------------------------------------
@@ -42,6 +51,8 @@ def test_what_is_in_the_certificate(authority: Authority) -> None:
     pair = authority.pair("server", "A.example", "*.b.example", "127.0.0.1", valid=(-1, 10))
     (certificate,) = ServerTls(*pair.files).certificates
     assert certificate.names == ("a.example", "*.b.example")
+    assert certificate.addresses == ("127.0.0.1",)
+    assert certificate.key_kind == "1.2.840.10045.2.1"
     assert certificate.not_after - certificate.not_before == 11 * 86400
     assert str(certificate.files) == str(pair.certificate)
 
@@ -191,31 +202,6 @@ def test_the_name_that_is_asked_for_chooses(authority: Authority) -> None:
         shown(tls, authority, "more.mail.c.example")
 
 
-def test_a_function_may_choose(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
-    usual, special = authority.pair("1", "a.example", "b.example"), authority.pair("2", "b.example")
-    context = authority.server(special)
-    asked: list[str | None] = []
-
-    def choose(name: str | None) -> ssl.SSLContext | None:
-        asked.append(name)
-        if name == "a.example.":
-            raise KeyError(name)
-        return context if name == "b.example" else None
-
-    tls = ServerTls(*usual.files, choose=choose)
-    assert shown(tls, authority, "a.example") == usual.serial
-    assert shown(tls, authority, "b.example") == special.serial
-    assert shown(tls, authority, None) == usual.serial
-    assert asked == ["a.example", "b.example", None]
-
-    def fail(name: str | None) -> None:
-        raise KeyError(name)
-
-    with pytest.raises(ssl.SSLError, match="callback failed"):
-        shown(ServerTls(*usual.files, choose=fail), authority)
-    assert "the choice of a certificate for 'localhost' failed" in caplog.text
-
-
 def test_rsa_and_ecdsa_for_the_same_names(authority: Authority) -> None:
     elliptic, rsa = authority.pair("ecdsa"), authority.pair("rsa", rsa=True)
     tls = ServerTls(*elliptic.files, also=[rsa.files])
@@ -225,6 +211,112 @@ def test_rsa_and_ecdsa_for_the_same_names(authority: Authority) -> None:
         context.set_ciphers(ciphers)
         _, client = handshake_in_memory(tls.context, context)
         assert client.getpeercert(binary_form=True) == pair.serial
+
+
+def test_kinds_of_keys_for_a_part_of_the_names(authority: Authority) -> None:
+    rsa = authority.pair("rsa", "a.example", "b.example", rsa=True)
+    elliptic = authority.pair("ecdsa", "b.example")
+    tls = ServerTls(*rsa.files, also=[elliptic.files])
+    for name, ciphers, pair in (
+        ("a.example", "ECDHE+aRSA", rsa),
+        ("b.example", "ECDHE+aRSA", rsa),
+        ("b.example", "ECDHE+aECDSA", elliptic),
+    ):
+        context = authority.client()
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(ciphers)
+        _, client = handshake_in_memory(tls.context_for(name), context, name)
+        assert client.getpeercert(binary_form=True) == pair.serial
+
+
+def test_the_first_certificate_for_a_name(authority: Authority) -> None:
+    first, second = (
+        authority.pair("1", "a.example", "b.example"),
+        authority.pair("2", "b.example", "c.example"),
+    )
+    tls = ServerTls(*first.files, also=[second.files])
+    for name, pair in (("a.example", first), ("b.example", first), ("c.example", second)):
+        assert shown(tls, authority, name) == pair.serial
+
+
+@pytest.mark.parametrize(
+    ("names", "rsa", "message"),
+    [
+        (
+            ("a.example", "127.0.0.1"),
+            False,
+            "server.pem, with the same kind of key, comes first for a.example, 127",
+        ),
+        (("a.example",), False, "server.pem, with the same kind of key, comes first for a.example"),
+        (("127.0.0.1",), False, "server.pem, with the same kind of key, comes first for 127.0.0.1"),
+        (("me@example.org",), True, "it is for no host name and no IP address"),
+    ],
+)
+def test_a_certificate_that_could_never_be_shown(
+    authority: Authority, names: tuple[str, ...], rsa: bool, message: str
+) -> None:
+    pair, other = authority.pair("server", "a.example", "127.0.0.1"), authority.pair("other", *names, rsa=rsa)
+    with pytest.raises(ValueError, match=f"other.pem could never be shown: .*{message}"):
+        ServerTls(*pair.files, also=[other.files])
+
+
+def test_certificates_for_ip_addresses(authority: Authority) -> None:
+    named, second = authority.pair("0", "a.example"), authority.pair("1", "127.0.0.2", "::1")
+    third = authority.pair("2", "127.0.0.3")
+    tls = ServerTls(*named.files, also=[second.files, third.files])
+    for address, pair in (
+        ("127.0.0.2:1", second),
+        ("[::ffff:127.0.0.2]:1", second),
+        ("[::1]:1", second),
+        ("127.0.0.3:1", third),
+        ("127.0.0.4:1", named),
+    ):
+        context = tls.context_for(None, aionet.SocketAddress.parse(address))
+        assert certificate_of(context, authority) == pair.serial, address
+    assert (
+        certificate_of(tls.context_for("127.0.0.3"), authority) == third.serial
+    )  # which clients should not do
+    assert certificate_of(tls.context_for(None, aionet.UnixAddress("/s")), authority) == named.serial
+
+
+@pytest.mark.asyncio
+async def test_a_client_of_an_ip_address_gets_its_certificate(authority: Authority) -> None:
+    first, second = authority.pair("1", "127.0.0.2"), authority.pair("2", "127.0.0.3")
+    async with aionet.AsyncTcpConnectionServer(
+        "0.0.0.0:0", tls=ServerTls(*first.files, also=[second.files])
+    ) as server:
+        for host, pair in (("127.0.0.2", first), ("127.0.0.3", second)):
+
+            def connect(host: str = host) -> bytes | None:
+                with (
+                    socket.create_connection((host, server.address.port), PATIENCE) as sock,
+                    authority.client().wrap_socket(sock, server_hostname=host) as client,
+                ):
+                    return client.getpeercert(binary_form=True)
+
+            connecting = asyncio.create_task(asyncio.to_thread(connect))
+            (await server.accept()).abort()
+            assert await connecting == pair.serial
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kind"), [("ed25519", "1.3.101.112"), ("rsa-pss", "1.2.840.113549.1.1.10"), ("rsa", None)]
+)
+def test_the_kind_of_a_key(tmp_path: Path, algorithm: str, kind: str | None) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = [
+        require_program("openssl"),
+        "req",
+        "-x509",
+        "-nodes",
+        "-newkey",
+        algorithm,
+        "-subj",
+        "/CN=a.example",
+    ]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
+    assert key_algorithm(der) == (kind or "1.2.840.113549.1.1.1")
 
 
 def test_clients_certificates(authority: Authority, tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ...accept_errors import is_shortage
 from ...errors import (
     AionetError,
     ConnectionLostError,
@@ -44,12 +43,14 @@ from ...errors import (
     TlsTruncatedError,
 )
 from ...native import compiled
-from ...tls_failure import TlsFailure, explain, looks_like_tls
+from ...tls_failure import TlsFailure, explain
 from ..budget import UNIT_BITS
 from ..contract import Buffer
 from ..outgoing import OutgoingBuffers
 from ..wire_over import WireOver
 from .base import TlsBase
+from .choice import ContextChoice
+from .handshake import Handshake
 from .info import TlsInfo
 from .writes import PIECE, Seal, SealedQueue
 
@@ -69,13 +70,12 @@ class TlsWire(TlsBase, WireOver):
         "_closing",
         "_eof_sent",
         "_gone",
-        "_initial",
+        "_handshake",
         "_keep_session",
         "_loop",
         "_observer",
         "_patience",
         "_seal",
-        "_server_name",
         "_session",
         "_state",
         "info",
@@ -84,10 +84,11 @@ class TlsWire(TlsBase, WireOver):
     def __init__(
         self,
         lower: Any,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | None,
         *,
         server_side: bool,
-        server_hostname: str | None,
+        server_hostname: str | None = None,
+        choice: ContextChoice | None = None,
         patience: float,
         accept_truncation: bool = False,
         session: ssl.SSLSession | None = None,
@@ -95,6 +96,8 @@ class TlsWire(TlsBase, WireOver):
         initial: bytes = b"",
     ) -> None:
         """`lower` is a whole wire that is a `QueueingWire`, too.
+
+        `context` is ``None`` for a server whose `choice` is asked for it.
 
         `patience` is how many seconds closing waits for the peer's close_notify.
 
@@ -106,9 +109,14 @@ class TlsWire(TlsBase, WireOver):
         self._loop = lower._loop
         self._incoming = ssl.MemoryBIO()
         self._encrypted = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._encrypted, server_side, server_hostname, session)
-        self._seal = Seal(self._tls, self._encrypted, lower, self._end, self._on_room)
-        self._server_name = server_hostname
+        self._seal = Seal(self._encrypted, lower, self._end, self._on_room)
+        if context is not None:
+            self._begin_tls(
+                context, server_side=server_side, server_hostname=server_hostname, session=session
+            )
+        self._handshake: Handshake | None = Handshake(
+            server_side=server_side, server_name=server_hostname, choice=choice, initial=initial
+        )
         self._patience = patience
         self._accept_truncation = accept_truncation
         self._session = session
@@ -133,7 +141,6 @@ class TlsWire(TlsBase, WireOver):
         self.bytes_read = 0
         self.peer_ended = False
         self.closed = False
-        self._initial = initial
 
     # The handshake ------------------------------------------------------------------------------------
 
@@ -148,68 +155,29 @@ class TlsWire(TlsBase, WireOver):
         Cancel safety: the wire is good for nothing but aborting.
         """
         self._refuse_if_closed("handshake")
+        handshake = self._handshake
+        assert handshake is not None
         self._reading = True
         try:
-            ciphertext, self._initial = self._initial, b""
-            if not ciphertext and self._tls.server_side:  # the client speaks first
-                ciphertext = await self._receive_for_handshake()
-            heard = False
-            while True:
-                if ciphertext:
-                    if not heard and not looks_like_tls(ciphertext):
-                        raise self._lose_by("handshake", None, TlsFailure.PLAINTEXT)
-                    heard = True
-                    self._incoming.write(ciphertext)
-                if self._go_on_shaking_hands() and self._seal.failure is None:
-                    break
-                ciphertext = await self._receive_for_handshake()
+            await handshake.run(self)
         finally:
             self._reading = False
+            self._handshake = None
         self._established = True
         self._more = self._incoming.pending > 0
-        self.info = TlsInfo.of(self._tls, self._name_asked_for())
+        self.info = TlsInfo.of(self._tls, handshake.server_name)
         self._seal.open()
 
-    def _go_on_shaking_hands(self) -> bool:
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        except ssl.SSLError as error:
-            raise self._lose_by("handshake", error, *explain(error)) from error
-        finally:
-            self._reply()
-        return True
-
-    async def _receive_for_handshake(self) -> bytes:
-        failure = self._seal.failure
-        try:
-            if failure is None:
-                ciphertext: bytes = await self._lower.receive(_CHUNK)
-            else:  # the peer waits for what was not sent: what it has said before, an alert perhaps, is all
-                ciphertext = self._lower.receive_now(_CHUNK)
-        except BlockingIOError:
-            assert failure is not None
-            if is_shortage(failure):
-                raise self._error("handshake", failure) from failure
-            raise self._lose_by("handshake", failure, TlsFailure.RESET) from failure
-        except ConnectionLostError as error:
-            raise self._lose_by("handshake", error, TlsFailure.RESET) from error
-        except ResourceExhaustedError as error:
-            raise self._error("handshake", error) from error
-        except SocketClosedError:
-            raise self._closed_error("handshake") from None
-        except OSError as error:  # of the system, which `receive_now` passes on
-            self._refuse_if_closed("handshake")
-            raise self._lose_by("handshake", error, TlsFailure.RESET) from error
-        self._refuse_if_closed("handshake")
-        if not ciphertext:
-            raise self._lose_by("handshake", None, TlsFailure.ENDED)
-        return ciphertext
-
-    def _name_asked_for(self) -> str | None:
-        name: str | None = getattr(self._tls, "name_asked_for", self._server_name)
-        return name
+    def _begin_tls(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> None:
+        self._tls = context.wrap_bio(self._incoming, self._encrypted, server_side, server_hostname, session)
+        self._seal.encrypt_with(self._tls)
 
     # Receiving ----------------------------------------------------------------------------------------
 
@@ -434,6 +402,8 @@ class TlsWire(TlsBase, WireOver):
 
     def begin_closing(self) -> None:
         self.closed = True
+        if self._handshake is not None:
+            self._handshake.stop(self._loop)
         self._lower.begin_closing()
         if not self._established and self._outgoing is not None:
             self._outgoing.fail(lambda: self._closed_error("write"))
@@ -465,6 +435,8 @@ class TlsWire(TlsBase, WireOver):
         if self._gone:
             return
         self._gone = self.closed = True
+        if self._handshake is not None:
+            self._handshake.stop(self._loop)
         self._lower.close_now(reset=reset)
         self._seal.forget()
         if self._outgoing is not None:
@@ -543,7 +515,9 @@ class TlsWire(TlsBase, WireOver):
         """Nothing but closing is left; return what to raise."""
         what = f"the peer refused: {failure}" if by_peer else str(failure)
         said = _said_by(cause)
-        message = f"{what} ({said})" if said else what
+        return self._lose_for(operation, f"{what} ({said})" if said else what, failure, by_peer)
+
+    def _lose_for(self, operation: str, message: str, failure: TlsFailure, by_peer: bool = False) -> TlsError:
         if self._own_loss is None:  # a copy: the original's traceback would keep its frames alive
             self._own_loss = TlsError(message, failure=failure, by_peer=by_peer)
         return self._tls_error(operation, message, failure, by_peer)

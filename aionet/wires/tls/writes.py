@@ -64,17 +64,15 @@ class Seal:
 
     def __init__(
         self,
-        tls: ssl.SSLObject,
         encrypted: ssl.MemoryBIO,
         lower: Any,
         end: Callable[[], None],
         on_room: Callable[[], None],
     ) -> None:
-        """`encrypted` is where `tls` writes to.
+        """`encrypted` is where ciphertext is left. `encrypt_with` comes before the first `send`.
 
         `end()` ends the stream, and `on_room()` is told when it is no longer `busy`.
         """
-        self._tls = tls
         self._encrypted = encrypted
         self._lower = lower
         self._end = end
@@ -88,6 +86,10 @@ class Seal:
         """Why something that was encrypted could not be handed down."""
         self.busy = True
         """Whether something encrypted waits for room below, or the handshake is not over."""
+
+    def encrypt_with(self, tls: ssl.SSLObject) -> None:
+        """Encrypt with `tls` from now on."""
+        self._tls = tls
 
     def open(self) -> None:
         """The handshake is over."""
