@@ -7,6 +7,14 @@ whose connection then closes gracefully, or is reset in the middle of a write; a
 step cannot make a handler return that swallows its cancellation, but it takes its connection away, and the
 drain waits for it no longer: the report shows where it was.
 
+*A connection that closes* is no handler that does not end: its handler has returned, or is itself in the
+socket's `aclose`, which may have to wait for a slow peer (`linger`, `close_notify_wait`). It is not cancelled
+at the end of the grace, and counts as what its handler did. The time for it ends before that for handlers
+does, whatever the options of the socket say: three quarters into the hard limit its task is cancelled, by
+which `aclose` closes at once, cleanly if all was sent. So what is left at the hard limit is a handler.
+
+*Act, then announce*: everything is aborted before anything of it is logged.
+
 Cancelling all at once would send all clients back at once, to whatever takes over. So it may be spread over
 the last seconds of the grace.
 """
@@ -14,10 +22,12 @@ the last seconds of the grace.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -29,6 +39,8 @@ __all__ = ["Drain", "DrainReport", "Straggler", "leave_behind"]
 
 _log = Log("aionet.server")
 
+_OWN_FILES = os.path.dirname(__file__) + os.sep
+_CLOSING_SHARES = (0.75, 0.95)  # of the hard limit: when connections that close have had enough time
 _LAST_CHANCE = 0.5  # seconds for handlers to end whose connection was taken away
 
 
@@ -39,7 +51,7 @@ class Straggler:
     peer: str
     """Whom it served."""
     stack: str
-    """Where it was, as a traceback."""
+    """Where it was, as a traceback, without the frames of this package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +59,7 @@ class DrainReport:
     """How the connections ended that were being served when the drain began."""
 
     finished: int
-    """Handlers that ended by themselves within the grace."""
+    """Handlers that ended by themselves within the grace; their connections may have closed later."""
     cancelled: int
     """Handlers that ended after being cancelled."""
     aborted: int
@@ -56,10 +68,14 @@ class DrainReport:
     """How long it all took."""
     stragglers: tuple[Straggler, ...] = ()
     """Those of the aborted."""
+    closing: int = 0
+    """Of the finished and the cancelled, connections that were still closing when the time for that was over,
+    and were closed at once: in a reset where not all was sent, else cleanly."""
 
     def __str__(self) -> str:
+        closing = f" ({self.closing} of them were still closing)" if self.closing else ""
         return (
-            f"{self.finished} finished, {self.cancelled} cancelled, {self.aborted} aborted"
+            f"{self.finished} finished, {self.cancelled} cancelled{closing}, {self.aborted} aborted"
             f" in {self.seconds:.2f} s"
         )
 
@@ -91,29 +107,44 @@ class Drain:
         self._began = self._loop.time()
         self._grace_ends = self._began + grace
         self._hard = hard
+        self._hard_ends = math.inf
+        """Known once the grace is over."""
         self._spread = min(spread, grace)
-        self._in_grace = True
-        self._deadline: asyncio.Timeout | None = None  # of the wait that is going on
+        self._deadline: asyncio.Timeout | None = None  # of the wait that is in progress,
+        self._until: Callable[[], float] = self._hard_limit  # and when it ends
         self.done = False
-        """Whether nobody waits for these connections any longer."""
+        """Whether nothing waits for these connections any longer."""
 
     async def run(self) -> DrainReport:
         """Go through the steps; return as soon as all have ended. Cancel safety: it stops where it is."""
         try:
-            await self._wait(self._grace_ends - self._spread)
+            await self._wait(partial(self._grace_limit, 0.0))
             await self._cancel_the_rest()
-            self._in_grace = False
-            await self._wait(self._loop.time() + self._hard)
-            stragglers = self._left()
-            return DrainReport(
-                finished=len(self._connections) - len(self._cancelled),
-                cancelled=len(self._cancelled) - len(stragglers),
-                aborted=len(stragglers),
-                seconds=self._loop.time() - self._began,
-                stragglers=tuple(self._abort(task) for task in stragglers),
-            )
+            self._hard_ends = self._loop.time() + self._hard
+            closing: set[asyncio.Task[None]] = set()
+            for share in _CLOSING_SHARES:
+                await self._wait(partial(self._hard_limit, share))
+                closing |= self._hurry_those_that_close()
+            await self._wait(self._hard_limit)
+            report, stragglers = self._abort_the_rest(closing)
         finally:  # even if it fails: serving waits for it
             self.done = True
+        for straggler, connection in stragglers:
+            _log.warning(
+                "handler for %s did not end when it was cancelled:\n%s",
+                straggler.peer,
+                straggler.stack,
+                extra={"connection": connection.id},
+            )
+        return report
+
+    def _hard_limit(self, share: float = 1.0) -> float:
+        """When so much of the time between the cancellations and the end is over."""
+        return self._hard_ends - self._hard * (1 - share)
+
+    def _grace_limit(self, share: float) -> float:
+        """When so much of the time in which the cancellations are spread is over."""
+        return self._grace_ends - self._spread * (1 - share)
 
     def hurry(self, grace: float, hard: float) -> None:
         """Let the grace end in `grace` seconds and what follows take `hard`, where that is sooner."""
@@ -121,17 +152,51 @@ class Drain:
         self._grace_ends = min(self._grace_ends, now + grace)
         self._spread = min(self._spread, grace)
         self._hard = min(self._hard, hard)
-        if self._deadline is not None:
-            ends = self._grace_ends if self._in_grace else now + hard
-            self._deadline.reschedule(min(ends, self._deadline.when() or ends))
+        self._hard_ends = min(self._hard_ends, now + hard)
+        if self._deadline is not None and not self._deadline.expired():
+            self._deadline.reschedule(min(self._until(), self._deadline.when() or math.inf))
 
     async def _cancel_the_rest(self) -> None:
         tasks = self._left()
         for number, task in enumerate(tasks):
             if number and self._spread:
-                await self._wait(self._grace_ends - self._spread * (1 - number / len(tasks)))
-            if not task.done():
+                await self._wait(partial(self._grace_limit, number / len(tasks)))
+            if not task.done() and not _is_closing(self._connections[task]):
                 self._cancel(task)
+
+    def _hurry_those_that_close(self) -> set[asyncio.Task[None]]:
+        """Have them close at once; return their tasks."""
+        closing = {task for task in self._left() if _is_closing(self._connections[task])}
+        for task in closing:
+            if self._connections[task].phase == "closing":
+                task.cancel("the server is draining")
+            else:
+                self._cancel(task)
+        return closing
+
+    def _abort_the_rest(
+        self, closing: set[asyncio.Task[None]]
+    ) -> tuple[DrainReport, list[tuple[Straggler, Connection[Any]]]]:
+        """Take their connections away from the handlers that are left; return the report, and of whom."""
+        stragglers = []
+        for task in self._left():
+            connection = self._connections[task]
+            if _is_closing(connection):  # since a moment
+                connection.socket.abort()
+                closing.add(task)
+            else:
+                stragglers.append((self._abort(task), connection))
+                closing.discard(task)
+                self._cancelled.discard(task)
+        report = DrainReport(
+            finished=len(self._connections) - len(self._cancelled) - len(stragglers),
+            cancelled=len(self._cancelled),
+            aborted=len(stragglers),
+            seconds=self._loop.time() - self._began,
+            stragglers=tuple(straggler for straggler, _ in stragglers),
+            closing=len(closing),
+        )
+        return report, stragglers
 
     def _cancel(self, task: asyncio.Task[None]) -> None:
         connection = self._connections[task]
@@ -147,12 +212,6 @@ class Drain:
             connection._cause = CloseCause.ABORTED
             self._note(connection, CloseCause.ABORTED)
         connection.socket.abort()
-        _log.warning(
-            "handler for %s did not end when it was cancelled:\n%s",
-            straggler.peer,
-            straggler.stack,
-            extra={"connection": connection.id},
-        )
         return straggler
 
     def _left(self) -> list[asyncio.Task[None]]:
@@ -163,11 +222,12 @@ class Drain:
         if not self._running:
             self._all_ended.set()
 
-    async def _wait(self, until: float) -> None:
-        """Wait for all to end, to the loop's time `until` at the longest."""
+    async def _wait(self, until: Callable[[], float]) -> None:
+        """Wait for all to end, to the loop's time `until()` at the longest, which `hurry` may change."""
         if not self._running:
             return
-        self._deadline = asyncio.timeout_at(until)
+        self._until = until
+        self._deadline = asyncio.timeout_at(until())
         try:
             async with self._deadline:
                 await self._all_ended.wait()
@@ -175,6 +235,12 @@ class Drain:
             pass
         finally:
             self._deadline = None
+
+
+def _is_closing(connection: Connection[Any]) -> bool:
+    """Whether its handler has ended, or has closed the socket, and that is still in progress."""
+    socket = connection.socket
+    return connection.phase == "closing" or (socket.closed and socket.fileno() != -1)
 
 
 async def leave_behind(
@@ -195,14 +261,15 @@ async def leave_behind(
 
 
 def _stack_of(task: asyncio.Task[None]) -> str:
-    """All of what `task` awaits, outermost first; its own `get_stack` shows the first frame only."""
+    """What `task` awaits, outermost first, without our frames; `get_stack` shows the first frame only."""
     frames: list[tuple[FrameType, int]] = []
     rest = ""
     try:
         frames.extend((frame, frame.f_lineno) for frame in _frames_of(task.get_coro()))
     except Exception as error:  # of an awaitable with attributes of its own; the drain must not fail by it
         rest = f"  (the rest cannot be shown: {error!r})\n"
-    return "".join(traceback.StackSummary.extract(frames).format()) + rest
+    theirs = [(frame, line) for frame, line in frames if not frame.f_code.co_filename.startswith(_OWN_FILES)]
+    return "".join(traceback.StackSummary.extract(theirs or frames).format()) + rest
 
 
 def _frames_of(awaited: Any) -> Iterator[FrameType]:

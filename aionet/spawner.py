@@ -201,7 +201,9 @@ class ConnectionSpawner(Generic[SocketT]):
         """Close the servers, let handlers finish for `grace` seconds, cancel the rest, and report.
 
         Handlers see `socket.draining`. Those who have not ended `hard` seconds after being cancelled lose
-        their connection (RST); it takes no longer than `grace` and `hard` together, whatever they do.
+        their connection (RST); it takes no longer than `grace` and `hard` together, whatever they do. A
+        connection whose handler has ended may take three quarters of `hard` to close, then it is closed at
+        once (`DrainReport.closing`).
         `spread` distributes the cancellations over the last seconds of the grace; by default the limits say
         (`drain_spread`). A second call, while one is under way, may shorten both; all get the same report.
 
@@ -516,6 +518,7 @@ class ConnectionSpawner(Generic[SocketT]):
         try:
             closing = self._close(connection, error)
             if closing is not None:
+                connection._phase = "closing"  # a drain asks for it
                 return self._close_to_end(connection, closing)
         except BaseException:  # a callback's, or an interrupt: the connection ends all the same
             self._give_up(connection, CloseCause.FAILED)

@@ -371,5 +371,6 @@ def _how(status: int) -> str:
 
 def _together(reports: list[dict[str, Any]]) -> DrainReport:
     """Return one report on several drains that ran at once."""
-    counts = {name: sum(report[name] for report in reports) for name in ("finished", "cancelled", "aborted")}
+    names = ("finished", "cancelled", "aborted", "closing")
+    counts = {name: sum(report[name] for report in reports) for name in names}
     return DrainReport(**counts, seconds=max((report["seconds"] for report in reports), default=0.0))

@@ -205,7 +205,8 @@ def test_a_signal_lets_handlers_finish(directory: Path, number: signal.Signals) 
             assert receive_to_end(sock) == b""
         report = server.next_event()
         assert 0 <= report.pop("seconds") < 10
-        assert report == {"event": "drained", "finished": 1, "cancelled": 0, "aborted": 0, "stragglers": []}
+        counts = {"finished": 1, "cancelled": 0, "aborted": 0, "closing": 0}
+        assert report == {"event": "drained", **counts, "stragglers": []}
         assert server.ended() == (0, "", "")
 
 

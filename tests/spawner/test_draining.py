@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers import begin, give_turns, until
+from tls_peers import TlsOverSocket, contexts
 
 import aionet
 
@@ -398,6 +399,119 @@ async def test_it_takes_no_longer_than_it_may_whatever_clients_do(stage: Stage) 
     assert report.finished + report.cancelled + report.aborted == 5
     assert report.aborted >= 1
     over.set()
+    await until(lambda: not spawner.connections)
+
+
+# Connections that close -------------------------------------------------------------------------------
+
+
+PATIENT = aionet.TcpOptions(linger=60.0, close_notify_wait=30.0)  # more than any drain here waits
+
+
+async def read_on(sock: Any) -> None:
+    await sock.read()
+
+
+async def write_on(sock: Any) -> None:
+    """Ends at once when it is cancelled, with most of its reply unsent, and says that it has finished."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await sock.write(bytes(50_000_000))
+
+
+async def read_in_a_block(sock: Any) -> None:
+    async with sock:
+        await sock.read()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("handler", [read_on, read_in_a_block])
+async def test_waiting_for_close_notify_is_no_straggler(
+    stage: Stage, handler: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    spawner = aionet.ConnectionSpawner(handler)
+    server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), tls=contexts().server, options=PATIENT)
+    serving = await stage.serve(spawner, server)
+    clients = [
+        TlsOverSocket(stage.client(server).sock, contexts().client, server_side=False) for _ in range(5)
+    ]
+    for client in clients:
+        await client.shake_hands()
+    await until(lambda: all(connection.phase == "serving" for connection in spawner.connections))
+    report = await spawner.drain(0.0, hard=0.4)
+    await serving
+    assert (counts(report), report.closing, report.stragglers) == ((0, 5, 0), 5, ())
+    assert "5 cancelled (5 of them were still closing), 0 aborted" in str(report)
+    assert spawner.stats.causes == {aionet.CloseCause.DRAINED: 5}
+    assert caplog.records == []
+    for client in clients:
+        assert await asyncio.to_thread(client.recv, 1) == b""  # close_notify, and no reset
+
+
+@pytest.mark.asyncio
+async def test_a_handler_that_has_ended_in_a_write_is_no_straggler(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    spawner = aionet.ConnectionSpawner(write_on)
+    server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), options=PATIENT)
+    serving = await stage.serve(spawner, server)
+    client = stage.client(server)
+    await until(lambda: spawner.connections and spawner.connections[0].socket._wire.waits_for_room)
+    report = await spawner.drain(0.0, hard=0.2)
+    await serving
+    assert (counts(report), report.closing, report.stragglers) == ((0, 1, 0), 1, ())
+    assert caplog.records == []
+    with pytest.raises(ConnectionResetError):  # a clean end would make the reply look whole
+        await client.receive_to_end()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("shares", [(0.5,), ()], ids=["in time", "at the last moment"])
+async def test_a_handler_that_finished_by_itself_and_a_connection_that_still_closes(
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, shares: tuple[float, ...]
+) -> None:
+    monkeypatch.setattr("aionet.draining._CLOSING_SHARES", shares)
+    may_end = asyncio.Event()
+
+    async def reply(sock: Any) -> None:
+        writing = asyncio.create_task(sock.write(bytes(50_000_000)))
+        await may_end.wait()
+        writing.cancel()
+
+    spawner = aionet.ConnectionSpawner(reply)
+    server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), options=PATIENT)
+    serving = await stage.serve(spawner, server)
+    stage.client(server)
+    await until(lambda: spawner.connections and spawner.connections[0].socket._wire.waits_for_room)
+    may_end.set()
+    await until(lambda: spawner.connections[0].socket.closed)
+    report = await spawner.drain(0.1, hard=0.1)
+    await serving
+    assert (counts(report), report.closing, report.stragglers) == ((1, 0, 0), 1, ())
+    assert caplog.records == []
+    await until(lambda: not spawner.connections)
+
+
+@pytest.mark.asyncio
+async def test_the_stack_of_a_straggler_is_its_own(stage: Stage) -> None:
+    over = asyncio.Event()
+
+    async def read_stubbornly(sock: Any) -> None:
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError, aionet.SocketClosedError):
+                await sock.read_exactly(10)
+            await asyncio.sleep(0)
+
+    spawner = aionet.ConnectionSpawner(read_stubbornly)
+    server = stage.tcp_server()
+    await stage.serve(spawner, server)
+    stage.client(server)
+    await until(lambda: spawner.connections)
+    await give_turns()
+    report = await spawner.drain(0.0, hard=0.1)
+    over.set()
+    (straggler,) = report.stragglers
+    assert "await sock.read_exactly(10)" in straggler.stack
+    assert "/aionet/" not in straggler.stack
     await until(lambda: not spawner.connections)
 
 
