@@ -9,6 +9,11 @@ other one.
 *An end travels.* The end of one side's stream becomes `send_eof` on the other, and the way back goes on.
 When both ways have ended, both sockets are closed in good order.
 
+*An end of TLS without close_notify* may be a cut (RFC 8446, 6.1), but mostly is not: many programs just close
+their socket, Python's among them. Over plain TCP the other side could not tell the two apart either, and a
+reset takes from it what an honest peer has sent. So it travels as an end unless the caller says otherwise,
+and the report names the side. HAProxy 2.6 and socat 1.7 do the same, both ways.
+
 *A loss travels too, behind the last bytes.* A reset destroys what its receiver's system has not got yet. So
 when one side is lost, first everything that it had sent is delivered: read to the last byte, written, and
 acknowledged by the survivor's TCP. Then the survivor is reset. What it sends meanwhile is thrown away (the
@@ -28,7 +33,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from .errors import ConnectionLostError, DeliveryError, TlsError
+from .errors import ConnectionLostError, DeliveryError, TlsError, TlsTruncatedError
 from .stream_socket import AsyncStreamSocket
 from .tcp_socket import AsyncTcpSocket
 
@@ -59,12 +64,21 @@ class RelayReport:
     """How it was lost."""
     undelivered: int
     """Of the lost side's bytes, how many the surviving side's TCP had not acknowledged when it was reset."""
+    truncated: tuple[Literal["a", "b"], ...] = ()
+    """The sides whose TLS stream ended without close_notify, where that was passed on as an end."""
 
 
-async def relay(a: _StreamSocket, b: _StreamSocket) -> RelayReport:
+async def relay(a: _StreamSocket, b: _StreamSocket, *, accept_truncation: bool = True) -> RelayReport:
     """Copy between `a` and `b`, both ways, until both streams have ended or one side is lost; close both.
 
     A connection that is lost is no exception here but an ending: the report tells of it.
+
+    Args:
+        a: one side.
+        b: the other side.
+        accept_truncation: pass an end of a TLS stream without close_notify on as an end, which gives up
+            that the other side knows whether the stream was cut off. If false, it counts as a loss: the other
+            side is reset, after the bytes that came before.
 
     Raises:
         SocketClosedError: one of them is closed, or somebody else closes it meanwhile.
@@ -77,7 +91,7 @@ async def relay(a: _StreamSocket, b: _StreamSocket) -> RelayReport:
     if a is b:
         raise ValueError(f"relay() needs two sockets, and was given {a!r} twice")
     try:
-        return await _Relaying(a, b).run()
+        return await _Relaying(a, b, accept_truncation).run()
     finally:  # of no effect where both streams have ended: they are closed then
         a.abort()
         b.abort()
@@ -86,10 +100,12 @@ async def relay(a: _StreamSocket, b: _StreamSocket) -> RelayReport:
 class _Way:
     """One of the two directions."""
 
-    def __init__(self, source: _StreamSocket, sink: _StreamSocket) -> None:
+    def __init__(self, source: _StreamSocket, sink: _StreamSocket, accept_truncation: bool) -> None:
         self.source = source
         self.sink = sink
         self.count = 0
+        self.truncated = False
+        self._accept_truncation = accept_truncation
         self.lost: _StreamSocket | None = None
         self.error: ConnectionLostError | TlsError | None = None
         self.task = asyncio.create_task(self._copy())
@@ -100,7 +116,12 @@ class _Way:
         try:
             while True:
                 end = self.source
-                data = await self.source.read(_CHUNK)
+                try:
+                    data = await self.source.read(_CHUNK)
+                except TlsTruncatedError:
+                    if not self._accept_truncation:
+                        raise
+                    self.truncated, data = True, b""
                 end = self.sink
                 if not data:
                     return await self.sink.send_eof()
@@ -113,12 +134,16 @@ class _Way:
 class _Relaying:
     """One relay: two ways, and what to do when they end."""
 
-    def __init__(self, a: _StreamSocket, b: _StreamSocket) -> None:
+    def __init__(self, a: _StreamSocket, b: _StreamSocket, accept_truncation: bool) -> None:
         self._a = a
         self._b = b
+        self._accept_truncation = accept_truncation
 
     async def run(self) -> RelayReport:
-        ways = _Way(self._a, self._b), _Way(self._b, self._a)
+        ways = (
+            _Way(self._a, self._b, self._accept_truncation),
+            _Way(self._b, self._a, self._accept_truncation),
+        )
         undelivered = 0
         try:
             broken = await _first_loss(ways)
@@ -136,7 +161,13 @@ class _Relaying:
             lost=None if broken is None else "a" if broken.lost is self._a else "b",
             error=None if broken is None else broken.error,
             undelivered=undelivered,
+            truncated=_sides_of(*(way.truncated for way in ways)),
         )
+
+
+def _sides_of(a: bool, b: bool) -> tuple[Literal["a", "b"], ...]:
+    sides: tuple[Literal["a", "b"], ...] = ("a", "b")
+    return tuple(side for side, is_one in zip(sides, (a, b), strict=True) if is_one)
 
 
 async def _first_loss(ways: Sequence[_Way]) -> _Way | None:

@@ -48,7 +48,11 @@ async def begin_tls(
     """
     try:
         async with _within(timeout, address):
-            await socket.start_tls(tls.context, server_hostname=tls.name_for(address))
+            await socket.start_tls(
+                tls.context,
+                server_hostname=tls.name_for(address),
+                accept_truncation=tls.accept_truncation,
+            )
     except BaseException:
         socket.abort()
         raise

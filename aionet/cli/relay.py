@@ -27,6 +27,7 @@ _StreamSocket: TypeAlias = AsyncStreamSocket[Any]
 
 _DEFAULT_TIMEOUT = 10.0
 _TARGET = "--target-"
+_SIDES: dict[str | None, str | None] = {None: None, "a": "client", "b": "target"}
 _VERSIONS: dict[str | None, Literal[1, 2] | None] = {None: None, "v1": 1, "v2": 2}
 
 _EXAMPLES = """\
@@ -67,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin each connection to TARGET with a PROXY protocol header, which names the client;"
         " write it after LISTEN and TARGET (default: no header; v2 without a value)",
     )
+    parser.add_argument(
+        "--accept-truncation",
+        action=argparse.BooleanOptionalAction,
+        help="pass an end of a TLS stream without close_notify on as an end, though the other side cannot tell"
+        " then whether the stream was cut off; with --no-accept-truncation that side is reset"
+        " (default: --accept-truncation)",
+    )
     add_server_arguments(parser, bind=False)
     add_server_tls_arguments(parser)
     add_client_tls_arguments(parser, _TARGET, "TARGET")
@@ -86,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         timeout=args.timeout,
         proxy_version=_VERSIONS[args.send_proxy],
         announcer=announcer,
+        accept_truncation=args.accept_truncation is not False,
     )
     return run_server(handler, [args.listen], args, announcer)
 
@@ -97,6 +106,7 @@ async def _relay_to(
     proxy_version: Literal[1, 2] | None,
     announcer: Announcer,
     tls: ClientTlsOptions | None = None,
+    accept_truncation: bool = True,
 ) -> None:
     """Serve one client."""
     started = asyncio.get_running_loop().time()
@@ -113,7 +123,7 @@ async def _relay_to(
         report = RelayReport(a_to_b=0, b_to_a=0, lost="b", error=None, undelivered=0)
         problem: str | None = explain(error)
     else:
-        report = await relay(client, server)
+        report = await relay(client, server, accept_truncation=accept_truncation)
         problem = explain(report.error) if report.error else None
         _log.debug("%s: %s", name, report)
     announcer.event(
@@ -123,9 +133,10 @@ async def _relay_to(
         client_to_target=report.a_to_b,
         target_to_client=report.b_to_a,
         seconds=round(asyncio.get_running_loop().time() - started, 6),
-        lost={None: None, "a": "client", "b": "target"}[report.lost],
+        lost=_SIDES[report.lost],
         error=problem,
         undelivered=report.undelivered,
+        truncated=[_SIDES[side] for side in report.truncated],
     )
 
 

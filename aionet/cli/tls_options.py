@@ -127,6 +127,8 @@ class ClientTlsOptions(NamedTuple):
     context: ssl.SSLContext
     server_hostname: str | None
     """The name that its certificate has to have; ``None`` for that of the address."""
+    accept_truncation: bool = False
+    """Whether an end without close_notify is a clean one."""
 
     def name_for(self, address: Address, prefix: str = "--") -> str:
         """Return the name that the certificate of `address` has to have. Raises `CommandError` if none is."""
@@ -170,11 +172,20 @@ def add_client_tls_arguments(
         metavar="NAME",
         help="the name to ask for, and to find in the certificate (default: the host of the address)",
     )
+    if prefix == "--":  # a relay has the option for both of its sides
+        group.add_argument(
+            "--accept-truncation",
+            action="store_true",
+            help="take an end of the connection without close_notify for the end of the stream, which gives"
+            " up knowing whether it was cut off (default: that is an error, after what came before)",
+        )
 
 
 def client_tls_from(args: argparse.Namespace, prefix: str = "--") -> ClientTlsOptions | None:
     """Return what the options ask for. Raises `CommandError` if they do not go together, or files are bad."""
-    names = ("ca", "cert", "key", "alpn", "server-hostname")
+    names = ["ca", "cert", "key", "alpn", "server-hostname"]
+    if prefix == "--":
+        names.append("accept-truncation")
     given = {name: _given(args, prefix + name) for name in names}
     if not _given(args, f"{prefix}tls"):
         for name in (name for name in names if given[name]):
@@ -188,7 +199,7 @@ def client_tls_from(args: argparse.Namespace, prefix: str = "--") -> ClientTlsOp
     if given["cert"]:
         with _explained():
             load_pair(CertificateFiles(given["cert"], given["key"]), context, None)
-    return ClientTlsOptions(context, given["server-hostname"])
+    return ClientTlsOptions(context, given["server-hostname"], bool(given.get("accept-truncation")))
 
 
 def _given(args: argparse.Namespace, option: str) -> Any:

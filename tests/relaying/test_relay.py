@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conformance.transports import Accepted, TlsTransport
 from helpers import until
 from peers import RawListener, RawPeer
 
@@ -21,6 +22,7 @@ from aionet import (
     ConnectionLostError,
     SocketBusyError,
     SocketClosedError,
+    TlsTruncatedError,
     relaying,
 )
 from aionet.relaying import RelayReport, relay
@@ -269,6 +271,60 @@ async def test_a_unix_peer_that_has_stopped_reading_is_heard_to_its_end(tmp_path
         report = await r.report()
         assert report.lost == "a"
         assert report.a_to_b == 26
+
+
+# An end of TLS without close_notify -----------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def tls_rig(
+    accept_truncation: bool | None,
+) -> AsyncIterator[tuple[Any, Any, asyncio.Future[RelayReport]]]:
+    """A peer over TLS, one over TCP, and the report of the relay between them; ``None``: the default."""
+    tcp = Accepted("tcp4", socket.AF_INET, "127.0.0.1")
+    how = {} if accept_truncation is None else {"accept_truncation": accept_truncation}
+    async with TlsTransport(tcp).connected() as (a, peer_a), tcp.connected() as (b, peer_b):
+        relaying = asyncio.ensure_future(relay(a, b, **how))
+        try:
+            yield peer_a, peer_b, relaying
+        finally:
+            relaying.cancel()
+            await asyncio.gather(relaying, return_exceptions=True)
+
+
+@pytest.mark.parametrize("accept", [None, True])
+async def test_an_end_without_close_notify_travels_as_an_end(accept: bool | None) -> None:
+    async with tls_rig(accept) as (peer_a, peer_b, relaying):
+        await peer_a.send(bytes(100_019))
+        peer_a.sock.sock.shutdown(socket.SHUT_WR)  # of the connection below
+        assert len(await peer_b.receive_to_end()) == 100_019
+        await peer_b.send(b"the other way is open")
+        assert await peer_a.receive_exactly(21) == b"the other way is open"
+        peer_b.half_close()
+        assert await peer_a.receive() == b""
+        report = await asyncio.wait_for(relaying, 10)
+        assert report == RelayReport(a_to_b=100_019, b_to_a=21, truncated=("a",), **CLEAN)
+
+
+async def test_an_end_without_close_notify_may_count_as_a_loss() -> None:
+    async with tls_rig(False) as (peer_a, peer_b, relaying):
+        await peer_a.send(bytes(100_019))
+        peer_a.sock.sock.shutdown(socket.SHUT_WR)
+        assert len(await peer_b.in_thread(_receive_until_reset)) == 100_019
+        report = await asyncio.wait_for(relaying, 10)
+        assert (report.a_to_b, report.lost, report.truncated, report.undelivered) == (100_019, "a", (), 0)
+        assert isinstance(report.error, TlsTruncatedError)
+
+
+async def test_close_notify_is_no_truncation() -> None:
+    async with tls_rig(None) as (peer_a, peer_b, relaying):
+        for peer, other in ((peer_a, peer_b), (peer_b, peer_a)):
+            peer.half_close()
+            assert await other.receive() == b""
+        assert (await asyncio.wait_for(relaying, 10)).truncated == ()
+
+
+# Endings by this side -------------------------------------------------------------------------------
 
 
 @every_kind

@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -267,6 +268,7 @@ def test_connect(authority: Authority, app: Path) -> None:
     [
         (["--ca", "ca.pem"], "--ca needs --tls"),
         (["--server-hostname", "x"], "--server-hostname needs --tls"),
+        (["--accept-truncation"], "--accept-truncation needs --tls"),
         (["--tls", "--key", "server.key"], "--key needs --cert"),
         (["--tls", "--ca", "none.pem"], "cannot read none.pem: No such file or directory"),
         (["--tls", "--ca", "server.key"], "server.key: expected certificates of authorities, as PEM"),
@@ -309,18 +311,57 @@ def test_a_relay_to_a_target_that_is_not_to_be_trusted(authority: Authority, app
             assert "the certificate is for another name" in event["error"]
 
 
-def test_a_relay_passes_a_cut_on(authority: Authority, app: Path) -> None:
+@pytest.mark.parametrize("accepting", [[], ["--accept-truncation"], ["--no-accept-truncation"]])
+def test_an_end_without_close_notify_at_a_relay(authority: Authority, accepting: list[str]) -> None:
     pair = authority.pair("server")
     with (
-        AionetServer("serve", "app:shout", "--bind", "127.0.0.1:0", cwd=app) as server,
-        AionetServer("relay", "127.0.0.1:0", server.address, *options(pair)) as relay,
+        socket.create_server(("127.0.0.1", 0)) as target,
+        AionetServer(
+            "relay", "127.0.0.1:0", f"127.0.0.1:{target.getsockname()[1]}", *options(pair, *accepting)
+        ) as relay,
     ):
         with client(relay.address, authority.client()) as sock:
-            sock.sendall(b"hello")
-            assert sock.recv(100) == b"HELLO"
-            socket.socket(fileno=sock.detach()).close()  # without close_notify
+            backend, _ = target.accept()
+            with backend:
+                backend.settimeout(PATIENCE)
+                backend.sendall(b"hello")
+                assert sock.recv(100) == b"HELLO".lower()
+                sock.sendall(b"bye")
+                assert backend.recv(100) == b"bye"
+                socket.socket(fileno=sock.detach()).close()
+                if accepting == ["--no-accept-truncation"]:
+                    with pytest.raises(ConnectionResetError):
+                        backend.recv(100)
+                else:
+                    assert backend.recv(100) == b""
         event = relay.next_event()
-        assert event["lost"] == "client"
-        assert "cut short" in event["error"]
+        if accepting == ["--no-accept-truncation"]:
+            assert (event["lost"], event["truncated"]) == ("client", [])
+            assert "cut short" in event["error"]
+        else:
+            assert (event["lost"], event["truncated"], event["error"]) == (None, ["client"], None)
         relay.signal()
         assert "Traceback" not in relay.ended()[2]
+
+
+@pytest.mark.parametrize("accepting", [[], ["--accept-truncation"]])
+def test_an_end_without_close_notify_at_connect(authority: Authority, accepting: list[str]) -> None:
+    context = authority.server(authority.pair("server"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            accepted, _ = listener.accept()
+            with context.wrap_socket(accepted, server_side=True) as sock:
+                sock.sendall(b"half of it")
+                socket.socket(fileno=sock.detach()).close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            trust = ["--tls", "--ca", authority.file, "--server-hostname", "localhost"]
+            done = aionet("connect", address, *trust, *accepting)
+        finally:
+            thread.join()
+    assert done.stdout == b"half of it"
+    assert (done.returncode, b"close_notify" in done.stderr) == ((0, False) if accepting else (1, True))
