@@ -12,7 +12,7 @@ from .options import TcpOptions
 from .scope import current_scope
 from .stream_socket import AsyncStreamSocket
 from .tcp_info import TcpInfo, read_tcp_info
-from .tls.client import client_tls
+from .tls.client import client_tls, name_in_certificate
 
 __all__ = ["AsyncTcpSocket"]
 
@@ -84,7 +84,7 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
                 f"happy_eyeballs_delay must be a finite number of seconds, 0 or more, or None: "
                 f"not {happy_eyeballs_delay!r}"
             )
-        wanted_tls = client_tls(tls, server_hostname, _name_in_certificate(target), accept_truncation)
+        wanted_tls = client_tls(tls, server_hostname, name_in_certificate(target.host), accept_truncation)
         options = self._options
         assert isinstance(options, TcpOptions)
         dialing = dial(
@@ -125,11 +125,6 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
         Raises `SocketClosedError` after closing, `NotImplementedError` where the system does not tell.
         """
         return read_tcp_info(self._wire.raw_socket)
-
-
-def _name_in_certificate(target: SocketAddress) -> str:
-    """What a certificate calls the host of `target`: without a scope, or the dot that ends a full name."""
-    return target.host.partition("%")[0].rstrip(".") or "localhost"
 
 
 def _tcp_address(address: AddressLike) -> SocketAddress:

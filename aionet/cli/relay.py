@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-truncation",
         action=argparse.BooleanOptionalAction,
-        help="pass an end of a TLS stream without close_notify on as an end, though the other side cannot tell"
-        " then whether the stream was cut off; with --no-accept-truncation that side is reset"
+        help="pass an end of a TLS stream without close_notify on as an end, though the other side cannot"
+        " tell then whether the stream was cut off; with --no-accept-truncation that side is reset"
         " (default: --accept-truncation)",
     )
     add_server_arguments(parser, bind=False)

@@ -6,18 +6,33 @@ A server's options are ``--cert`` and what goes with it; a client's are ``--tls`
 where a command is both, as ``relay`` is, those of the client begin with ``--target-``. Files are loaded
 before anything is bound, and what is wrong with them is one line. A client verifies: there is no option that
 turns that off, and ``--ca`` says whom to trust in place of the system's authorities.
+
+The password of an encrypted key comes from a file, or is asked for at the terminal: an argument could be read
+by every user of the machine (ps(1)). It is asked for once, when the command starts; workers get the answer
+from their supervisor. There is no question where this process is not in the foreground of its terminal, which
+would stop it (SIGTTIN, termios(3)).
 """
 
 from __future__ import annotations
 
 import argparse
+import getpass
+import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..addresses import SocketAddress
-from ..tls.certificates import CertificateFiles, load_pair, reading_authorities
+from ..tls.certificates import (
+    CertificateFiles,
+    EncryptedKeyError,
+    Password,
+    load_pair,
+    reading_authorities,
+)
+from ..tls.client import name_in_certificate
+from ..tls.contexts import default_context
 from ..tls.server import ServerTls
 from .arguments import Address
 from .failing import CommandError
@@ -39,11 +54,17 @@ def _protocol(text: str) -> str:
     return text
 
 
+_HELP_PASSWORD = (
+    "the first line of this file is the password of encrypted private keys"
+    " (default: it is asked for at the terminal, if there is one)"
+)
+
+
 # Servers ------------------------------------------------------------------------------------------------
 
 
 def add_server_tls_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cert``, ``--key``, ``--alpn``, and those that begin with ``--client-``."""
+    """Add ``--cert``, ``--key``, ``--key-password-file``, ``--alpn``, and those that begin with ``--client-``."""
     group = parser.add_argument_group(
         "TLS", "Files are read again when they change, for the connections that come from then on."
     )
@@ -60,6 +81,7 @@ def add_server_tls_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the private key of each --cert, in the same order (default: in the file of the certificate)",
     )
+    group.add_argument("--key-password-file", metavar="FILE", help=_HELP_PASSWORD)
     group.add_argument(
         "--client-ca",
         metavar="FILE",
@@ -92,7 +114,12 @@ def server_tls_from(args: argparse.Namespace) -> ServerTls | None:
             raise CommandError(f"{option} needs --client-ca, which names the authorities")
     certificates, keys = args.cert or [], args.key or []
     if not certificates:
-        for option, given in (("--key", keys), ("--client-ca", args.client_ca), ("--alpn", args.alpn)):
+        for option, given in (
+            ("--key", keys),
+            ("--key-password-file", args.key_password_file),
+            ("--client-ca", args.client_ca),
+            ("--alpn", args.alpn),
+        ):
             if given:
                 raise CommandError(f"{option} needs --cert: without a certificate there is no TLS")
         return None
@@ -103,14 +130,17 @@ def server_tls_from(args: argparse.Namespace) -> ServerTls | None:
         )
     pairs = list(zip(certificates, keys or [None] * len(certificates), strict=True))
     with _explained():
-        return ServerTls(
+        tls = ServerTls(
             *pairs[0],
             also=pairs[1:],
             client_ca=args.client_ca,
             client_optional=args.client_optional,
             client_crl=args.client_crl,
             alpn=args.alpn or (),
+            password=_password_from(args.key_password_file),
         )
+        _question.closed = True
+        return tls
 
 
 def check_server_tls(args: argparse.Namespace) -> None:
@@ -134,8 +164,8 @@ class ClientTlsOptions(NamedTuple):
         """Return the name that the certificate of `address` has to have. Raises `CommandError` if none is."""
         if self.server_hostname is not None:
             return self.server_hostname
-        if isinstance(address, SocketAddress) and address.host:
-            return str(address.host)
+        if isinstance(address, SocketAddress):
+            return name_in_certificate(address.host)
         raise CommandError(
             f"{address} has no host name: {prefix}server-hostname has to say what is in its certificate"
         )
@@ -160,6 +190,7 @@ def add_client_tls_arguments(
     group.add_argument(
         f"{prefix}key", metavar="FILE", help="its private key (default: in the file of the certificate)"
     )
+    group.add_argument(f"{prefix}key-password-file", metavar="FILE", help=_HELP_PASSWORD)
     group.add_argument(
         f"{prefix}alpn",
         type=_protocol,
@@ -183,7 +214,7 @@ def add_client_tls_arguments(
 
 def client_tls_from(args: argparse.Namespace, prefix: str = "--") -> ClientTlsOptions | None:
     """Return what the options ask for. Raises `CommandError` if they do not go together, or files are bad."""
-    names = ["ca", "cert", "key", "alpn", "server-hostname"]
+    names = ["ca", "cert", "key", "key-password-file", "alpn", "server-hostname"]
     if prefix == "--":
         names.append("accept-truncation")
     given = {name: _given(args, prefix + name) for name in names}
@@ -191,14 +222,16 @@ def client_tls_from(args: argparse.Namespace, prefix: str = "--") -> ClientTlsOp
         for name in (name for name in names if given[name]):
             raise CommandError(f"{prefix}{name} needs {prefix}tls")
         return None
-    if given["key"] and not given["cert"]:
-        raise CommandError(f"{prefix}key needs {prefix}cert")
+    for name in ("key", "key-password-file"):
+        if given[name] and not given["cert"]:
+            raise CommandError(f"{prefix}{name} needs {prefix}cert")
     context = _context_that_trusts(given["ca"])
     if given["alpn"]:
         context.set_alpn_protocols(given["alpn"])
     if given["cert"]:
-        with _explained():
-            load_pair(CertificateFiles(given["cert"], given["key"]), context, None)
+        with _explained(prefix):
+            password = _password_from(given["key-password-file"])
+            load_pair(CertificateFiles(given["cert"], given["key"]), context, password)
     return ClientTlsOptions(context, given["server-hostname"], bool(given.get("accept-truncation")))
 
 
@@ -208,17 +241,65 @@ def _given(args: argparse.Namespace, option: str) -> Any:
 
 def _context_that_trusts(authorities: str | None) -> ssl.SSLContext:
     if authorities is None:
-        return ssl.create_default_context()
+        return default_context(ssl.Purpose.SERVER_AUTH)
     with _explained(), reading_authorities(authorities):
-        return ssl.create_default_context(cafile=authorities)
+        return default_context(ssl.Purpose.SERVER_AUTH, cafile=authorities)
+
+
+# Passwords ----------------------------------------------------------------------------------------------
+
+
+def _password_from(path: str | None) -> Password:
+    """Return the password of encrypted keys, or what asks for it. Raises `OSError`."""
+    if path is None:
+        return _question if _in_foreground() else None
+    with open(path, "rb") as file:
+        return file.readline().rstrip(b"\r\n")
+
+
+class _Question:
+    """Asks for the password when it is called, once; pickled, it is what was answered."""
+
+    def __init__(self) -> None:
+        self._answer: str | None = None
+        self.closed = False
+        """Whether it is too late to ask: an event loop runs, and would wait for the answer."""
+
+    def __call__(self) -> str:
+        if self._answer is None:
+            if self.closed:
+                raise EncryptedKeyError("a private key is encrypted now: start again to give its password")
+            self._answer = getpass.getpass("password of the private key: ")
+        return self._answer
+
+    def __reduce__(self) -> tuple[Callable[[str | None], str | None], tuple[str | None]]:
+        return _answered, (self._answer,)
+
+
+def _answered(password: str | None) -> str | None:
+    return password
+
+
+_question = _Question()
+
+
+def _in_foreground() -> bool:
+    """Whether a question at the terminal would reach a person: otherwise it would stop this process."""
+    try:
+        with open("/dev/tty", "rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(prefix: str = "--") -> Iterator[None]:
     """Make one line of what can be wrong with files."""
     try:
         yield
     except OSError as error:
         raise CommandError(f"cannot read {error.filename}: {error.strerror}") from error
+    except EncryptedKeyError as error:
+        raise CommandError(f"{error} with {prefix}key-password-file") from error
     except ValueError as error:
         raise CommandError(str(error)) from error

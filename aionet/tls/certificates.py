@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, TypeAlias
 __all__ = [
     "Certificate",
     "CertificateFiles",
+    "EncryptedKeyError",
     "Password",
     "checked_path",
     "key_algorithm",
@@ -46,6 +47,10 @@ Password: TypeAlias = Callable[[], str | bytes] | str | bytes | None
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of <openssl/x509_vfy.h>, for which ssl has no name
 _NOT_PEM = (None, "NO_START_LINE", "PEM_LIB", "BAD_BASE64_DECODE", "BAD_END_LINE", "UNSUPPORTED")
 _FLIGHTS = 6  # of a handshake, at the most
+
+
+class EncryptedKeyError(ValueError):
+    """A private key is encrypted, and no password was given."""
 
 
 class CertificateFiles(NamedTuple):
@@ -161,7 +166,7 @@ class _Ask:
     def __call__(self) -> str | bytes:
         self.was_asked = True
         if self._password is None:
-            raise ValueError(f"the private key in {self._key} is encrypted: give its password")
+            raise EncryptedKeyError(f"the private key in {self._key} is encrypted: give its password")
         return self._password() if callable(self._password) else self._password
 
 

@@ -13,7 +13,9 @@ import functools
 import ssl
 from typing import NamedTuple
 
-__all__ = ["ClientTls", "checked_client", "client_tls"]
+from .contexts import default_context
+
+__all__ = ["ClientTls", "checked_client", "client_tls", "name_in_certificate"]
 
 
 class ClientTls(NamedTuple):
@@ -23,6 +25,14 @@ class ClientTls(NamedTuple):
     server_hostname: str | None
     """What it asks for, and wants to find in the certificate."""
     accept_truncation: bool
+
+
+def name_in_certificate(host: str) -> str:
+    """Return what a certificate calls the host of an address: without a scope and without a final dot.
+
+    No host means this one, ``"localhost"``.
+    """
+    return host.partition("%")[0].rstrip(".") or "localhost"
 
 
 def client_tls(
@@ -67,7 +77,7 @@ def _context_of(tls: object) -> ssl.SSLContext:
 
 @functools.cache
 def _default_context() -> ssl.SSLContext:
-    return ssl.create_default_context()
+    return default_context(ssl.Purpose.SERVER_AUTH)
 
 
 def _checked_name(context: ssl.SSLContext, name: str | None) -> str | None:

@@ -42,6 +42,7 @@ from .certificates import (
     matching,
 )
 from .client_checks import ClientChecks
+from .contexts import default_context
 
 __all__ = ["Choose", "ServerTls", "TlsForServer", "checked_server_tls", "optional_server_tls"]
 
@@ -319,7 +320,7 @@ def _ip_in(local: SocketAddress | UnixAddress | None) -> str | None:
 
 
 def _new_context() -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

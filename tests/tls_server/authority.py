@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import os
 import ssl
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from helpers import require_program
 
 __all__ = ["Authority", "Pair", "handshake_in_memory"]
 
@@ -32,6 +34,12 @@ class Pair:
         chain = b"".join(pem.bytes() for pem in leaf.cert_chain_pems)
         for path, content in ((self.key, leaf.private_key_pem.bytes()), (self.certificate, chain)):
             put(path, content)
+
+    def encrypt(self, password: str) -> None:
+        """Encrypt the key in its file."""
+        command = [require_program("openssl"), "pkcs8", "-topk8", "-passout", f"pass:{password}"]
+        done = subprocess.run(command, input=self.key.read_bytes(), check=True, capture_output=True)
+        put(self.key, done.stdout)
 
 
 def put(path: Path, content: bytes) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import socket
 import ssl
@@ -192,6 +194,111 @@ def mistaken(
 
     yield run
     sys.modules.pop("app", None)
+
+
+# Encrypted keys ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]], ids=["one process", "workers"])
+def test_a_password_in_a_file(authority: Authority, app: Path, workers: list[str]) -> None:
+    pair = authority.pair("server")
+    pair.encrypt("secret")
+    (app / "password").write_text("secret\n")
+    arguments = ["--bind", "127.0.0.1:0", *options(pair), "--key-password-file", "password", *workers]
+    with AionetServer("serve", "app:shout", *arguments, cwd=app) as server:
+        assert shown(server, authority) == pair.serial
+
+
+def test_a_client_with_an_encrypted_key(authority: Authority, app: Path) -> None:
+    pair, mine = authority.pair("server"), authority.pair("client", "me@example.org")
+    mine.encrypt("secret")
+    (app / "password").write_text("secret")
+    serving = ["--bind", "127.0.0.1:0", *options(pair, "--client-ca", authority.file)]
+    with AionetServer("serve", "app:shout", *serving, cwd=app) as server:
+        trust = ["--ca", authority.file, "--cert", mine.certificate, "--key", mine.key]
+        how = ["--server-hostname", "localhost", "--key-password-file", app / "password"]
+        done = aionet("connect", server.address, "--tls", *trust, *how, input=b"hello")
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"HELLO", b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the private key in server.key is encrypted: give its password with --key-password-file"),
+        (
+            ["--key-password-file", "ca.pem"],
+            "the password given is not that of the private key in server.key",
+        ),
+        (["--key-password-file", "none"], "cannot read none: No such file or directory"),
+    ],
+)
+def test_mistakes_with_passwords(
+    mistaken: Any, authority: Authority, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setattr("aionet.cli.tls_options._in_foreground", lambda: False)
+    Pair.encrypt(authority.pair("server"), "secret")
+    files = ["--cert", "server.pem", "--key", "server.key"]
+    assert mistaken("echo", *files, *arguments) == (1, f"aionet: {message}\n")
+    if not arguments:
+        message = message.replace("--key", "--target-key")
+        files = ["--target-tls", "--target-cert", "server.pem", "--target-key", "server.key"]
+        assert mistaken("relay", ":0", ":1", *files) == (1, f"aionet: {message}\n")
+
+
+_IN_FOREGROUND = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY, 0)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]], ids=["one process", "workers"])
+def test_a_password_is_asked_for_at_the_terminal(authority: Authority, app: Path, workers: list[str]) -> None:
+    pair = authority.pair("server")
+    pair.encrypt("secret")
+    person, terminal = pty.openpty()
+    said = b""
+
+    def answer() -> None:
+        nonlocal said
+        while b"password of the private key: " not in said:
+            said += os.read(person, 1000)
+        os.write(person, b"secret\n")
+
+    answering = threading.Thread(target=answer, daemon=True)
+    answering.start()
+    arguments = ["--bind", "127.0.0.1:0", *options(pair), *workers]
+    prefix = [sys.executable, "-c", _IN_FOREGROUND, str(terminal)]
+    try:
+        with AionetServer(
+            "serve", "app:shout", *arguments, cwd=app, prefix=prefix, pass_fds=[terminal]
+        ) as server:
+            answering.join(PATIENCE)
+            assert shown(server, authority) == pair.serial
+            server.signal(signal.SIGHUP)  # nothing is asked a second time
+            server.signal()
+            assert server.ended()[0] == 0
+    finally:
+        os.close(person)
+        os.close(terminal)
+    assert said.count(b"password") == 1
+
+
+def test_keys_that_cannot_be_logged(authority: Authority, app: Path) -> None:
+    pair = authority.pair("server")
+    env = {"SSLKEYLOGFILE": str(app / "none" / "keys")}
+    warning = f"TLS keys are not logged: cannot write {env['SSLKEYLOGFILE']} (SSLKEYLOGFILE): No such file"
+    done = aionet("serve", "app:shout", "--check", *options(pair), cwd=app, env=env)
+    assert (done.returncode, done.stderr.decode().count(warning)) == (0, 1)
+    with AionetServer("serve", "app:shout", "--bind", "127.0.0.1:0", *options(pair), cwd=app) as server:
+        how = ["--tls", "--ca", authority.file, "--server-hostname", "localhost"]
+        done = aionet("connect", server.address, *how, input=b"hello", env=env)
+        assert (done.returncode, done.stdout, done.stderr.decode().count(warning)) == (0, b"HELLO", 1)
+        done = aionet("connect", server.address, "--tls", input=b"hello", env=env)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert "nobody who is trusted has signed the certificate" in done.stderr.decode()
+        assert b"Traceback" not in done.stderr
 
 
 # Reloading --------------------------------------------------------------------------------------------
