@@ -68,7 +68,9 @@ class CloseReason(NamedTuple):
     bytes_read: int
     bytes_written: int
     unacknowledged: int | None
-    """Bytes written that the peer's TCP had not acknowledged; ``None`` where that is not known."""
+    """Bytes written that the peer's TCP had not acknowledged; ``None`` where that is not known.
+
+    Over TLS they are the handler's, not those of the ciphertext."""
     age: float
     """Seconds since it was accepted."""
     idle: float | None

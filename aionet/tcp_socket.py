@@ -101,6 +101,9 @@ class AsyncTcpSocket(AsyncStreamSocket[SocketAddress]):
     def unacknowledged(self) -> int:
         """Bytes written that the peer's TCP has not acknowledged yet (SIOCOUTQ, tcp(7)).
 
+        Over TLS these are bytes of the caller, not of ciphertext; where messages of several sizes are under
+        way, the count may be off by the overhead of their records. It is 0 only if all are acknowledged.
+
         Raises `SocketClosedError` after closing, `NotImplementedError` where the system does not tell.
         """
         return self._wire.unacknowledged

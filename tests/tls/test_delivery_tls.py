@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import socket
 import ssl
+import sys
+import termios
 import weakref
 
 import pytest
@@ -54,6 +57,53 @@ async def test_waiting_for_acknowledgement(layers):
         await asyncio.gather(writing, waiting)
         assert sock.unacknowledged == 0
         await sock.wait_acknowledged()
+
+
+@pytest.mark.parametrize("version", TLS_VERSIONS)
+async def test_what_is_not_acknowledged_is_counted_without_the_overhead(version):
+    async with connected(version) as (sock, peer):
+        assert sock.unacknowledged == sock._wire.facts()[0] == 0  # whatever is under way of the handshake
+        limit_buffers(sock.raw_socket, peer.sock.sock)
+        written = 0
+        while (below := unacknowledged_below(sock)) < 50_000:
+            written += await sock.write(bytes(1000))
+        overhead = 22 if version is ssl.TLSVersion.TLSv1_3 else 29
+        expected = below * 1000 // (1000 + overhead)
+        assert sock.unacknowledged == sock._wire.facts()[0] == expected
+        await sock.send_eof()  # close_notify waits behind them
+        assert unacknowledged_below(sock) > below
+        assert sock.unacknowledged == expected
+        peer.sock.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        assert await peer.receive_exactly(written) == bytes(written)
+        await sock.wait_acknowledged()
+        assert sock.unacknowledged == sock._wire.facts()[0] == 0
+
+
+async def test_all_of_a_message_is_under_way():
+    async with connected() as (sock, peer):
+        limit_buffers(sock.raw_socket, peer.sock.sock)
+        lower = sock._wire._lower
+        asked = lower._unacknowledged
+        lower_bytes = lower.bytes_written
+        await sock.write(bytes(5))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(lower), "_unacknowledged", lambda self: self.bytes_written - lower_bytes)
+            assert sock.unacknowledged == 5
+            patch.setattr(type(lower), "_unacknowledged", lambda self: 0)
+            assert sock.unacknowledged == 0
+        assert asked() >= 0
+
+
+def unacknowledged_below(sock) -> int:
+    """Bytes of ciphertext that the kernel has no acknowledgement for: SIOCOUTQ."""
+    raw = sock.raw_socket
+    return int.from_bytes(fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+
+
+def limit_buffers(ours, peers):
+    """Let the peer's system take little, and ours a lot more."""
+    peers.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 
 
 @BOTH

@@ -22,6 +22,11 @@ never told of the end below: an option of the context could make it take that fo
 *Closing* finishes the writes, sends close_notify, waits for the peer's no longer than `patience`, and goes on
 below, all of it within the time that closing may take.
 
+*What was not acknowledged* is known below, in bytes of ciphertext. Among them are what TLS has said itself,
+which is counted as it goes (`_hand_down_own`), and a header and a tag for each record. What of the rest is
+the caller's follows from how much of all that was sent is: exactly, where everything is under way or all
+messages are of one size.
+
 *A loss.* What OpenSSL refuses (a record that was tampered with, an alert) is kept as what the connection was
 lost by, like an error of the system. A stream of which a write broke off gets no close_notify.
 """
@@ -59,6 +64,9 @@ __all__ = ["TlsWire"]
 _CHUNK = 64 * 1024
 _MORE_THAN_A_RECORD = 16 * 1024 + 1  # OpenSSL returns one record, and `ssl` allocates all that was asked
 _MOST_ANSWERS = 100  # that wait for room below
+_LEAST_OVERHEAD = (
+    21  # bytes of a record that are not the caller's: 5 of header and 16 of tag (RFC 5246, 7905, 8446)
+)
 _ROUNDS = 16  # of input thrown away in a row while closing: a peer that floods must not hold the loop
 
 
@@ -74,6 +82,9 @@ class TlsWire(TlsBase, WireOver):
         "_keep_session",
         "_loop",
         "_observer",
+        "_own_bytes",
+        "_own_ends_at",
+        "_own_tail",
         "_patience",
         "_seal",
         "_session",
@@ -129,6 +140,12 @@ class TlsWire(TlsBase, WireOver):
         self._gone = False
         self._own_loss = None
         self._outgoing = None
+        self._own_bytes = lower.bytes_written
+        """Bytes below that are not the caller's, but for what belongs to records with data."""
+        self._own_tail = 0
+        """How many of them were the last to be handed down, if the stream below still ends"""
+        self._own_ends_at = 0
+        """here."""
         self._eof_asked = False
         self._eof_sent = False
         self._closing = None
@@ -375,16 +392,47 @@ class TlsWire(TlsBase, WireOver):
             raise self._lose_by("read", None, TlsFailure.PROTOCOL)
         if self._encrypted.pending:
             try:
-                self._seal.hand_down()
-            except OSError:  # lost: whoever reads or writes next is told
+                self._hand_down_own()
+            except OSError:  # lost: the next read or write says so
                 pass
+
+    def _hand_down_own(self) -> None:
+        """Hand down what is not a byte of the caller's."""
+        before = self._end_below()
+        if before != self._own_ends_at:
+            self._own_tail = 0
+        self._seal.hand_down()
+        self._own_ends_at = self._end_below()
+        self._own_bytes += self._own_ends_at - before
+        self._own_tail += self._own_ends_at - before
+
+    def _end_below(self) -> int:
+        """Return how long the stream below is, with what waits for room."""
+        queue = self._lower._outgoing
+        sent: int = self._lower.bytes_written
+        return sent if queue is None else sent + int(queue.remaining)
 
     # Delivery -----------------------------------------------------------------------------------------
 
     def _unacknowledged(self) -> int:
-        own = 0 if self._outgoing is None else self._outgoing.failed + self._outgoing.remaining
-        below: int = self._lower._unacknowledged()
-        return own + below
+        return self._unencrypted() + self._of_caller(self._lower._unacknowledged())
+
+    def facts(self) -> tuple[int | None, float | None]:
+        count, idle = super().facts()
+        return (None if count is None else self._unencrypted() + self._of_caller(count)), idle
+
+    def _unencrypted(self) -> int:
+        return 0 if self._outgoing is None else self._outgoing.failed + self._outgoing.remaining
+
+    def _of_caller(self, ciphertext: int) -> int:
+        """Return how many of the last `ciphertext` bytes below are the caller's; 0 only if none is."""
+        end = self._end_below()
+        sent: int = super().bytes_written
+        left = ciphertext - (self._own_tail if end == self._own_ends_at else 0)
+        if left <= 0 or not sent:
+            return 0
+        share: int = left * sent // max(end - self._own_bytes, 1)
+        return max(min(share, sent, left - _LEAST_OVERHEAD), 1)
 
     async def wait_acknowledged(self) -> None:
         self._refuse_if_closed("wait_acknowledged")
@@ -480,7 +528,7 @@ class TlsWire(TlsBase, WireOver):
             pass
         self._incoming.write(unread)
         if self._encrypted.pending:
-            self._seal.hand_down()
+            self._hand_down_own()
 
     def _said_goodbye(self) -> bool:
         return self._patience <= 0 or self.peer_ended or self._truncated or self._own_loss is not None
