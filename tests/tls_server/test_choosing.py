@@ -7,11 +7,12 @@ import contextlib
 import logging
 import socket
 import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from helpers import begin, until
+from helpers import begin, require_program, until
 from peers import PATIENCE, RawPeer
 
 import aionet
@@ -219,6 +220,59 @@ async def test_the_names_of_the_certificates_when_nothing_is_chosen(authority: A
                 seen.append((sock.tls.server_name, client.tls.peer_certificate_der))  # type: ignore[union-attr]
                 client.abort()
     assert seen == [("a.example", first.serial), ("b.example", second.serial)]
+
+
+# Programs that others wrote ---------------------------------------------------------------------------
+
+
+def is_greeted(command: list[Any]) -> bool:
+    """Whether a program that talks to the server is greeted by it."""
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=subprocess.STDOUT) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        said = b""
+        while b"hello" not in said and (data := process.stdout.read1(65536)):  # type: ignore[attr-defined]
+            said += data
+        try:
+            process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    return b"hello" in said
+
+
+def openssl(hosts: Hosts, port: int, name: str, version: str, *more: Any) -> list[Any]:
+    where = ["-connect", f"127.0.0.1:{port}", "-servername", name, "-CAfile", hosts.authority.file]
+    return [require_program("openssl"), "s_client", *where, f"-tls{version.replace('.', '_')}", *more]
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+async def test_openssl_is_asked_for_its_certificate(hosts: Hosts, version: str) -> None:
+    session = hosts.authority.directory / "session"
+    mine = ["-cert", hosts.mine.certificate, "-key", hosts.mine.key]
+    async with hosts.serving() as port:
+        for name, more, expected in (
+            (LAX, ["-sess_out", session], True),
+            (STRICT, [], False),
+            (STRICT, ["-sess_in", session], False),
+            (STRICT, mine, True),
+        ):
+            command = openssl(hosts, port, name, version, *more)
+            assert await asyncio.to_thread(is_greeted, command) is expected, (name, more)
+        assert session.exists()
+        assert hosts.failures == {TlsFailure.CERTIFICATE_MISSING: 2}
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+async def test_gnutls_is_asked_for_its_certificate(hosts: Hosts, version: str) -> None:
+    program = [require_program("gnutls-cli"), "127.0.0.1", f"--x509cafile={hosts.authority.file}"]
+    priority = f"--priority=NORMAL:-VERS-ALL:+VERS-TLS{version}"
+    mine = [f"--x509certfile={hosts.mine.certificate}", f"--x509keyfile={hosts.mine.key}"]
+    async with hosts.serving() as port:
+        for name, more, expected in ((LAX, [], True), (STRICT, [], False), (STRICT, mine, True)):
+            names = [f"--sni-hostname={name}", f"--verify-hostname={name}"]
+            command = [*program, f"--port={port}", priority, *names, *more]
+            assert await asyncio.to_thread(is_greeted, command) is expected, (name, more)
+        assert hosts.failures == {TlsFailure.CERTIFICATE_MISSING: 1}
 
 
 # What clients say first -------------------------------------------------------------------------------
