@@ -64,7 +64,7 @@ _HELP_PASSWORD = (
 
 
 def add_server_tls_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cert``, ``--key``, ``--key-password-file``, ``--alpn``, and those that begin with ``--client-``."""
+    """Add ``--cert``, ``--key``, ``--key-password-file``, ``--alpn`` and what begins with ``--client-``."""
     group = parser.add_argument_group(
         "TLS", "Files are read again when they change, for the connections that come from then on."
     )
