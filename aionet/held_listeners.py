@@ -39,6 +39,7 @@ from .listening import (
     adopt_listener,
     both_families,
     checked_backlog,
+    is_of_another_host,
     listen_tcp,
     listen_unix,
 )
@@ -313,14 +314,10 @@ def _listen(addresses: Sequence[SocketAddress], *, reuse_port: bool) -> _Share:
 def _refuse_if_taken(addresses: Iterable[SocketAddress]) -> None:
     """Raise `OSError` if anybody listens at one of `addresses`, even if they would share it."""
     for address in addresses:
-        assert address.family is not None
-        with socket.socket(address.family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if address.family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                probe.bind(address.sockaddr())
-            except OSError as error:
+        try:
+            _probe(address)
+        except OSError as error:
+            if not is_of_another_host(error):  # else `listen_tcp` decides
                 raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
 
 
@@ -341,6 +338,16 @@ def _listen_again(sock: socket.socket) -> None:
             where = SocketAddress.from_sockaddr(address)
             raise OSError(error.errno, f"cannot listen on {where} again: {error.strerror}") from error
     sock.listen(checked_backlog(None))
+
+
+def _probe(address: SocketAddress) -> None:
+    """Bind `address` for a moment."""
+    assert address.family is not None
+    with socket.socket(address.family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind(address.sockaddr())
 
 
 def _may_be_shared(sock: socket.socket) -> bool:

@@ -6,6 +6,9 @@ Theory of operation
 with IPV6_V6ONLY so that they do not get in each other's way. If the port is 0 the first socket gets a free
 one from the kernel and the second must take the same; when somebody else has that one, both start again.
 
+*Several addresses* of one name need not all be of this host: ``localhost`` is ``::1``, too, in a container
+without IPv6. What this host does not have is passed over, as long as something is left.
+
 *Backlog.* The kernel caps it at ``net.core.somaxconn`` (listen(2)), so that is what is asked for by default.
 
 *Unix paths* are the affair of `socket_file.py`.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -30,11 +34,15 @@ __all__ = [
     "adopt_listener",
     "both_families",
     "checked_backlog",
+    "is_of_another_host",
     "listen_tcp",
     "listen_unix",
 ]
 
+_log = logging.getLogger("aionet.server")
+
 _SAME_PORT_TRIES = 16
+_OF_ANOTHER_HOST = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class ListeningSocket(socket.socket):
@@ -72,7 +80,10 @@ def _default_backlog() -> int:
 def listen_tcp(
     addresses: Sequence[SocketAddress], *, backlog: int, reuse_port: bool, options: TcpOptions
 ) -> list[socket.socket]:
-    """Return non-blocking listening sockets for numeric `addresses`. Raises `OSError`."""
+    """Return non-blocking listening sockets for numeric `addresses`.
+
+    Of several, those that this host does not have are passed over. Raises `OSError`, also where it has none.
+    """
     for tries_left in reversed(range(_SAME_PORT_TRIES)):
         try:
             return _listen_on_all(addresses, backlog, reuse_port, options)
@@ -99,7 +110,12 @@ def _listen_on_all(
         for address in addresses:
             if address.port == 0 and sockets:
                 address = SocketAddress(address.host, sockets[0].getsockname()[1])
-            sockets.append(_listen_on(address, backlog, reuse_port, options))
+            try:
+                sockets.append(_listen_on(address, backlog, reuse_port, options))
+            except OSError as error:
+                if not is_of_another_host(error) or (address is addresses[-1] and not sockets):
+                    raise
+                _log.info("%s: passed over", error.strerror)
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -107,10 +123,16 @@ def _listen_on_all(
     return sockets
 
 
+def is_of_another_host(error: OSError) -> bool:
+    """Whether `error` says that this host does not have the address."""
+    return error.errno in _OF_ANOTHER_HOST
+
+
 def _listen_on(address: SocketAddress, backlog: int, reuse_port: bool, options: TcpOptions) -> socket.socket:
     assert address.family is not None
-    sock = ListeningSocket(address.family)
+    sock = None
     try:
+        sock = ListeningSocket(address.family)
         if os.name == "posix":  # elsewhere it would let two servers share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
@@ -122,11 +144,11 @@ def _listen_on(address: SocketAddress, backlog: int, reuse_port: bool, options: 
         options.apply_to_listener(sock)
         sock.bind(address.sockaddr())
         sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error
-    except BaseException:
-        sock.close()
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error
         raise
     return sock
 
@@ -180,9 +202,9 @@ def listen_unix(
 
     Raises `OSError`: ``EADDRINUSE`` if another server has the address, or the file there is no socket.
     """
-    sock = ListeningSocket(socket.AF_UNIX)
-    file = None
+    sock = file = None
     try:
+        sock = ListeningSocket(socket.AF_UNIX)
         options.apply_to_listener(sock)
         if address.is_abstract:
             sock.bind(address.sockaddr())
@@ -194,7 +216,8 @@ def listen_unix(
     except BaseException as error:
         if file is not None:
             file.remove()
-        sock.close()
+        if sock is not None:
+            sock.close()
         if isinstance(error, OSError):
             raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error
         raise

@@ -65,6 +65,9 @@ class AsyncTcpConnectionServer(AsyncStreamConnectionServer[SocketAddress, AsyncT
     ) -> Self:
         """Make a server as the constructor does; a host name is resolved and every address of it bound.
 
+        Addresses that this host does not have, such as ``::1`` for ``localhost`` where there is no IPv6, are
+        passed over as long as one is left.
+
         Raises `ResolveError`, and what the constructor raises.
         Cancel safety: nothing is left open.
         """

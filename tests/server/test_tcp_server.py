@@ -8,10 +8,18 @@ import os
 import socket
 
 import pytest
-from helpers import begin, needs_ipv6, open_sockets, until
+from helpers import begin, needs_ipv6, no_descriptors, open_sockets, until
 from peers import RawPeer
 
-from aionet import AsyncTcpConnectionServer, AsyncTcpSocket, KeepAlive, SocketAddress, TcpOptions, UnixAddress
+from aionet import (
+    AsyncTcpConnectionServer,
+    AsyncTcpSocket,
+    KeepAlive,
+    NetworkToolkit,
+    SocketAddress,
+    TcpOptions,
+    UnixAddress,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -100,6 +108,49 @@ async def test_a_host_name():
         assert server.addresses
         for address in server.addresses:
             await answer_one(server, (address.host, address.port), address.family)
+
+
+NOT_HERE = SocketAddress("240.0.0.1", 0)  # RFC 1112, 4: reserved, and of no host
+
+
+def resolving_to(*addresses):
+    async def resolver(host, port):
+        return list(addresses)
+
+    return resolver
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_an_address_of_a_name_that_this_host_does_not_have_is_passed_over(first):
+    here = SocketAddress("127.0.0.1", 0)
+    found = (NOT_HERE, here) if first else (here, NOT_HERE)
+    async with (
+        NetworkToolkit(resolver=resolving_to(*found)),
+        await AsyncTcpConnectionServer.listen("several.example:0") as server,
+    ):
+        assert [address.host for address in server.addresses] == ["127.0.0.1"]
+        await answer_one(server, ("127.0.0.1", server.address.port))
+
+
+async def test_a_name_of_which_this_host_has_no_address():
+    async with NetworkToolkit(resolver=resolving_to(NOT_HERE, SocketAddress("240.0.0.2", 0))):
+        with pytest.raises(OSError, match=r"cannot listen on 240\.0\.0\.2:0: ") as caught:
+            await AsyncTcpConnectionServer.listen("elsewhere.example:0")
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+async def test_an_address_in_use_is_not_passed_over():
+    async with AsyncTcpConnectionServer(("127.0.0.1", 0)) as server:
+        found = SocketAddress("127.0.0.2", server.address.port), server.address
+        async with NetworkToolkit(resolver=resolving_to(*found)):
+            with pytest.raises(OSError, match=f"cannot listen on {server.address}: "):
+                await AsyncTcpConnectionServer.listen(("several.example", server.address.port))
+
+
+async def test_without_a_descriptor_the_address_is_named():
+    with no_descriptors(), pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1:0: ") as caught:
+        AsyncTcpConnectionServer(("127.0.0.1", 0))
+    assert caught.value.errno == errno.EMFILE
 
 
 async def test_listen_takes_numeric_addresses_too():

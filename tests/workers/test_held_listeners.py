@@ -8,7 +8,7 @@ import socket
 import pytest
 from helpers import needs_ipv6, open_sockets, unused_port
 
-from aionet import SocketAddress, UnixAddress
+from aionet import NetworkToolkit, SocketAddress, UnixAddress
 from aionet.held_listeners import HeldListener, HeldListeners, InheritedListeners, server_on
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
@@ -48,6 +48,17 @@ async def test_a_port_that_somebody_shares_is_taken():
         await HeldListeners.open(held.addresses, shares=2)
     assert "Address already in use" in str(caught.value)
     assert "cannot listen on 127.0.0.1:" in str(caught.value)
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+async def test_an_address_of_a_name_that_this_host_does_not_have_is_passed_over(shares):
+    async def resolver(host, port):
+        return [SocketAddress("240.0.0.1", port), SocketAddress("127.0.0.1", port)]
+
+    async with NetworkToolkit(resolver=resolver):
+        with await HeldListeners.open([SocketAddress("several.example", 0)], shares=shares) as held:
+            assert [address.host for address in held.addresses] == ["127.0.0.1"]
+            assert len(held.for_worker()) == shares
 
 
 @needs_ipv6
