@@ -34,7 +34,7 @@ from .failing import CommandError, complain, explain_any
 
 __all__ = ["access_log", "add_observing_arguments", "metrics_of", "metrics_server", "set_up_logging"]
 
-_LOG_FORMAT = "%(asctime)s [%(connection)s] %(levelname)s %(name)s: %(message)s"
+_LOG_FORMAT = "%(asctime)s [%(connection_id)s] %(levelname)s %(name)s: %(message)s"
 _ACCESS_FORMATS = {"text": "%(asctime)s %(message)s", "json": "%(message)s"}
 
 

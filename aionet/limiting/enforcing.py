@@ -101,7 +101,10 @@ class LimitEnforcer:
             return
         self._note(connection, cause)
         connection._cause = cause
-        peer, named = connection.socket.peer_address, {"connection": connection.id}  # no task of its own runs
+        peer, named = (
+            connection.socket.peer_address,
+            {"connection_id": connection.id},
+        )  # no task of its own runs
         level = logging.DEBUG if cause is CloseCause.EVICTED else logging.INFO  # a flood evicts all day long
         _log.log(level, "connection from %s cut: %s", peer, cause, extra=named)
         if cause is CloseCause.HANDLER_TIMEOUT:

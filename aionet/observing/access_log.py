@@ -5,7 +5,7 @@ Theory of operation
 A line has the same facts under the same names in both formats, in this order:
 
     time            when it ended: RFC 3339, UTC (JSON only; a text handler's format has its own)
-    id              `Connection.id`; in every record of its handler, too (`connection_id.py`)
+    connection_id   `Connection.id`; in every record of its handler, too (`connection_id.py`)
     peer, local     both ends, as they print
     cause           `CloseCause` in small letters: "completed", "peer_lost", "idle", ...
     by              who ended it: "handler", "peer" or "server"
@@ -70,14 +70,14 @@ class AccessLog:
         """Log that `connection` has ended for `reason`."""
         if self._log.isEnabledFor(logging.INFO):
             facts = _facts(connection, reason)
-            extra = {"connection": connection.id, "access": facts}
+            extra = {"connection_id": connection.id, "access": facts}
             self._log.info("%s", self._as_line(facts), extra=extra)
 
 
 def _facts(connection: Connection[Any], reason: CloseReason) -> dict[str, str | float | None]:
     socket = connection.socket
     return {
-        "id": connection.id,
+        "connection_id": connection.id,
         "peer": _text_or_none(socket.peer_address),
         "local": _text_or_none(socket.local_address),
         "cause": reason.cause.name.lower(),

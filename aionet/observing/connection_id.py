@@ -7,6 +7,8 @@ task in a context in which it is set; the tasks and threads (`asyncio.to_thread`
 inherit it, and so does every library that it calls. A spawner that is not pays nothing, and the variable has
 no value.
 
+*One name.* The variable, the attribute of log records and the key of the access log are all `connection_id`.
+
 A logging filter sees the variable of whoever logs. What the spawner says of a connection outside of its task
 (that it was cut, for example) carries the id with the record, and the filter leaves that alone.
 """
@@ -33,14 +35,14 @@ def connection_context(connection: Connection[Any]) -> contextvars.Context:
 
 
 class ConnectionIdFilter(logging.Filter):
-    """Gives every record the attribute `connection`: an id, or ``"-"`` where no connection is being served.
+    """Gives every record the attribute `connection_id`: ``"-"`` where no connection is being served.
 
     Add it to handlers, not to loggers: a logger's filters do not see what its children log. Then
-    ``%(connection)s`` may stand in the handler's format.
+    ``%(connection_id)s`` may stand in the handler's format.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Set the attribute, unless the record brings it. Lets everything pass."""
-        if not hasattr(record, "connection"):
-            record.connection = connection_id.get("-")
+        if not hasattr(record, "connection_id"):
+            record.connection_id = connection_id.get("-")
         return True

@@ -53,7 +53,8 @@ def test_the_access_log_as_text_and_the_id_that_it_shares_with_the_log(directory
             talk(server, b"crash")
         server.signal()
         _, _, errors = server.ended()
-    accesses = re.findall(r"^[-0-9]+ [:,0-9]+ id=(\S+) peer=127.*? cause=(\w+) ", errors, re.MULTILINE)
+    line = r"^[-0-9]+ [:,0-9]+ connection_id=(\S+) peer=127.*? cause=(\w+) "
+    accesses = re.findall(line, errors, re.MULTILINE)
     assert [cause for _, cause in accesses] == ["completed", "failed"]
     told = re.findall(r"^[-0-9]+ [:,0-9]+ \[(.+)\] INFO app: told ", errors, re.MULTILINE)
     crashed = re.findall(r"^[-0-9]+ [:,0-9]+ \[(.+)\] ERROR aionet.server: ", errors, re.MULTILINE)

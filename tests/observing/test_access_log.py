@@ -26,7 +26,7 @@ from .conftest import Records, Stage
 
 LOGGER = logging.getLogger("test.access")
 
-NAMES = ["id", "peer", "local", "cause", "by", "phase", "errno", "bytes_read", "bytes_written"]
+NAMES = ["connection_id", "peer", "local", "cause", "by", "phase", "errno", "bytes_read", "bytes_written"]
 NAMES += ["unacknowledged", "age", "idle", "tls", "tls_failure"]
 
 BIG = bytes(16 << 20)
@@ -180,7 +180,7 @@ async def test_one_line_for_every_connection(stage: Stage, records: Records, nam
     client.close()
     await spawner.drain(0.0)
     await serving
-    ids = [json.loads(line)["id"] for line in records.lines]
+    ids = [json.loads(line)["connection_id"] for line in records.lines]
     assert len(set(ids)) == len(ids) == spawner.stats.accepted
 
 

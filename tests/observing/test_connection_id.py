@@ -36,7 +36,7 @@ def everything() -> Iterator[Records]:
 
 
 def ids_by_message(records: Records) -> dict[str, str]:
-    return {record.getMessage(): record.connection for record in records.records}  # type: ignore[attr-defined]
+    return {record.getMessage(): record.connection_id for record in records.records}  # type: ignore[attr-defined]
 
 
 async def ask_library() -> None:
