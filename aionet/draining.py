@@ -134,7 +134,7 @@ class Drain:
                 "handler for %s did not end when it was cancelled:\n%s",
                 straggler.peer,
                 straggler.stack,
-                extra={"connection": connection.id},
+                extra={"connection_id": connection.id},
             )
         return report
 
