@@ -254,6 +254,17 @@ static int import_from(const char *module_name, const char *name, PyObject **pla
     return *place == NULL ? -1 : 0;
 }
 
+/* What belongs to CPython, and may be gone in its next version: then `*place` stays NULL. */
+static int import_if_there(const char *module_name, const char *name, PyObject **place)
+{
+    if (import_from(module_name, name, place) == 0)
+        return 0;
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+        return -1;
+    PyErr_Clear();
+    return 0;
+}
+
 static int import_number(const char *module_name, const char *name, int *place)
 {
     PyObject *number;
@@ -325,11 +336,13 @@ static int module_exec(PyObject *module)
         import_number("aionet.wires.budget", "BUDGET", &state->budget) ||
         import_number("aionet.wires.budget", "UNIT_BITS", &state->unit_bits))
         return -1;
-    if (import_from("asyncio.tasks", "_swap_current_task", &state->swap_task)) {
-        PyErr_Clear();
-        if (import_from("asyncio.tasks", "_current_tasks", &state->current_tasks))
-            return -1;
-    }
+#if PY_VERSION_HEX >= 0x030C0000
+    if (import_if_there("asyncio.tasks", "_swap_current_task", &state->swap_task))
+        return -1;
+#else
+    if (import_if_there("asyncio.tasks", "_current_tasks", &state->current_tasks))
+        return -1;
+#endif
     return prepare_names(state) || add_types(module, state) ? -1 : 0;
 }
 

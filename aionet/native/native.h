@@ -68,7 +68,7 @@ typedef struct {
     PyObject *connection_lost_error, *inherited_error, *resource_exhausted_error; /* aionet's exceptions */
     PyObject *closed_descriptors; /* calls that wait for one to be closed: wires/descriptors.py */
     PyObject *broken_off; /* what a stream is lost by that is broken off; made beforehand */
-    PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before */
+    PyObject *swap_task, *current_tasks; /* the first from Python 3.12 on, the second before; NULL where it is gone */
     /* the ssl module's, which is imported when it is needed: exceptions, types, and methods of these */
     PyObject *want_read_error, *zero_return_error, *engine_read, *engine_write, *bio_read, *bio_write;
     PyTypeObject *engine_type, *bio_type;

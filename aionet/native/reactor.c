@@ -453,23 +453,28 @@ int reactor_ask_for_a_turn(Reactor *reactor)
     return 0;
 }
 
-/* Make `task` current. Leaving is put off, so that a batch of resumed drivers costs one change a task. */
-int reactor_enter(Reactor *reactor, PyObject *task)
+/* From one current task to the next, in one step where this Python has one. */
+static int enter_next(Reactor *reactor, PyObject *task)
 {
     ModuleState *state = reactor->state;
     PyObject *arguments[] = {reactor->loop, task};
+    if (reactor->entered != NULL && state->current_tasks != NULL)
+        return PyDict_SetItem(state->current_tasks, reactor->loop, task);
+    int swaps = reactor->entered != NULL && state->swap_task != NULL;
+    if (!swaps)
+        reactor_leave(reactor);
+    PyObject *done = PyObject_Vectorcall(swaps ? state->swap_task : state->enter_task, arguments, 2, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* Make `task` current. Leaving is put off, so that a batch of resumed tasks costs one change a task. */
+int reactor_enter(Reactor *reactor, PyObject *task)
+{
     if (reactor->entered == task)
         return 0;
-    if (reactor->entered != NULL && state->swap_task == NULL) {
-        if (PyDict_SetItem(state->current_tasks, reactor->loop, task) < 0)
-            return -1;
-    } else {
-        PyObject *hook = reactor->entered == NULL ? state->enter_task : state->swap_task;
-        PyObject *done = PyObject_Vectorcall(hook, arguments, 2, NULL);
-        if (done == NULL)
-            return -1;
-        Py_DECREF(done);
-    }
+    if (enter_next(reactor, task) < 0)
+        return -1;
     Py_XSETREF(reactor->entered, Py_NewRef(task));
     return 0;
 }

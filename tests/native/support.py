@@ -85,13 +85,17 @@ assert aionet.implementation() == os.environ.get("AIONET_ENGINE", "native")
 
 
 def run_script(
-    source: str, loop_name: str = "own", *options: str, engine: str = "native"
+    source: str, loop_name: str = "own", *options: str, engine: str = "native", before: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run `source`, which finds `new_loop` and the usual modules, in an interpreter with `options`."""
+    """Run `source`, which finds `new_loop` and the usual modules, in an interpreter with `options`.
+
+    `before` is run before aionet is imported.
+    """
     environment = {**os.environ, "PYTHONPATH": str(checkout), "AIONET_ENGINE": engine}
     environment.pop("PYTHONWARNINGS", None)
+    program = textwrap.dedent(before) + _PRELUDE + textwrap.dedent(source)
     return subprocess.run(
-        [sys.executable, *options, "-c", _PRELUDE + textwrap.dedent(source), loop_name],
+        [sys.executable, *options, "-c", program, loop_name],
         capture_output=True,
         text=True,
         timeout=30,
