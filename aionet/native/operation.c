@@ -490,10 +490,15 @@ static PyObject *operation_get_name(PyObject *self, void *qualified)
     return PyUnicode_FromString(qualified ? name : strrchr(name, '.') + 1);
 }
 
-static PyObject *operation_get_await(PyObject *self, void *unused)
+/* What debuggers and asyncio's call graphs follow. An operation has no frame: the chain of frames ends above it, unless
+ * a coroutine in Python has taken over, which answers then. */
+static PyObject *operation_get_of_delegate(PyObject *self, void *name)
 {
     PyObject *delegate = ((Operation *)self)->delegate;
-    return Py_NewRef(delegate ? delegate : Py_None);
+    if (delegate != NULL)
+        return PyObject_GetAttrString(delegate, name);
+    PyErr_Format(PyExc_AttributeError, "'%.100s' object has no attribute '%s'", Py_TYPE(self)->tp_name, name);
+    return NULL;
 }
 
 int operation_traverse(PyObject *self, visitproc visit, void *arg)
@@ -576,7 +581,9 @@ static PyMethodDef operation_methods[] = {
 PyGetSetDef operation_getset[] = {
     {"__name__", operation_get_name, NULL, NULL, NULL},
     {"__qualname__", operation_get_name, NULL, NULL, "qualified"},
-    {"cr_await", operation_get_await, NULL, NULL, NULL},
+    {"cr_await", operation_get_of_delegate, NULL, NULL, "cr_await"},
+    {"cr_code", operation_get_of_delegate, NULL, NULL, "cr_code"},
+    {"cr_frame", operation_get_of_delegate, NULL, NULL, "cr_frame"},
     {NULL},
 };
 

@@ -27,6 +27,9 @@ async def line():
         yield made[0]
 
 
+FOLLOWED = ("cr_await", "cr_code", "cr_frame")
+"""What debuggers and asyncio's call graphs look for."""
+
 MAKERS = {
     "read": lambda sock: sock.read(),
     "anext": lambda sock: sock.__anext__(),
@@ -42,8 +45,18 @@ async def test_what_it_is(line):
     assert inspect.isawaitable(operation)
     assert asyncio.iscoroutine(operation)
     assert (operation.__name__, operation.__qualname__) == ("read", "AsyncStreamSocket.read")
-    assert operation.cr_await is None
+    assert not any(hasattr(operation, name) for name in FOLLOWED)
     operation.close()
+
+
+async def test_one_that_delegates_has_the_frames_of_its_coroutine(line):
+    writing = line.sock.write(bytes(50_000_000))
+    assert not any(hasattr(writing, name) for name in FOLLOWED)
+    writing.send(None)
+    assert writing.cr_frame.f_code is writing.cr_code
+    assert inspect.isawaitable(writing.cr_await)
+    writing.close()
+    assert not any(hasattr(writing, name) for name in FOLLOWED)
 
 
 @readers
