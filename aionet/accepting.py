@@ -289,7 +289,12 @@ class Acceptor:
     # Waiting ------------------------------------------------------------------------------------------
 
     async def _wait(self, state: EventLoopState, room: Callable[[], int]) -> list[Any]:
-        """Take a place in the queue, and go on when there is something for its head."""
+        """Take a place in the queue, and go on when there is something for its head.
+
+        At the end of the interpreter the clean-up may run after the built-in functions are gone. From
+        Python 3.14 on ``any``, ``all`` and ``tuple`` of a generator expression use a freed object then:
+        the clean-up calls no built-in function.
+        """
         waiters, place = self._waiters, object()
         waiters[place] = waiter = state.loop.create_future()
         accepted: list[Any] = []
@@ -316,7 +321,10 @@ class Acceptor:
 
     def _any_ready(self) -> bool:
         """Whether a connection may be ready."""
-        return any(listener.ready for listener in self._listeners)
+        for listener in self._listeners:  # noqa: SIM110  # any() may crash here: see `_wait`
+            if listener.ready:
+                return True
+        return False
 
     @property
     def _rests(self) -> bool:
@@ -345,7 +353,9 @@ class Acceptor:
 
     @property
     def _first_waiter(self) -> asyncio.Future[None] | None:
-        return next(iter(self._waiters.values()), None)
+        for waiter in self._waiters.values():
+            return waiter
+        return None
 
     def _wake_next(self) -> None:
         waiter = self._first_waiter
