@@ -1,4 +1,4 @@
-"""Which engine runs, and what it makes: wires, the base of sockets, tasks that the reactor resumes directly.
+"""Which engine runs, and what it makes: wires, the base of sockets, what begins and ends connections.
 
 Everything above is written against these few names and runs on either engine (`native/__init__.py` chooses).
 """
@@ -18,12 +18,10 @@ else:
 
 __all__ = [
     "ConnectionBase",
-    "Driver",
     "Implementation",
     "Roster",
     "SocketBase",
     "accept",
-    "drive",
     "implementation",
     "short_cut",
     "stream_wire",
@@ -47,12 +45,6 @@ stream_wire = _wire
 
 accept = _wire.accept
 """Takes connections off the queue of a listening socket; see `wires.portable.PortableWire.accept`."""
-
-Driver: Any = None if compiled is None else compiled.Driver
-"""Runs a coroutine for a Task that stays parked while it waits (`native/driver.c`); or ``None``."""
-
-drive: Any = None if compiled is None else compiled.drive
-"""Makes a driver of a handler, with a function to be called at its end; or ``None``."""
 
 Roster: Any = None if compiled is None else compiled.Roster
 """Begins and ends connections that have nothing special about them (`native/roster.c`); or ``None``."""

@@ -2,11 +2,11 @@
 
 Theory of operation
 -------------------
-None of this is needed: sockets run on any event loop, and a `ConnectionSpawner` makes its tasks by itself. It
-is for the last part of speed, on the compiled engine: a loop that waits for its own descriptors and for our
-sockets with one system call (`native/selector.py`), and tasks that stay *parked* while they wait for our
-sockets, so that their coroutine is resumed without a step of the task (`native/driver.c`). On the portable
-engine they are what asyncio has.
+None of this is needed: sockets run on any event loop, in any task. It is for the last part of speed, on the
+compiled engine: a loop that waits for its own descriptors and for our sockets with one system call
+(`native/selector.py`), and tasks whose steps the reactor makes itself while they wait for our sockets
+(`native/driving.c`). Every `asyncio.Task` is one of these; the factory is for loops that make other tasks. On
+the portable engine all of it is what asyncio has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Literal, TypeVar, get_args
 
 from .announcing import report
-from .engine import Driver
 from .native import compiled
 
 __all__ = ["LOOPS", "LoopName", "loop_factory", "new_event_loop", "run", "task_factory"]
@@ -71,7 +70,7 @@ def run(
     debug: bool | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> T:
-    """Run `main` as `asyncio.run` does, on a loop from `new_event_loop` and in a task from `task_factory`.
+    """Run `main` as `asyncio.run` does, on a loop from `new_event_loop`.
 
     Args:
         debug: asyncio's debug mode; by default as the environment has it.
@@ -82,22 +81,22 @@ def run(
     if not asyncio.iscoroutine(main):
         raise TypeError(f"run() needs a coroutine, not {main!r}")
     with asyncio.Runner(debug=debug, loop_factory=loop_factory or new_event_loop) as runner:
-        result: T = runner.run(main if Driver is None else Driver(main))
+        result: T = runner.run(main)
         return result
 
 
 def task_factory(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], **kwargs: Any
 ) -> asyncio.Task[T]:
-    """Make an `asyncio.Task` that stays parked while its coroutine waits for sockets of aionet's.
+    """Make an `asyncio.Task`, whatever class of tasks the loop would make.
 
     For ``loop.set_task_factory(aionet.task_factory)``, or to be called by itself; `kwargs` are those of
-    `asyncio.Task`. It is a task like any other in all that can be seen of it, but that ``get_coro`` returns
-    the driver of `coroutine`, which forwards ``cr_frame`` and the like. Pays off where a task mostly waits
-    for sockets.
+    `asyncio.Task`. On the compiled engine the steps that such a task makes when a socket is ready are made
+    without a callback of the loop; a task of another class, a subclass included, is woken as by a future.
+    Where the loop makes `asyncio.Task` anyway, as asyncio's and uvloop do, this changes nothing.
 
     Raises `TypeError` if `coroutine` is none.
     """
     if not asyncio.iscoroutine(coroutine):
         raise TypeError(f"a task runs a coroutine, not {coroutine!r}")
-    return asyncio.Task(coroutine if Driver is None else Driver(coroutine), loop=loop, **kwargs)
+    return asyncio.Task(coroutine, loop=loop, **kwargs)

@@ -46,12 +46,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from . import connection_task
 from .announcing import Log
 from .cleaning_up import see_through
 from .close_reason import CloseCause, CloseReason
 from .connection import Connection, close_reason_of
 from .draining import Drain, DrainReport
-from .engine import Roster, drive
+from .engine import Roster
 from .errors import ConnectionLostError, ResourceExhaustedError, SocketBusyError, SocketClosedError, TlsError
 from .limiting.enforcing import LimitEnforcer
 from .limiting.intake import Intake
@@ -143,8 +144,8 @@ class ConnectionSpawner(Generic[SocketT]):
         self._emptied = asyncio.Event()
         self._counts = [0] * len(CloseCause)
         self._traffic: Traffic | None = None
-        self._direct = drive is not None and preface is None and context is None
-        """Whether a driver may call the handler itself, as a coroutine that stays parked while it waits."""
+        self._direct = preface is None and context is None
+        """Whether the connection's coroutine may call the handler itself."""
         self._followed = on_close is not None
         """Whether anybody but the counters wants to know that a connection ends."""
         self._roster: Any = None
@@ -268,13 +269,14 @@ class ConnectionSpawner(Generic[SocketT]):
         self._intake.begin(acceptors, [server._acceptor for server in shaking], self._enforcer)
         if self._intake.handshakes is not None:
             self._followed = True
-        if self._direct and self._enforcer is None and self._intake.pauses:
+        if Roster is not None and self._direct and self._enforcer is None and self._intake.pauses:
             self._roster = self._make_roster()
         self._look_at_certificates()
 
     def _make_roster(self) -> Any:
         roster = Roster(
             connection_class=Connection,
+            coroutine=connection_task.connection,
             handler=self._handler,
             task_name=self._task_name,
             draining=self._draining_signal,
@@ -364,7 +366,7 @@ class ConnectionSpawner(Generic[SocketT]):
         self._counts[CloseCause.FULL.number] += 1
 
     def _maker_of_direct_tasks(self, loop: asyncio.AbstractEventLoop) -> _MakeTask | None:
-        """What makes a task of a driver that calls the handler itself; ``None`` if none may."""
+        """What makes a task whose coroutine calls the handler itself; ``None`` if none may."""
         if not self._direct or loop.get_task_factory() is not None:
             return None
         # What a stock loop's method comes to without a factory, and a tenth of what a short connection costs.
@@ -387,7 +389,7 @@ class ConnectionSpawner(Generic[SocketT]):
             self._connections.add(connection)
             self._fill_if_full()
             if make_task is not None:
-                coroutine = drive(self._handler, socket, self._handler_ended, connection)
+                coroutine = connection_task.primed(self._handler, socket, self._handler_ended, connection)
                 connection._task = make_task(coroutine, name=self._task_name)
             else:
                 self._make_task(connection, loop, tls)
@@ -407,15 +409,10 @@ class ConnectionSpawner(Generic[SocketT]):
         create_task: Callable[..., Any] = partial(loop.create_task, name=self._task_name)
         if self._context is not None:  # a task copies the context that it is made in, whatever its factory
             create_task = partial(self._context_of(connection, self._context).run, create_task)
-        if drive is None:
-            task = create_task(self._run(connection, tls))
-        else:
-            start = self._start if tls is None else partial(self._start, tls=tls)
-            task = create_task(drive(start, connection, self._handler_ended, connection))
+        start = self._start if tls is None else partial(self._start, tls=tls)
+        task = create_task(connection_task.primed(start, connection, self._handler_ended, connection))
         if connection._task is None:  # an eager task has begun already, and may even have ended
             connection._task = task
-            if drive is None:
-                task.add_done_callback(self._never_began)
 
     def _context_of(self, connection: Connection[SocketT], make: ContextOf[SocketT]) -> contextvars.Context:
         try:
@@ -484,30 +481,6 @@ class ConnectionSpawner(Generic[SocketT]):
             raise
         self._tls_counts.handshakes += 1
         connection._tls_failure = None
-
-    async def _run(self, connection: Connection[SocketT], tls: TlsForServer | None) -> None:
-        """Serve one connection: the body of its task."""
-        if connection._task is not None:  # from now on this code sees to the end of the connection
-            connection._task.remove_done_callback(self._never_began)
-        try:
-            await self._start(connection, tls=tls)
-        except Exception as error:
-            closing = self._handler_ended(connection, error)
-        except BaseException as error:
-            closing = self._handler_ended(connection, error)
-            if closing is not None:
-                await closing
-            raise
-        else:
-            closing = self._handler_ended(connection, None)
-        if closing is not None:
-            await closing
-
-    def _never_began(self, task: asyncio.Task[None]) -> None:
-        """`task` was cancelled before its first step, so that none of its code ran."""
-        for connection in self.connections:
-            if connection.task is task:
-                self._give_up(connection, CloseCause.CANCELLED)
 
     # Ending -------------------------------------------------------------------------------------------
 

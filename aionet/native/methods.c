@@ -249,7 +249,8 @@ static PyType_Slot method_slots[] = {
 PyType_Spec method_spec = {
     .name = "aionet.native._compiled.Method",
     .basicsize = sizeof(Method),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR |
+             Py_TPFLAGS_IMMUTABLETYPE, /* without which the interpreter does not specialize the look-up of a method */
     .slots = method_slots,
 };
 

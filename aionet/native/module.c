@@ -213,7 +213,7 @@ static PyObject *forks_function(PyObject *module, PyObject *unused)
 
 static PyMethodDef functions[] = {
     {"forks", forks_function, METH_NOARGS, "forks()\n--\n\nHow often this process, or one before it, was born of a fork."},
-    {"drive", (PyCFunction)(void (*)(void))driver_drive, METH_FASTCALL, driver_drive_doc},
+    {"prime", coroutine_prime_function, METH_O, "prime($module, coroutine, /)\n--\n\nLet it run until it awaits BEGIN."},
     {"accept", accept_function, METH_VARARGS, accept_doc},
     {NULL},
 };
@@ -232,7 +232,7 @@ static int add_types(PyObject *module, ModuleState *state)
                    add_type(module, &state->reactor_type, &reactor_spec, NULL) ||
                    add_type(module, &state->stream_type, &stream_spec, NULL) ||
                    add_type(module, &state->operation_type, &operation_spec, NULL) ||
-                   add_type(module, &state->driver_type, &driver_spec, (PyObject *)state->wait_type) ||
+                   add_type(module, &state->begin_type, &begin_spec, NULL) ||
                    add_type(module, &state->socket_base_type, &socket_base_spec, NULL) ||
                    add_type(module, &state->method_type, &method_spec, NULL) ||
                    add_type(module, &state->connection_base_type, &connection_base_spec, NULL) ||
@@ -244,6 +244,12 @@ static int add_types(PyObject *module, ModuleState *state)
                    add_type(module, &state->load_type, &load_spec, NULL)
                ? -1
                : 0;
+}
+
+static int add_begin(PyObject *module, ModuleState *state)
+{
+    state->begin = state->begin_type->tp_alloc(state->begin_type, 0);
+    return state->begin == NULL ? -1 : PyModule_AddObjectRef(module, "BEGIN", state->begin);
 }
 
 static int import_from(const char *module_name, const char *name, PyObject **place)
@@ -265,6 +271,15 @@ static int import_if_there(const char *module_name, const char *name, PyObject *
     return 0;
 }
 
+/* How the reactor completes a Task: by the methods of its base, because a Task's own refuse. */
+static int know_future(ModuleState *state)
+{
+    state->future_set_result = PyObject_GetAttrString(state->future_class, "set_result");
+    state->future_set_exception = PyObject_GetAttrString(state->future_class, "set_exception");
+    state->future_cancel = PyObject_GetAttrString(state->future_class, "cancel");
+    return state->future_set_result && state->future_set_exception && state->future_cancel ? 0 : -1;
+}
+
 static int import_number(const char *module_name, const char *name, int *place)
 {
     PyObject *number;
@@ -284,9 +299,10 @@ static int intern(PyObject **place, const char *text)
 
 static int prepare_names(ModuleState *state)
 {
-    if (intern(&state->str_add_reader, "add_reader") || intern(&state->str_call_soon, "call_soon") ||
+    if (intern(&state->str_add_done_callback, "add_done_callback") || intern(&state->str_add_reader, "add_reader") || intern(&state->str_call_soon, "call_soon") ||
         intern(&state->str_context, "context") || intern(&state->str_get_coro, "get_coro") || intern(&state->str_throw, "throw") ||
-        intern(&state->str_close, "close") || intern(&state->str_cancel, "cancel") || intern(&state->str_msg, "msg") ||
+        intern(&state->str_close, "close") || intern(&state->str_cancel, "cancel") ||
+        intern(&state->str_cancelling, "cancelling") ||
         intern(&state->str_on_events, "on_events") || intern(&state->str_busy_error, "_busy_error") ||
         intern(&state->str_closed_error, "_closed_error") ||
         intern(&state->str_note_interruption, "note_interruption") ||
@@ -305,8 +321,9 @@ static int prepare_names(ModuleState *state)
         intern(&state->str_send_slowly, "_send_slowly") || intern(&state->str_draining, "_draining"))
         return -1;
     state->context_keyword = PyTuple_Pack(1, state->str_context);
+    state->msg_keyword = Py_BuildValue("(s)", "msg");
     state->name_keyword = Py_BuildValue("(s)", "name");
-    return state->context_keyword == NULL || state->name_keyword == NULL ? -1 : 0;
+    return state->context_keyword && state->msg_keyword && state->name_keyword ? 0 : -1;
 }
 
 static int module_exec(PyObject *module)
@@ -322,9 +339,10 @@ static int module_exec(PyObject *module)
         return -1;
     }
     counts_forks = 1;
-    if (import_from("asyncio.tasks", "_enter_task", &state->enter_task) ||
-        import_from("asyncio.tasks", "_leave_task", &state->leave_task) ||
-        import_from("asyncio.tasks", "current_task", &state->current_task) ||
+    if (import_if_there("asyncio.tasks", "_enter_task", &state->enter_task) ||
+        import_if_there("asyncio.tasks", "_leave_task", &state->leave_task) ||
+        import_if_there("asyncio", "future_add_to_awaited_by", &state->add_to_awaited_by) || /* of Python 3.14 */
+        import_from("asyncio", "Future", &state->future_class) || know_future(state) ||
         import_from("asyncio.exceptions", "CancelledError", &state->cancelled_error) ||
         import_from("asyncio.tasks", "Task", &state->task_class) ||
         import_from("aionet.native.woken", "WOKEN", &state->woken) ||
@@ -343,7 +361,7 @@ static int module_exec(PyObject *module)
     if (import_if_there("asyncio.tasks", "_current_tasks", &state->current_tasks))
         return -1;
 #endif
-    return prepare_names(state) || add_types(module, state) ? -1 : 0;
+    return prepare_names(state) || add_types(module, state) || add_begin(module, state) ? -1 : 0;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -355,7 +373,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->reactor_type);
     Py_VISIT(state->stream_type);
     Py_VISIT(state->operation_type);
-    Py_VISIT(state->driver_type);
+    Py_VISIT(state->begin_type);
     Py_VISIT(state->socket_base_type);
     Py_VISIT(state->method_type);
     Py_VISIT(state->connection_base_type);
@@ -367,7 +385,12 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->load_type);
     Py_VISIT(state->enter_task);
     Py_VISIT(state->leave_task);
-    Py_VISIT(state->current_task);
+    Py_VISIT(state->add_to_awaited_by);
+    Py_VISIT(state->future_class);
+    Py_VISIT(state->future_set_result);
+    Py_VISIT(state->future_set_exception);
+    Py_VISIT(state->future_cancel);
+    Py_VISIT(state->begin);
     Py_VISIT(state->cancelled_error);
     Py_VISIT(state->task_class);
     Py_VISIT(state->woken);

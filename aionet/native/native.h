@@ -8,10 +8,11 @@
  *   reactor.c    one epoll instance per event loop; wakes whoever waits for a descriptor
  *   stream.c     the hot half of a wire: a descriptor, what is known of its readiness, recv(2) and send(2)
  *   operation.c  what `await stream.receive(...)` awaits: tries, waits, tries again, in the task's own step
- *   driver.c     the parked task: a coroutine that the reactor resumes directly, without a step of its Task
+ *   driving.c    the parked task: its coroutine is resumed by the reactor itself, without a step of the Task
  *   tls.c        the hot half of a TLS wire over a stream, and its operations
  *   methods.c    what a socket's `read` and `write` are: a short cut to operations around a Python function
  *   connection.c the attributes of a connection that is being served
+ *   beginning.c  what the coroutine of such a connection awaits first
  *   roster.c     the everyday beginning and end of such a connection
  *   selector.c   a selector whose select() waits on the reactor's epoll instance
  *   load.c       the load generator of `aionet bench`; load.h has its own theory
@@ -52,18 +53,19 @@ typedef struct Wait Wait;
 typedef struct Reactor Reactor;
 typedef struct Stream Stream;
 typedef struct Operation Operation;
-typedef struct Driver Driver;
 typedef struct Tls Tls;
 
 /* The socket's methods that have a short cut, and what only wires have. */
 typedef enum { READ, NEXT_CHUNK, READ_INTO, WRITE, WRITE_VECTORED, METHODS, UNTIL_READABLE = METHODS, READER_TURN } Kind;
 
 typedef struct {
-    PyTypeObject *wait_type, *reactor_type, *stream_type, *operation_type, *driver_type;
+    PyTypeObject *wait_type, *reactor_type, *stream_type, *operation_type, *begin_type;
     PyTypeObject *socket_base_type, *method_type, *connection_base_type, *roster_type, *selector_type;
     PyTypeObject *tls_type, *tls_operation_type, *window_type, *load_type;
-    /* asyncio's hooks for tasks ("Extending asyncio") and its exception */
-    PyObject *enter_task, *leave_task, *current_task, *cancelled_error, *task_class;
+    /* asyncio's hooks for tasks ("Extending asyncio"; NULL where they are gone), its exception and classes */
+    PyObject *enter_task, *leave_task, *add_to_awaited_by, *cancelled_error, *task_class;
+    PyObject *future_class, *future_set_result, *future_set_exception, *future_cancel; /* the class, and methods of it */
+    PyObject *begin; /* what coroutines of connections await first: beginning.c */
     PyObject *woken; /* what its tasks are woken with: woken.py */
     PyObject *connection_lost_error, *inherited_error, *resource_exhausted_error; /* aionet's exceptions */
     PyObject *closed_descriptors; /* calls that wait for one to be closed: wires/descriptors.py */
@@ -75,13 +77,13 @@ typedef struct {
     PyTypeObject *wire_class, *socket_class, *tls_class; /* subclasses that are in use: they spare a look at bases */
     PyObject *slow[METHODS]; /* the Python functions that the methods stand for */
     /* interned */
-    PyObject *str_add_reader, *str_blocking, *str_busy_error, *str_call_soon, *str_cancel, *str_close,
+    PyObject *str_add_done_callback, *str_add_reader, *str_blocking, *str_busy_error, *str_call_soon, *str_cancel, *str_cancelling, *str_close,
         *str_closed_error, *str_context, *str_draining, *str_ends, *str_error, *str_finish_send, *str_get_coro,
-        *str_is_closed, *str_linger, *str_msg, *str_note_end, *str_on_cold_events, *str_on_events, *str_operation,
+        *str_is_closed, *str_linger, *str_note_end, *str_on_cold_events, *str_on_events, *str_operation,
         *str_note_interruption, *str_pending, *str_read, *str_ready, *str_receive_into_slowly, *str_receive_slowly,
         *str_refuse_if_lost, *str_reply, *str_scheduled, *str_selector, *str_send_rest, *str_send_slowly, *str_sslobj,
         *str_stopping, *str_throw, *str_write;
-    PyObject *context_keyword, *name_keyword; /* ("context",) and ("name",) */
+    PyObject *context_keyword, *msg_keyword, *name_keyword; /* ("context",), ("msg",) and ("name",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     int budget, unit_bits; /* of fairness: wires/budget.py has the numbers, wires/event_loop.py the theory */
     Operation *free_operations, *free_tls_operations;
@@ -94,18 +96,33 @@ typedef struct {
 struct Wait {
     PyObject_HEAD
     ModuleState *state;
-    PyObject *loop;
-    PyObject *callback, *context; /* of the task that waits */
+    PyObject *loop;               /* once a task waits */
+    PyObject *callback, *context; /* of that task */
     PyObject *message;            /* of its cancellation */
     Operation *operation;         /* that is waited for; borrowed: it owns this */
+    PyObject *coroutine;          /* of the task, once it is known that the reactor makes its steps: driving.c */
+    PyObject *foreign;            /* the future that the task waits for in place of an operation */
+    PyObject *error;              /* that the task is to throw */
     char blocking, cancelled;
+    char running; /* the reactor makes a step of the task */
+    char tracked; /* by the collector of garbage */
 };
 
-Wait *wait_new(ModuleState *state, PyObject *loop, Operation *operation);
+Wait *wait_new(ModuleState *state, Operation *operation);
 int wait_wake(Wait *wait);           /* let the task go on now; no other may be running */
 int wait_wake_later(Wait *wait);     /* let the task go on in the loop's next turn */
-int wait_traverse(PyObject *self, visitproc visit, void *arg);
-int wait_clear(PyObject *self);
+void wait_let_go(Wait *wait);        /* of all that it knows of the task */
+
+/* -- driving.c ----------------------------------------------------------------------------------------------- */
+
+int wait_finds_coroutine(Wait *wait); /* whether its task is one that is driven, and then knows the coroutine */
+int wait_drive(Wait *wait, Reactor *reactor); /* let the task make a step now; no other may be running */
+
+/* Whether the reactor makes the steps of its task. */
+static inline int wait_is_driven(Wait *wait)
+{
+    return wait->callback != NULL && (wait->coroutine != NULL || wait_finds_coroutine(wait));
+}
 
 /* -- reactor.c ----------------------------------------------------------------------------------------------- */
 
@@ -125,7 +142,7 @@ struct Reactor {
     int slot_count, watched;
     int epoll;
     int budget;
-    PyObject *entered;  /* the task that is current because its driver was resumed, until `reactor_leave` */
+    PyObject *entered;  /* the task that is current because its step is made here, until `reactor_leave` */
     int turn_asked; /* whether the loop was asked to run `wake_ready` */
     unsigned long forks;
     uint32_t generation;
@@ -241,8 +258,7 @@ struct Operation {
     Py_ssize_t max_bytes;
     PyObject *result;
     PyObject *delegate; /* a coroutine that goes on instead */
-    Wait *wait;         /* what a plain task waits on */
-    Driver *driver;     /* or the driver that is parked on this */
+    Wait *wait;         /* what its task waits on */
     Operation *next_ready;
     char kind, phase, queued;
     char running; /* a step of it is being made: see operation.c */
@@ -279,7 +295,6 @@ static inline void operation_init(Operation *operation, ModuleState *state, Kind
     operation->max_bytes = max_bytes;
     operation->result = operation->delegate = NULL;
     operation->wait = NULL;
-    operation->driver = NULL;
     operation->next_ready = NULL;
     operation->kind = kind;
     operation->phase = FRESH;
@@ -311,35 +326,17 @@ static inline __attribute__((always_inline)) PySendResult operation_make_step(Op
     return status;
 }
 
-/* -- driver.c ------------------------------------------------------------------------------------------------ */
-
-struct Driver {
-    Wait base; /* the parking place: what the Task waits on while the reactor runs its coroutine */
-    PyObject *coroutine;
-    PyObject *start, *start_argument; /* makes the coroutine at the first step, if it is not there yet */
-    PyObject *on_end, *on_end_argument;
-    PyObject *outcome; /* what to raise after the coroutine of `on_end` */
-    PyObject *task;
-    Operation *operation; /* that it is parked on; owned */
-    PyObject *pending;    /* what the next step of the Task is to be given */
-    PyObject *owed;       /* a CancelledError to be raised at the next step, whatever that brings */
-    Reactor *reactor;     /* that resumed it; only meanwhile */
-    char pending_kind, running, parked, cancel_asked;
-};
-
-int driver_resume(Driver *driver); /* from the reactor: no task is running */
-PyObject *driver_cancel(Driver *driver, PyObject *message);
-PyObject *driver_for(ModuleState *state, PyObject *start, PyObject *argument, PyObject *on_end,
-                     PyObject *on_end_argument);
-PyObject *driver_drive(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
-extern const char driver_drive_doc[];
-
 /* -- tls.c --------------------------------------------------------------------------------------------------- */
 
 Tls *tls_beneath(ModuleState *state, PyObject *socket, Kind kind); /* NULL: there is no short cut; no error is set */
 PyObject *tls_operation_new(ModuleState *state, Kind kind, PyObject *socket, Tls *tls, PyObject *argument,
                             Py_ssize_t max_bytes);
 void tls_operation_let_go(Operation *operation); /* of its wire */
+
+/* -- beginning.c --------------------------------------------------------------------------------------------- */
+
+int coroutine_prime(ModuleState *state, PyObject *coroutine); /* let it run until it awaits `begin` */
+PyObject *coroutine_prime_function(PyObject *module, PyObject *coroutine);
 
 /* -- connection.c, methods.c, roster.c, selector.c, module.c ----------------------------------------------- */
 
@@ -374,7 +371,7 @@ typedef struct {
 int selector_attach(PyObject *selector, Reactor *reactor); /* the descriptor of its epoll instance, or -1 */
 void selector_detach(PyObject *selector);
 
-extern PyType_Spec wait_spec, reactor_spec, stream_spec, operation_spec, driver_spec, socket_base_spec, method_spec,
+extern PyType_Spec wait_spec, reactor_spec, stream_spec, operation_spec, begin_spec, socket_base_spec, method_spec,
     connection_base_spec, roster_spec,
     selector_spec, tls_spec, tls_operation_spec, window_spec, load_spec;
 

@@ -60,7 +60,6 @@ static void forget_wait(Operation *operation)
         operation->wait->operation = NULL;
         Py_CLEAR(operation->wait);
     }
-    Py_CLEAR(operation->driver);
 }
 
 /* It does not wait any more. */
@@ -130,7 +129,7 @@ static PySendResult wait_for_input(Operation *operation, PyObject **result)
         stream_translate(stream, operation->state->str_read);
         return finish_with(operation, NULL, result);
     }
-    Wait *wait = wait_new(operation->state, stream->reactor->loop, operation);
+    Wait *wait = wait_new(operation->state, operation);
     if (wait == NULL)
         return finish_with(operation, NULL, result);
     operation->wait = wait;
@@ -378,7 +377,7 @@ static INLINED PySendResult step(Operation *operation, PyObject *value, PyObject
             return refuse(PyExc_TypeError, "can't send non-None value to a just-started coroutine", result);
         return begin(operation, result);
     case WAITING:
-        if (operation->driver != NULL || (operation->wait != NULL && operation->wait->callback != NULL))
+        if (operation->wait != NULL && operation->wait->callback != NULL)
             return refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
         reactor_refill(operation->stream->reactor); /* everybody else has had a turn */
         /* fall through */
@@ -511,7 +510,6 @@ int operation_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(operation->result);
     Py_VISIT(operation->delegate);
     Py_VISIT(operation->wait);
-    Py_VISIT(operation->driver);
     return 0;
 }
 
@@ -613,12 +611,14 @@ int operation_wake(Operation *operation)
 {
     if (operation->phase != WAITING)
         return 0;
-    int debug = operation->stream->reactor->debug;
-    if (operation->driver != NULL)
-        return debug ? wait_wake_later(&operation->driver->base) : driver_resume(operation->driver);
-    if (operation->wait == NULL)
+    Wait *wait = operation->wait;
+    Reactor *reactor = operation->stream->reactor;
+    if (wait == NULL)
         return 0;
-    return debug ? wait_wake_later(operation->wait) : wait_wake(operation->wait);
+    if (!reactor->debug && wait_is_driven(wait))
+        return wait_drive(wait, reactor);
+    reactor_leave(reactor);
+    return reactor->debug ? wait_wake_later(wait) : wait_wake(wait);
 }
 
 /* -- for operations of other wires (tls.c) ---------------------------------------------------------------------- */

@@ -512,8 +512,6 @@ int reactor_wake_ready(Reactor *reactor)
     if (reactor->turns++ % TURNS_PER_LOOK == 0)
         look_at_debug_mode(reactor);
     while ((operation = next_ready(reactor)) != NULL) {
-        if (operation->driver == NULL)
-            reactor_leave(reactor);
         int failed = operation_wake(operation) < 0;
         Py_DECREF(operation);
         if (failed && !is_interrupt()) {

@@ -19,6 +19,7 @@ typedef struct {
     vectorcallfunc vectorcall;
     ModuleState *state;
     PyTypeObject *connection_class;
+    PyObject *coroutine; /* function: the coroutine of a connection's task */
     PyObject *handler, *task_name;
     PyObject *draining;             /* what every socket knows its spawner's drain by */
     PyObject *connections, *counts; /* shared with the spawner: a set; a list by a cause's number */
@@ -45,22 +46,32 @@ static void strike_off(Roster *roster, PyObject *socket, PyObject *connection)
     raise_taken(raised);
 }
 
+/* A coroutine that ends the connection, whatever becomes of it. */
+static PyObject *coroutine_for(Roster *roster, PyObject *socket, PyObject *connection)
+{
+    PyObject *arguments[] = {roster->handler, socket, (PyObject *)roster, connection};
+    PyObject *coroutine = PyObject_Vectorcall(roster->coroutine, arguments, 4, NULL);
+    if (coroutine != NULL && coroutine_prime(roster->state, coroutine) < 0)
+        Py_CLEAR(coroutine);
+    return coroutine;
+}
+
 /* Put a connection of `socket` on the roster, and give it a task. */
 static int begin_one(Roster *roster, PyObject *socket, PyObject *started, PyObject *make_task)
 {
     ConnectionBase *connection = (ConnectionBase *)roster->connection_class->tp_alloc(roster->connection_class, 0);
-    PyObject *driver = NULL;
+    PyObject *coroutine = NULL;
     if (connection != NULL) {
         connection->socket = Py_NewRef(socket);
         connection->started = Py_NewRef(started);
         if (PyObject_SetAttr(socket, roster->state->str_draining, roster->draining) == 0 &&
             PySet_Add(roster->connections, (PyObject *)connection) == 0)
-            driver = driver_for(roster->state, roster->handler, socket, (PyObject *)roster, (PyObject *)connection);
+            coroutine = coroutine_for(roster, socket, (PyObject *)connection);
     }
-    if (driver != NULL) {
-        PyObject *arguments[] = {driver, roster->task_name};
+    if (coroutine != NULL) {
+        PyObject *arguments[] = {coroutine, roster->task_name};
         connection->task = PyObject_Vectorcall(make_task, arguments, 1, roster->state->name_keyword);
-        Py_DECREF(driver); /* which ends the connection, if it got no task */
+        Py_DECREF(coroutine); /* which ends the connection, if it got no task */
     }
     int begun = connection != NULL && connection->task != NULL ? 0 : -1;
     if (begun < 0)
@@ -174,7 +185,7 @@ static PyObject *end_after_failure(Roster *roster, PyObject *connection)
     return rest;
 }
 
-/* The handler of a connection has ended: what a driver calls, with the connection and the error or None. */
+/* The handler of a connection has ended: what its coroutine calls, with the connection and the error or None. */
 static PyObject *roster_vectorcall(PyObject *self, PyObject *const *arguments, size_t flags, PyObject *names)
 {
     Roster *roster = (Roster *)self;
@@ -213,15 +224,15 @@ static int know_numbers(Roster *roster)
 
 static PyObject *roster_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
 {
-    static char *words[] = {"connection_class", "handler", "task_name", "draining", "connections", "counts",
-                            "causes",           "logged",  "ended",     "most",     NULL};
-    PyObject *connection_class, *handler, *task_name, *draining, *connections, *counts, *causes, *logged, *ended;
+    static char *words[] = {"connection_class", "coroutine", "handler", "task_name", "draining", "connections",
+                            "counts",           "causes",    "logged",  "ended",     "most",     NULL};
+    PyObject *connection_class, *coroutine, *handler, *task_name, *draining, *connections, *counts, *causes, *logged, *ended;
     Py_ssize_t most;
     PyObject *module = PyType_GetModuleByDef(type, &native_module);
     ModuleState *state = module == NULL ? NULL : module_state(module);
     if (state == NULL ||
-        !PyArg_ParseTupleAndKeywords(arguments, names, "$O!OOOO!O!O!OOn:Roster", words, &PyType_Type, &connection_class,
-                                     &handler, &task_name, &draining, &PySet_Type, &connections, &PyList_Type, &counts,
+        !PyArg_ParseTupleAndKeywords(arguments, names, "$O!OOOOO!O!O!OOn:Roster", words, &PyType_Type, &connection_class,
+                                     &coroutine, &handler, &task_name, &draining, &PySet_Type, &connections, &PyList_Type, &counts,
                                      &PyTuple_Type, &causes, &logged, &ended, &most))
         return NULL;
     if (!PyType_IsSubtype((PyTypeObject *)connection_class, state->connection_base_type) ||
@@ -235,6 +246,7 @@ static PyObject *roster_new(PyTypeObject *type, PyObject *arguments, PyObject *n
     roster->vectorcall = roster_vectorcall;
     roster->state = state;
     roster->connection_class = (PyTypeObject *)Py_NewRef(connection_class);
+    roster->coroutine = Py_NewRef(coroutine);
     roster->handler = Py_NewRef(handler);
     roster->task_name = Py_NewRef(task_name);
     roster->draining = Py_NewRef(draining);
@@ -255,6 +267,7 @@ static int roster_traverse(PyObject *self, visitproc visit, void *arg)
     Roster *roster = (Roster *)self;
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(roster->connection_class);
+    Py_VISIT(roster->coroutine);
     Py_VISIT(roster->handler);
     Py_VISIT(roster->draining);
     Py_VISIT(roster->connections);
@@ -270,6 +283,7 @@ static int roster_clear(PyObject *self)
 {
     Roster *roster = (Roster *)self;
     Py_CLEAR(roster->connection_class);
+    Py_CLEAR(roster->coroutine);
     Py_CLEAR(roster->handler);
     Py_CLEAR(roster->task_name);
     Py_CLEAR(roster->draining);

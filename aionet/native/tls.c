@@ -5,7 +5,7 @@
  * The standard library's TLS works on memory: ciphertext is written into one `MemoryBIO` and read out of another. What
  * a message needs of that is recv(2), `MemoryBIO.write` and `_SSLSocket.read` on its way in, `_SSLSocket.write`,
  * `MemoryBIO.read` and send(2) on its way out. Here they follow one another without a Python frame, in the step of the
- * task that asked, as with a plain stream; a task of the spawner's stays parked meanwhile.
+ * task that asked, as with a plain stream.
  *
  * This short way is for an established connection whose lower wire is a compiled stream, and for what goes well. All
  * else is Python's: what turns out not to be simple is left as if nobody had tried, and a coroutine of the other half
@@ -551,7 +551,7 @@ static PySendResult step(Operation *operation, PyObject *value, PyObject **resul
             return operation_refuse(PyExc_TypeError, "can't send non-None value to a just-started coroutine", result);
         return begin(operation, result);
     case WAITING:
-        if (operation->driver != NULL || (operation->wait != NULL && operation->wait->callback != NULL))
+        if (operation->wait != NULL && operation->wait->callback != NULL)
             return operation_refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
         reactor_refill(operation->stream->reactor); /* everybody else has had a turn */
         /* fall through */

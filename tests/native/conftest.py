@@ -47,7 +47,7 @@ def new_loop(loop_name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 @pytest.fixture(params=TASKS)
 def make_task(request: pytest.FixtureRequest) -> MakeTask:
-    """`make_task(coroutine)`: a plain task or a parked one."""
+    """`make_task(coroutine)`: a plain task or one that the reactor drives."""
     make: Callable[..., Any] = TASKS[request.param]
     return lambda coroutine: make(asyncio.get_running_loop(), coroutine)
 

@@ -38,10 +38,13 @@ class Parent:
             peer.settimeout(10)
         self.clients = [await self.connect() for _ in range(COUNT)]
         self.readers = [await self.connect() for _ in range(2 * COUNT)]
-        make = [asyncio.create_task, lambda coroutine: aionet.task_factory(self.loop, coroutine)]
+        make = [asyncio.create_task, lambda coroutine: asyncio.create_task(self.awaiting(coroutine))]
         self.waiting = [make[number % 2](sock.read()) for number, sock in enumerate(self.readers)]
         for _ in range(2):
             await self.exchange()
+
+    async def awaiting(self, coroutine):
+        return await coroutine
 
     async def connect(self):
         return await aionet.AsyncTcpSocket().connect_to(self.server.address)

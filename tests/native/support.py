@@ -35,9 +35,14 @@ MakeTask = Callable[[Any], "asyncio.Task[Any]"]
 LOOPS: dict[str, LoopFactory] = {"asyncio": asyncio.SelectorEventLoop, "own": aionet.new_event_loop}
 """Loops by name: epoll beneath a reader of the loop's, and the selector of our own."""
 
+
+class Task(asyncio.Task[Any]):
+    """Makes its steps itself, as a subclass does."""
+
+
 TASKS: dict[str, Callable[..., Any]] = {
-    "plain": lambda loop, coroutine: asyncio.Task(coroutine, loop=loop),
-    "parked": aionet.task_factory,
+    "plain": lambda loop, coroutine: Task(coroutine, loop=loop),
+    "driven": lambda loop, coroutine: asyncio.Task(coroutine, loop=loop),
 }
 
 checkout = Path(aionet.__file__).parent.parent

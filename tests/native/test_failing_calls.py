@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 
@@ -11,7 +10,6 @@ from helpers import begin
 from tls.scenes import connected
 
 from aionet import AsyncTcpSocket
-from aionet.native import compiled
 from aionet.receive_buffer import ReceiveBuffer
 from aionet.wires.sending import OutgoingQueue
 
@@ -108,17 +106,6 @@ async def test_a_buffer_to_read_into_that_is_taken_back(over):
         with pytest.raises((ValueError, TypeError)):
             await reading
         assert await sock.read() == b"x"
-
-
-async def test_a_task_whose_coroutine_cannot_be_asked_for():
-    class Task(asyncio.Task):
-        def get_coro(self):
-            signal.raise_signal(signal.SIGUSR1)
-            return super().get_coro()
-
-    async with lines(1) as (line,):
-        task = Task(compiled.Driver(line.sock.read()), loop=asyncio.get_running_loop())
-        assert isinstance(await caught(task), RingError)
 
 
 async def test_a_class_of_sockets_whose_read_cannot_be_looked_up():

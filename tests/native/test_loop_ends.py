@@ -1,4 +1,4 @@
-"""Loops that end, and interpreters that end, with sockets open and tasks parked."""
+"""Loops that end, and interpreters that end, with sockets open and tasks that wait."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def handler(sock):
 
 loop = new_loop()
 sock, raw = loop.run_until_complete(connected())
-task = aionet.task_factory(loop, handler(sock))
+task = loop.create_task(handler(sock))
 threading.Timer(0.05, raw.sendall, [b"x"]).start()
 loop.call_later(15, os._exit, 3)
 before = time.monotonic()

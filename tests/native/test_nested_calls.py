@@ -1,4 +1,4 @@
-"""Code that a step of an operation or a driver runs calls `send`, `throw` or `close` of that same object."""
+"""Code that a step of an operation or a task runs calls `send`, `throw` or `close` of that same coroutine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import signal
 import sys
 
 import pytest
+from helpers import give_turns
 from tls.scenes import connected
 
-import aionet
-from aionet.engine import drive
 from aionet.native import compiled
 
 from .support import lines
@@ -129,96 +128,23 @@ async def test_in_a_signal_handler_that_runs_in_a_step(call):
         assert errors
 
 
-async def test_inside_of_a_driver(call):
-    errors = []
-
-    async def main():
-        errors.extend(call(driver))
-        await asyncio.sleep(0)
-        errors.extend(call(driver))
-        return "done"
-
-    driver = compiled.Driver(main())
-    assert await asyncio.create_task(driver) == "done"
-    assert len(errors) == 6
-
-
-async def test_inside_of_a_driver_that_the_reactor_resumes(call):
+async def test_inside_of_steps_that_the_reactor_makes(call):
     async with lines(1) as (line,):
         errors = []
 
         async def main():
+            errors.extend(call(task.get_coro()))
             data = await line.sock.read()
-            errors.extend(call(driver))
-            return data
+            errors.extend(call(task.get_coro()))
+            return data, await line.sock.read()
 
-        driver = compiled.Driver(main())
-        task = asyncio.create_task(driver)
+        task = asyncio.create_task(main())
         await asyncio.sleep(0)
-        await line.peer.send(b"x")
-        assert await task == b"x"
-        assert errors
-
-
-@pytest.mark.parametrize("end", ["close", "throw"])
-async def test_inside_of_the_clean_up_of_a_driver(end, call):
-    errors = []
-
-    async def main():
-        try:
-            await asyncio.sleep(0)
-        finally:
-            errors.extend(call(driver))
-
-    driver = compiled.Driver(main())
-    driver.send(None)
-    if end == "close":
-        driver.close()
-    else:
-        with pytest.raises(KeyError, match="of the caller"):
-            driver.throw(KeyError("of the caller"))
-    assert errors
-
-
-@pytest.mark.parametrize("end", ["close", "throw", "send"])
-async def test_inside_of_what_is_called_at_the_end_of_a_driver(end, call):
-    errors = []
-
-    async def main(argument):
-        await asyncio.sleep(0)
-
-    def on_end(argument, error):
-        errors.extend(call(driver))
-
-    driver = drive(main, None, on_end, None)
-    driver.send(None)
-    if end == "close":
-        driver.close()
-    elif end == "throw":
-        with pytest.raises(StopIteration):
-            driver.throw(KeyError())
-    else:
-        with pytest.raises(StopIteration):
-            driver.send(None)
-    assert errors
-
-
-async def test_a_driver_that_is_closed_reports_its_end_though_the_clean_up_raises():
-    ends = []
-
-    async def main(argument):
-        try:
-            await asyncio.sleep(0)
-        finally:
-            raise ValueError("of the clean-up")
-
-    driver = drive(main, None, lambda argument, error: ends.append((argument, type(error))), "argument")
-    driver.send(None)
-    with pytest.raises(ValueError, match="of the clean-up"):
-        driver.close()
-    assert ends == [("argument", GeneratorExit)]
-    assert driver.close() is None
-    assert len(ends) == 1
+        for data in (b"x", b"y"):
+            await line.peer.send(data)
+            await give_turns()
+        assert await task == (b"x", b"y")
+        assert len(errors) == 6
 
 
 class NotMadeError(Exception):
@@ -231,14 +157,10 @@ class PairError(Exception):
         super().__init__(first, second)
 
 
-@pytest.fixture(params=["operation", "driver", "delegated"])
+@pytest.fixture(params=["operation", "delegated"])
 def coroutine_of(request):
-    async def waiting(sock):
-        await sock.read()
-
     makers = {
         "operation": lambda sock: sock.read(),
-        "driver": lambda sock: compiled.Driver(waiting(sock)),
         "delegated": lambda sock: sock.write(bytes(50_000_000)),
     }
     return makers[request.param]
@@ -271,14 +193,3 @@ async def test_what_is_thrown_is_made_as_the_interpreter_makes_it(coroutine_of, 
             coroutine.throw(*arguments)
         assert type(caught.value) is type(expected)
         assert repr(caught.value) == repr(expected)
-
-
-async def test_a_task_of_the_engine_cannot_be_ended_from_inside():
-    """`Task.get_coro()` gives the driver to its callers, the task itself included."""
-
-    async def main():
-        with pytest.raises(ValueError, match="already executing"):
-            asyncio.current_task().get_coro().close()
-        return 1
-
-    assert await aionet.task_factory(asyncio.get_running_loop(), main()) == 1

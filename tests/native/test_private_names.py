@@ -103,8 +103,10 @@ with asyncio.Runner(loop_factory=new_loop) as runner:
 print("done")
 """
 
+PRIVATE = ("_enter_task", "_leave_task", "_swap_current_task", "_current_tasks")
+
 BEFORE = {
-    **{name: REMOVED.format(name=name) for name in ("_swap_current_task", "_current_tasks")},
+    **{name: REMOVED.format(name=name) for name in PRIVATE},
     **{
         name: RENAMED.format(name=name)
         for name in ("_selector", "_ready", "_scheduled", "_stopping", "_sslobj")

@@ -93,12 +93,11 @@ async def talk(connections, messages):
     assert spawner.stats.completed == connections
 
 
-@pytest.mark.parametrize("driven", [False, True])
-def test_loops_in_threads_do_not_mind_each_other(new_loop, driven):
+@pytest.mark.parametrize("kind", TASKS)
+def test_loops_in_threads_do_not_mind_each_other(new_loop, kind):
     def work():
         loop = new_loop()
-        if driven:
-            loop.set_task_factory(aionet.task_factory)
+        loop.set_task_factory(lambda loop, coroutine, **kw: TASKS[kind](loop, coroutine))
         with contextlib.closing(loop):
             start.wait(PATIENCE)
             loop.run_until_complete(asyncio.wait_for(talk(10, 20), PATIENCE))

@@ -225,9 +225,48 @@ async def wait_and_read(server: Any, number: int) -> str:
     return await waiting_read(server, number, lambda loop, coroutine: asyncio.Task(coroutine, loop=loop))
 
 
+async def reading_then(server: Any, number: int, wait: Callable[[], Awaitable[Any]]) -> str:
+    """The allocation fails when the bytes come; the same step of the task ends in another wait."""
+    got = [b""]
+
+    async def reading(sock: Any) -> None:
+        got[0] = await sock.read()
+        await wait()
+
+    sock, peer = await pair(server)
+    task = asyncio.create_task(reading(sock))
+    await turns()
+    peer.send(MESSAGE)
+    await failing_turn(number)
+    await asyncio.wait([task], timeout=0.2)
+    if not task.done():
+        assert COMPLAINTS, "the task hangs, and nothing was reported"
+        assert not got[0], "the task hangs in its next wait"
+        peer.send(b"more")
+        await soon(task)
+        return "woken by the next event"
+    return await check_next(sock, peer, MESSAGE, got[0], None if got[0] else task.exception())
+
+
 @scenario
-async def wait_and_read_parked(server: Any, number: int) -> str:
-    return await waiting_read(server, number, aionet.task_factory)
+async def read_and_yield(server: Any, number: int) -> str:
+    return await reading_then(server, number, lambda: asyncio.sleep(0))
+
+
+@scenario
+async def read_and_wait(server: Any, number: int) -> str:
+    future = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.05, future.set_result, None)
+    return await reading_then(server, number, lambda: future)
+
+
+class Subclass(asyncio.Task[Any]):
+    """Makes its steps itself; the reactor only wakes it."""
+
+
+@scenario
+async def wait_and_read_in_a_subclass(server: Any, number: int) -> str:
+    return await waiting_read(server, number, lambda loop, coroutine: Subclass(coroutine, loop=loop))
 
 
 # Writing ----------------------------------------------------------------------------------------------------

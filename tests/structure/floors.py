@@ -48,6 +48,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     4: (
         "connection",
+        "connection_task",
         "traffic",
         "limiting",
         "spawner",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 
 import pytest
 from helpers import give_turns, until
@@ -203,3 +204,26 @@ async def test_a_result_in_place_of_the_cancellation_is_its_outcome(stage, wait)
     task = await stage.begin(handler())
     task.cancel()
     assert await task == "instead"
+
+
+async def test_the_error_that_ends_it_comes_out_of_its_coroutine(stage, wait):
+    """With the traceback, also where it waited while it cleaned up."""
+
+    async def inner():
+        try:
+            await wait()
+        finally:
+            await stage.sock.read()
+
+    async def handler():
+        await stage.prologue()
+        await inner()
+
+    task = await stage.begin(handler())
+    task.cancel("enough")
+    await give_turns()
+    stage.peer.send_now(b"data")
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert caught.value.args == ("enough",)
+    assert {"handler", "inner"} <= {frame.name for frame in traceback.extract_tb(caught.value.__traceback__)}

@@ -291,3 +291,24 @@ async def test_within_a_shield_only_the_outside_is_cancelled(stage):
     await give_turns()
     stage.peer.send_now(b"read")
     assert await task == b"read"
+
+
+async def test_a_task_that_it_awaits_next_may_swallow_the_cancellation(stage):
+    async def inner():
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "swallowed"
+
+    async def handler():
+        child = stage.make_task(inner())
+        await stage.prologue()
+        await stage.sock.read()
+        cancel_itself()
+        return await child, await stage.sock.read(), asyncio.current_task().cancelling()
+
+    task = await stage.begin(handler())
+    for data in (b"first", b"next"):
+        stage.peer.send_now(data)
+        await give_turns()
+    assert await task == ("swallowed", b"next", 1)
