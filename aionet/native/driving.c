@@ -47,11 +47,17 @@ static long cancellations(ModuleState *state, PyObject *task)
     return count;
 }
 
+/* Another method of a Task's may be a callback, too. The name is private: under another one, nothing is driven. */
+static int is_wake_up(PyObject *callback)
+{
+    return strcmp(((PyCFunctionObject *)callback)->m_ml->ml_name, "task_wakeup") == 0;
+}
+
 int wait_finds_coroutine(Wait *wait)
 {
     ModuleState *state = wait->state;
     PyObject *task = task_of(wait), *coroutine = NULL;
-    if (task == NULL || state->enter_task == NULL || state->leave_task == NULL)
+    if (task == NULL || !is_wake_up(wait->callback) || state->enter_task == NULL || state->leave_task == NULL)
         return 0;
     if (cancellations(state, task) == 0)
         coroutine = PyObject_CallMethodNoArgs(task, state->str_get_coro);

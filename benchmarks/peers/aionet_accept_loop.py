@@ -19,7 +19,6 @@ async def serve(socket: aionet.AsyncTcpSocket) -> None:
 
 async def main() -> None:
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(aionet.task_factory)
     server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), backlog=BACKLOG)
     announce(server.address.port, engine=aionet.implementation(), loop="asyncio")
     tasks: set[asyncio.Task[None]] = set()

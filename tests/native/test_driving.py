@@ -109,3 +109,16 @@ async def test_the_wait_of_a_task_takes_no_other_callback():
             await give_turns()
             line.peer.send_now(data)
         assert await task == b"b"
+
+
+async def test_a_method_of_a_task_as_a_callback_is_called():
+    """It is no wake-up: what is called is what was given."""
+    async with lines(1) as (line,):
+        task = asyncio.create_task(asyncio.Event().wait())
+        await give_turns()
+        operation = line.sock.read()
+        operation.send(None).add_done_callback(task.cancel)
+        line.peer.send_now(b"x")
+        await asyncio.wait([task])
+        assert task.cancelled()
+        operation.close()

@@ -249,6 +249,46 @@ async def test_what_it_awaits_can_be_followed(stage, wait):
     assert task.get_coro().cr_await is None
 
 
+needs_call_graphs = pytest.mark.skipif(
+    not hasattr(asyncio, "capture_call_graph"), reason="call graphs are of Python 3.14"
+)
+
+
+@needs_call_graphs
+async def test_its_call_graph_has_its_frames(stage, wait):
+    async def inner():
+        await stage.prologue()
+        await wait()
+
+    async def handler():
+        await inner()
+
+    task = await stage.begin(handler())
+    graph = asyncio.capture_call_graph(task)
+    assert [entry.frame.f_code.co_name for entry in graph.call_stack][-2:] == ["inner", "handler"]
+    assert "inner()" in asyncio.format_call_graph(task)
+    wait.end()
+    await task
+
+
+@needs_call_graphs
+@pytest.mark.parametrize("wait", ["future", "task"], indirect=True)
+async def test_what_it_awaits_has_it_in_its_call_graph(stage, wait):
+    async def handler():
+        await stage.prologue()
+        await wait()
+        return await stage.sock.read()
+
+    task = await stage.begin(handler())
+    [awaiting] = asyncio.capture_call_graph(wait.awaited).awaited_by
+    assert awaiting.future is task
+    wait.end()
+    await give_turns(20)
+    assert asyncio.capture_call_graph(wait.awaited).awaited_by == ()
+    stage.peer.send_now(b"more")
+    await task
+
+
 async def test_done_callbacks_are_called_with_it_after_its_end(stage, wait):
     called = []
 

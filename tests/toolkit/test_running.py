@@ -99,7 +99,7 @@ def test_run_refuses_to_run_inside_a_loop() -> None:
         coroutine.close()
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the driver of `inner` is never awaited either
+        warnings.simplefilter("ignore", RuntimeWarning)  # the runner leaves a coroutine of its own unawaited
         aionet.run(main())
 
 
