@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import pty
+import shlex
 import signal
 import socket
 import subprocess
@@ -176,28 +177,31 @@ def test_a_handler_that_is_left_behind_without_a_word(directory: Path) -> None:
         assert server.process.wait(PATIENCE) == 0
 
 
+@pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize("more", [(), ("--json",)], ids=["people", "json"])
-def test_control_c_at_a_terminal_ends_the_reader_of_the_log_too(
-    tmp_path: Path, more: tuple[str, ...]
-) -> None:
+def test_control_c_ends_the_reader_of_the_log_too(directory: Path, name: str, more: tuple[str, ...]) -> None:
     """``aionet echo 2>&1 | tee log``: tee ends first, and the connection is served to its end."""
     require_program("tee")
-    path = tmp_path / "socket"
-    words = " ".join(command("echo", "--bind", f"unix:{path}", *more))
-    script = f"{{ trap : INT; {words}; echo $? >code; }} 2>&1 | tee log"
+    address = f"unix:{directory}/socket"
     keyboard, terminal = pty.openpty()
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, keyboard)
+        stack.callback(os.close, terminal)
+        target = (
+            [stack.enter_context(AionetServer("echo", "--bind", LOCAL)).address] if name == "relay" else []
+        )
+        words = shlex.join(command(*SERVERS[name], address, *target, *more))
         shell = subprocess.Popen(
-            [require_program("sh"), "-c", script],
+            [require_program("sh"), "-c", f"{{ trap : INT; {words}; echo $? >code; }} 2>&1 | tee log"],
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
-            cwd=tmp_path,
+            cwd=directory,
             env=environment(),
             start_new_session=True,
             preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # it becomes the session's
         )
-        address = f"unix:{path}"
+        stack.callback(end_group, shell)
         asyncio.run(until(lambda: not refuses(address), PATIENCE))
         with connect_raw(address) as sock:
             sock.sendall(b"before")
@@ -206,15 +210,16 @@ def test_control_c_at_a_terminal_ends_the_reader_of_the_log_too(
             asyncio.run(until(lambda: refuses(address), PATIENCE))
             sock.sendall(b"during")
             assert receive_exactly(sock, 6) == b"during"
-        shell.wait(PATIENCE)
-    finally:
-        os.close(keyboard)
-        os.close(terminal)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(shell.pid, signal.SIGKILL)
-        shell.wait()
-    asyncio.run(until((tmp_path / "code").read_text))
-    assert (tmp_path / "code").read_text() == "0\n"
+        code = directory / "code"
+        asyncio.run(until(lambda: code.exists() and code.read_text(), PATIENCE))
+        assert code.read_text() == "0\n"
+
+
+def end_group(shell: subprocess.Popen[bytes]) -> None:
+    """End what a shell has started, should it still be there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(shell.pid, signal.SIGKILL)
+    shell.wait()
 
 
 HOSTILE = """\
