@@ -21,7 +21,7 @@ from .standard_streams import print_out
 
 __all__ = ["CommandParser", "did_you_mean"]
 
-_NEAR = 0.6  # how much alike two words are that are taken for one: 0 to 1
+_NEAR = 0.7  # how much alike two words are that are taken for one: 0 to 1
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -67,6 +67,14 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """Return the end of a message about an unknown `word`: the one of `words` that is nearest, if any is."""
-    near = difflib.get_close_matches(word, list(words), 1, _NEAR)
-    return f"; did you mean {near[0]}?" if near else ""
+    """Return the end of a message about an unknown `word`: the one of `words` that is nearest, if any is.
+
+    Their beginnings count as well, because options may be shortened.
+    """
+
+    def likeness(known: str) -> float:
+        name, other = word.lstrip("-"), known.lstrip("-")
+        return max(difflib.SequenceMatcher(None, name, text).ratio() for text in (other, other[: len(name)]))
+
+    nearest = max(words, key=likeness)
+    return f"; did you mean {nearest}?" if likeness(nearest) >= _NEAR else ""

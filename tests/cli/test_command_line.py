@@ -60,6 +60,7 @@ def test_an_unknown_option() -> None:
     ("arguments", "message"),
     [
         (["echo", "--drian-grace", "5"], "unknown option --drian-grace; did you mean --drain-grace?"),
+        (["echo", "--drian"], "unknown option --drian; did you mean --drain-grace?"),
         (["relay", "--tmieout=2s", ":1", ":2"], "unknown option --tmieout; did you mean --timeout?"),
         (["connect", "--tmieout", "2s", ":80"], "unknown option --tmieout; did you mean --timeout?"),
         (["info", "--yaml"], "unknown option --yaml"),
