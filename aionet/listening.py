@@ -211,7 +211,7 @@ def listen_unix(
         else:
             file = bind_to_path(sock, address.path)
             if access and file is not None:
-                access.grant(file)  # before anybody can connect
+                access.grant(file)  # before a client can connect
         sock.listen(backlog)
     except BaseException as error:
         if file is not None:

@@ -18,7 +18,7 @@ were bound: an open socket keeps its inode, so another file cannot have the same
 an absolute one, because the working directory may change. A fork's child leaves it to its parent.
 
 *Mode and owner* are set after bind(2) and before listen(2): until then every connect(2) is refused, so there
-is no moment in which the file lets in those whom it is to keep out. They are set by a descriptor of that very
+is no moment in which the file admits a user that it is to keep out. They are set by a descriptor of that very
 file (O_PATH), because a path may lead to another one by now.
 
 *What is not excluded.* Nothing is locked, since a lock on what other users may open or make is theirs to
@@ -56,7 +56,7 @@ _SHORTEST_NAME = 8
 
 @dataclass(frozen=True)
 class FileAccess:
-    """Whose a socket file is, and who may connect to it (unix(7): who may write to it).
+    """The owner of a socket file, and which users may connect: those with write permission (unix(7)).
 
     Args:
         mode: permission bits, as ``0o660``; ``None``: what the process's umask leaves.

@@ -30,7 +30,7 @@ class AsyncUnixConnectionServer(AsyncStreamConnectionServer[UnixAddress, AsyncUn
         backlog: connections that the kernel holds until they are accepted; by default as many as it allows.
         options: for the sockets that are accepted; by default those of the loop's `NetworkToolkit`.
         tls: a `ServerTls`, or an `ssl.SSLContext` of a server: every connection begins with a TLS handshake.
-        mode: the permission bits of the socket file, as ``0o660``: who may write to it may connect (unix(7)).
+        mode: the permission bits of the socket file, as ``0o660``: to write is to connect (unix(7)).
             By default 0o777 less the process's umask.
         owner: the user that the file belongs to, by name or number; only root may give it to another one.
         group: the group that it belongs to, by name or number; one of the process's own, unless it is root.

@@ -239,7 +239,7 @@ def bound_addresses(args: argparse.Namespace) -> list[Bound]:
 
 def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "socket files", "Those of unix:PATH: who may write to the file may connect (unix(7))."
+        "socket files", "Those of unix:PATH: write permission is permission to connect (unix(7))."
     )
     group.add_argument(
         "--socket-mode",

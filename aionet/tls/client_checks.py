@@ -2,8 +2,8 @@
 
 Theory of operation
 -------------------
-Authorities say whose certificates count. A client without one is refused, or is served as one that nobody
-vouches for, where that is *optional*; one with a wrong certificate is refused either way.
+Only certificates of the authorities count. A client without one is refused, or is served without a
+certificate where that is *optional*; one with a wrong certificate is refused either way.
 
 *Revocation lists* (RFC 5280, 5) come from a file, and are looked up for the client's own certificate. OpenSSL
 refuses every client whose issuer has no list there, and all of them once a list is out of date: what cannot

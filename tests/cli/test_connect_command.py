@@ -365,7 +365,7 @@ def lost(address: str, errors: bytes) -> bool:
 
 @both_loops
 @pytest.mark.parametrize("number", range(4), ids=["first", "second", "third", "fourth"])
-def test_what_a_peer_that_has_closed_does_not_take_is_told(
+def test_what_a_peer_that_has_closed_does_not_take_is_an_error(
     listener: socket.socket, loop: str, number: int
 ) -> None:
     """It greets and closes. The last part is the first one that it refuses, or one later."""
@@ -387,7 +387,7 @@ def test_what_a_peer_that_has_closed_does_not_take_is_told(
 
 
 @both_loops
-def test_input_that_nobody_took_while_the_peer_greeted_is_told(listener: socket.socket, loop: str) -> None:
+def test_input_that_the_peer_leaves_unread_is_an_error(listener: socket.socket, loop: str) -> None:
     """All of it is written before the peer closes, which leaves it unread."""
     read = threading.Event()
 

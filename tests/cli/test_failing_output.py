@@ -162,7 +162,7 @@ def test_handlers_that_fail_and_cannot_be_reported(directory: Path, more: tuple[
         assert server.ended()[0] == 0
 
 
-def test_a_handler_that_is_left_behind_without_a_word(directory: Path) -> None:
+def test_a_handler_that_is_left_behind_while_nothing_can_be_printed(directory: Path) -> None:
     arguments = ("serve", "app:stubborn", "--bind", LOCAL, "--drain-grace", 0)
     with (
         unwritable("without a reader") as output,
@@ -321,7 +321,7 @@ def test_an_output_that_cannot_be_written_is_one_line(arguments: tuple[str, ...]
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(("connect", "127.0.0.1:1"), 1), (("echo", "--lop"), 2)])
-def test_a_mistake_that_cannot_be_told_has_its_exit_code(arguments: tuple[str, ...], code: int) -> None:
+def test_a_mistake_that_cannot_be_printed_has_its_exit_code(arguments: tuple[str, ...], code: int) -> None:
     with unwritable("full") as output:
         done = subprocess.run(
             command(*arguments), stdout=subprocess.PIPE, stderr=output, env=environment(), timeout=PATIENCE

@@ -1,4 +1,4 @@
-"""``--socket-mode``, ``--socket-owner``, ``--socket-group``: who may connect to a server over Unix."""
+"""``--socket-mode``, ``--socket-owner``, ``--socket-group``: which users may connect over Unix."""
 
 from __future__ import annotations
 

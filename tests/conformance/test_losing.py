@@ -182,7 +182,7 @@ async def test_a_write_that_fails_as_its_task_is_cancelled_is_not_logged(transpo
     assert writing.cancelled() or isinstance(writing.exception(), ConnectionLostError)
 
 
-async def test_ending_a_stream_that_was_lost_is_told(transport, pair):
+async def test_ending_a_stream_that_was_lost_raises(transport, pair):
     """shutdown(2) would say that there is no connection; over Unix it takes no notice of the loss."""
     pair.peer.send_now(b"greeting")
     assert await pair.socket.read_exactly(8) == b"greeting"

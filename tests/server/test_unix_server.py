@@ -430,7 +430,7 @@ async def test_of_several_servers_that_race_for_a_stale_path_one_wins(path):
     assert not os.path.exists(path)
 
 
-# Whose the file is --------------------------------------------------------------------------------------
+# Mode, owner and group of the file ----------------------------------------------------------------------
 
 
 def mode_of(path):
@@ -469,7 +469,7 @@ async def test_the_owner_is_what_was_asked_for(path, named):
     assert not os.path.exists(path)
 
 
-async def test_nobody_can_connect_before_the_mode_is_set(path, monkeypatch):
+async def test_a_client_cannot_connect_before_the_mode_is_set(path, monkeypatch):
     refused = []
 
     def chmod(target, mode):
@@ -498,7 +498,7 @@ async def test_a_file_that_cannot_be_given_away_is_removed_again(path, monkeypat
 
 
 async def test_another_file_at_the_path_is_left_alone(path, tmp_path):
-    """Whoever may write to the directory puts a link to a file of the server's user there."""
+    """A user that may write to the directory puts a link to a file of the server's user there."""
     with socket.socket(socket.AF_UNIX) as sock:
         file = bind_to_path(sock, path)
     other = tmp_path / "other"
