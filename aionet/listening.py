@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .addresses import SocketAddress, UnixAddress
+from .announcing import Log
 from .options import TcpOptions, UnixOptions
 from .socket_file import AS_EVERY_FILE, FileAccess, SocketFile, bind_to_path
 
@@ -39,7 +39,7 @@ __all__ = [
     "listen_unix",
 ]
 
-_log = logging.getLogger("aionet.server")
+_log = Log("aionet.server")
 
 _SAME_PORT_TRIES = 16
 _OF_ANOTHER_HOST = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -39,7 +39,8 @@ class _Shared:
                 callback()
             except Exception as error:
                 message = f"a handler of {self._number.name} failed"
-                loop.call_exception_handler({"message": message, "exception": error})
+                with suppress(Exception):  # of a log that raises
+                    loop.call_exception_handler({"message": message, "exception": error})
 
     def put_back(self, loop: asyncio.AbstractEventLoop) -> None:
         """Restore what was there before."""

@@ -13,10 +13,10 @@ In this order: the application protocols, because a client with which none is sh
 from __future__ import annotations
 
 import inspect
-import logging
 import ssl
 from typing import TYPE_CHECKING
 
+from ..announcing import Log
 from ..errors import Ends
 from ..tls_failure import TlsFailure
 from ..wires.tls.choice import RefusedHandshakeError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ServerChoice"]
 
-_log = logging.getLogger("aionet.tls")
+_log = Log("aionet.tls")
 
 _NO_APPLICATION_PROTOCOL = 120  # no_application_protocol (RFC 7301, 3.2): ssl has no name for it
 _INTERNAL_ERROR = ssl.AlertDescription.ALERT_DESCRIPTION_INTERNAL_ERROR

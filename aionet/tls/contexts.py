@@ -10,14 +10,15 @@ change what a program does: here that is a warning, once for each file, and the 
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import ssl
 import sys
 
+from ..announcing import Log
+
 __all__ = ["default_context"]
 
-_log = logging.getLogger("aionet.tls")
+_log = Log("aionet.tls")
 
 _KEY_LOG = "SSLKEYLOGFILE"
 

@@ -14,6 +14,7 @@ from peers import RawPeer
 import aionet
 from aionet import announcing
 from aionet.observing import AccessLog
+from aionet.process_signals import on_signals
 
 pytestmark = pytest.mark.asyncio
 
@@ -117,3 +118,20 @@ async def test_a_limit_cuts_and_a_signal_drains() -> None:
     report = await serving
     peer.stop()
     assert report.aborted == 0
+
+
+async def test_a_handler_of_a_signal_that_fails_keeps_no_other_from_its_turn() -> None:
+    """Its error is logged by asyncio, which lets out what the log raises."""
+    called, logger, broken = asyncio.Event(), logging.getLogger("asyncio"), Broken()
+    loop = asyncio.get_running_loop()
+    ledger = loop.get_exception_handler()
+    loop.set_exception_handler(None)
+    logger.addHandler(broken)
+    try:
+        with on_signals([signal.SIGUSR1], fail), on_signals([signal.SIGUSR1], called.set):
+            signal.raise_signal(signal.SIGUSR1)
+            async with asyncio.timeout(5):
+                await called.wait()
+    finally:
+        logger.removeHandler(broken)
+        loop.set_exception_handler(ledger)
