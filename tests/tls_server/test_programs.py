@@ -152,6 +152,21 @@ def test_their_servers(certificates: Certificates, kind: str, version: str) -> N
         assert (done.returncode, done.stdout, done.stderr) == (0, b"hello\n", b"")
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_servers_that_require_a_certificate(authority: Authority, version: str) -> None:
+    pair = authority.pair("server")
+    trust = ["--tls", "--ca", authority.file, "--server-hostname", "localhost"]
+    priority = f"--priority=NORMAL:-VERS-ALL:+VERS-TLS{version}"
+    for serving in (
+        openssl_server(*pair.files, "-Verify", "1", f"-tls{version.replace('.', '_')}"),
+        gnutls_server(*pair.files, "--require-client-cert", f"--x509cafile={authority.file}", priority),
+    ):
+        with serving as port:
+            done = aionet("connect", f"127.0.0.1:{port}", *trust, input=b"hello\n")
+            assert (done.returncode, done.stdout) == (1, b"")
+            assert b"the peer refused: no certificate was presented" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("names", "valid", "trusted", "why"),
     [

@@ -10,8 +10,8 @@ was made with, whatever context it is given later (SSL_set_SSL_CTX(3)). The choi
 wire may be closed meanwhile: then the choice is cancelled, and the task is not.
 
 *A missing certificate.* In TLS 1.2 a server that requires one of a client without any answers with the
-alert "handshake failure" (RFC 5246, 7.4.6), as where no cipher is shared. What tells the two apart is this
-side's own last flight: it began with a Certificate message that had no certificate.
+alert "handshake failure" (RFC 5246, 7.4.6), as where no cipher is shared; GnuTLS sends "decode error". What
+tells is this side's own last flight: it began with a Certificate message that had no certificate.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = ["Handshake"]
 
 _CHUNK = 64 * 1024
 _RECORD = 5  # type, version, length
+_MAY_MISS_A_CERTIFICATE = ("SSLV3_ALERT_HANDSHAKE_FAILURE", "TLSV1_ALERT_DECODE_ERROR")
 _NO_CERTIFICATE = (
     b"\x0b\x00\x00\x03\x00\x00\x00"  # a Certificate message with an empty list (RFC 5246, 7.4.2)
 )
@@ -105,7 +106,7 @@ class Handshake:
             return False
         except ssl.SSLError as error:
             failure, by_peer = explain(error)
-            if by_peer and failure is TlsFailure.NO_COMMON_CIPHER and self._has_shown_no_certificate():
+            if error.reason in _MAY_MISS_A_CERTIFICATE and self._has_shown_no_certificate():
                 failure = TlsFailure.CERTIFICATE_MISSING
             raise wire._lose_by("handshake", error, failure, by_peer) from error
         finally:
