@@ -43,6 +43,7 @@ from .listening import (
     listen_tcp,
     listen_unix,
 )
+from .options import TcpOptions
 from .resolving import resolve
 from .scope import current_scope
 from .socket_file import AS_EVERY_FILE, FileAccess, SocketFile
@@ -271,12 +272,18 @@ class HeldListeners:
         self.close()
 
 
-def server_on(sock: socket.socket, tls: TlsForServer | None = None) -> AsyncStreamConnectionServer[Any, Any]:
-    """Return a server that accepts from a copy of the listening socket `sock`. Raises `OSError`."""
-    kind = AsyncUnixConnectionServer if sock.family == socket.AF_UNIX else AsyncTcpConnectionServer
+def server_on(
+    sock: socket.socket, tls: TlsForServer | None = None, options: TcpOptions | None = None
+) -> AsyncStreamConnectionServer[Any, Any]:
+    """Return a server that accepts from a copy of the listening socket `sock`. Raises `OSError`.
+
+    `options` are set if it is a TCP socket, on all copies of it.
+    """
     fd = os.dup(sock.fileno())
     try:
-        return kind.from_fd(fd, tls=tls)
+        if sock.family == socket.AF_UNIX:
+            return AsyncUnixConnectionServer.from_fd(fd, tls=tls)
+        return AsyncTcpConnectionServer.from_fd(fd, options=options, tls=tls)
     except BaseException:
         os.close(fd)
         raise

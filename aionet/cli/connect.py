@@ -31,6 +31,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..errors import ConnectError, ConnectionLostError, ResolveError, TlsError
+from ..options import TcpOptions
 from ..running import loop_factory
 from ..stream_socket import AsyncStreamSocket
 from ..tcp_socket import AsyncTcpSocket
@@ -38,6 +39,7 @@ from .arguments import Address, add_loop_argument, fill_in, seconds, target_addr
 from .dialing import dial
 from .failing import CommandError, explain
 from .standard_streams import StandardInput, StandardOutput
+from .tcp_options import add_tcp_arguments, tcp_options_from
 from .tls_options import ClientTlsOptions, add_client_tls_arguments, client_tls_from
 
 __all__ = ["add_arguments", "run"]
@@ -69,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long connecting may take (default: as long as the system tries)",
     )
     add_loop_argument(parser)
+    add_tcp_arguments(parser)
     add_client_tls_arguments(parser)
 
 
@@ -79,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         tls.name_for(args.address)
     try:
         with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-            runner.run(_connect(args.address, args.timeout, tls))
+            runner.run(_connect(args.address, args.timeout, tls, tcp_options_from(args)))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     except (ConnectError, ResolveError, ConnectionLostError, TlsError) as error:
@@ -87,11 +90,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _connect(address: Address, timeout: float | None, tls: ClientTlsOptions | None) -> None:
+async def _connect(
+    address: Address, timeout: float | None, tls: ClientTlsOptions | None, options: TcpOptions | None
+) -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
-    async with await dial(address, timeout, tls) as socket:
+    async with await dial(address, timeout, tls, options) as socket:
         with StandardInput() as standard_input, StandardOutput() as standard_output:
             conversation = _Conversation(socket, standard_input, standard_output)
             try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..addresses import UnixAddress
 from ..errors import ConnectError
+from ..options import TcpOptions
 from ..stream_socket import AsyncStreamSocket
 from ..tcp_socket import AsyncTcpSocket
 from ..unix_socket import AsyncUnixSocket
@@ -20,9 +21,14 @@ __all__ = ["begin_tls", "dial"]
 
 
 async def dial(
-    address: Address, timeout: float | None, tls: ClientTlsOptions | None = None
+    address: Address,
+    timeout: float | None,
+    tls: ClientTlsOptions | None = None,
+    options: TcpOptions | None = None,
 ) -> AsyncStreamSocket[Any]:
     """Return a socket connected to `address`, with `tls`, if that is given, begun.
+
+    `options` are set if it is a TCP socket.
 
     Raises `ResolveError`, `TlsError`, or `ConnectError`, also where `timeout` seconds have passed.
     Cancel safety: nothing is left open.
@@ -32,7 +38,7 @@ async def dial(
         if isinstance(address, UnixAddress):
             socket = await AsyncUnixSocket().connect_to(address)
         else:
-            socket = await AsyncTcpSocket().connect_to(address)
+            socket = await AsyncTcpSocket(options=options).connect_to(address)
         if tls is not None:
             await begin_tls(socket, address, None, tls)
         return socket

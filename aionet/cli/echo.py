@@ -10,6 +10,7 @@ from .arguments import add_server_arguments, bound_addresses, fill_in
 from .configuration import add_configuration_arguments
 from .observing import add_observing_arguments
 from .serving import run_server
+from .tcp_options import add_tcp_arguments
 from .tls_options import add_server_tls_arguments, check_server_tls
 
 __all__ = ["add_arguments", "check", "echo", "run"]
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill in the parser of ``echo``."""
     fill_in(parser, "Send back whatever comes, connection by connection.", _EXAMPLES)
     add_server_arguments(parser)
+    add_tcp_arguments(parser)
     add_server_tls_arguments(parser)
     add_observing_arguments(parser)
     add_configuration_arguments(parser)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ..announcing import Log
-from ..errors import ConnectError, ConnectionLostError, ResolveError, TlsError
+from ..close_reason import CloseReason
+from ..connection import Connection
+from ..errors import ConnectError, ConnectionLostError, ResolveError, SocketClosedError, TlsError
+from ..options import KeepAlive
 from ..proxy_protocol import ProxyHeader
 from ..relaying import RelayReport, relay
 from ..stream_socket import AsyncStreamSocket
@@ -17,7 +20,9 @@ from .dialing import begin_tls, dial
 from .failing import explain
 from .observing import add_observing_arguments
 from .serving import Announcer, run_server
+from .tcp_options import add_tcp_arguments, tcp_options_from
 from .tls_options import ClientTlsOptions, add_client_tls_arguments, add_server_tls_arguments, client_tls_from
+from .write_stalls import WriteWatch
 
 __all__ = ["add_arguments", "run"]
 
@@ -76,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: --accept-truncation)",
     )
     add_server_arguments(parser, bind=False)
+    add_tcp_arguments(parser, keepalive=KeepAlive())
     add_server_tls_arguments(parser)
     add_client_tls_arguments(parser, _TARGET, "TARGET")
     add_observing_arguments(parser)
@@ -86,58 +92,102 @@ def run(args: argparse.Namespace) -> int:
     tls = client_tls_from(args, _TARGET)
     if tls is not None:
         tls.name_for(args.target, _TARGET)
-    announcer = Announcer(as_json=args.json)
-    handler = functools.partial(
-        _relay_to,
-        target=args.target,
-        tls=tls,
-        timeout=args.timeout,
-        proxy_version=_VERSIONS[args.send_proxy],
-        announcer=announcer,
-        accept_truncation=args.accept_truncation is not False,
-    )
-    return run_server(handler, [args.listen], args, announcer)
+    relaying = _Relaying(args, tls)
+    on_close = relaying.on_close if args.json else None
+    return run_server(relaying.serve, [args.listen], args, relaying.announcer, on_close)
 
 
-async def _relay_to(
-    client: _StreamSocket,
-    target: Address,
-    timeout: float,
-    proxy_version: Literal[1, 2] | None,
-    announcer: Announcer,
-    tls: ClientTlsOptions | None = None,
-    accept_truncation: bool = True,
-) -> None:
-    """Serve one client."""
-    started = asyncio.get_running_loop().time()
-    name = str(client.peer_address)
-    try:
-        server = await dial(target, timeout)
-        if proxy_version is not None:
-            await _send_header(server, client, proxy_version)
-        if tls is not None:  # which begins after the header
-            await begin_tls(server, target, timeout, tls)
-    except (ConnectError, ConnectionLostError, ResolveError, TlsError) as error:
-        client.abort()
-        _log.warning("%s: %s", name, explain(error))
-        report = RelayReport(a_to_b=0, b_to_a=0, lost="b", error=None, undelivered=0)
-        problem: str | None = explain(error)
-    else:
-        report = await relay(client, server, accept_truncation=accept_truncation)
-        problem = explain(report.error) if report.error else None
-        _log.debug("%s: %s", name, report)
-    announcer.event(
-        "closed",
-        client=name,
-        target=str(target),
-        client_to_target=report.a_to_b,
-        target_to_client=report.b_to_a,
-        seconds=round(asyncio.get_running_loop().time() - started, 6),
-        lost=_SIDES[report.lost],
-        error=problem,
-        undelivered=report.undelivered,
-        truncated=[_SIDES[side] for side in report.truncated],
-    )
+@dataclass
+class _Passage:
+    """One client's connection, as far as it has come."""
+
+    client: str
+    started: float
+    server: _StreamSocket | None = None
+    sent_before: int = 0
+    """Bytes that were written to the target before the first one of the client's."""
+    report: RelayReport | None = None
+    """How it ended, if it was not cut."""
+    lost: str | None = None
+    problem: str | None = None
+
+
+class _Relaying:
+    """Serves clients, and tells of each that has ended.
+
+    The end is told when the spawner knows it: so it is told of a connection that was cut, too.
+    """
+
+    def __init__(self, args: argparse.Namespace, tls: ClientTlsOptions | None) -> None:
+        self._target: Address = args.target
+        self._timeout: float = args.timeout
+        self._proxy_version = _VERSIONS[args.send_proxy]
+        self._write_stall_timeout: float | None = args.write_stall_timeout
+        self._options = tcp_options_from(args)
+        self._tls = tls
+        self._accept_truncation: bool = args.accept_truncation is not False
+        self.announcer = Announcer(as_json=args.json)
+        self._follows: bool = args.json
+        self._passages: dict[_StreamSocket, _Passage] = {}
+
+    async def serve(self, client: _StreamSocket) -> None:
+        """Serve one client."""
+        passage = _Passage(str(client.peer_address), asyncio.get_running_loop().time())
+        if self._follows:
+            self._passages[client] = passage
+        try:
+            passage.server = server = await self._connected(client)
+        except (ConnectError, ConnectionLostError, ResolveError, TlsError) as error:
+            passage.lost, passage.problem = "target", explain(error)
+            client.abort()
+            _log.warning("%s: %s", passage.client, passage.problem)
+            return
+        passage.sent_before = server.bytes_written
+        try:
+            async with WriteWatch(server, self._write_stall_timeout) as watch:
+                report = passage.report = await relay(
+                    client, server, accept_truncation=self._accept_truncation
+                )
+        except SocketClosedError:
+            if not watch.stalled:
+                raise
+            passage.lost = "target"
+            passage.problem = f"{self._target} took nothing for {self._write_stall_timeout:g} s"
+            _log.warning("%s: %s", passage.client, passage.problem)
+            return
+        passage.lost = _SIDES[report.lost]
+        passage.problem = explain(report.error) if report.error else None
+        _log.debug("%s: %s", passage.client, report)
+
+    async def _connected(self, client: _StreamSocket) -> _StreamSocket:
+        """Return a socket connected to the target, which expects the client's bytes."""
+        server = await dial(self._target, self._timeout, options=self._options)
+        if self._proxy_version is not None:
+            await _send_header(server, client, self._proxy_version)
+        if self._tls is not None:  # which begins after the header
+            await begin_tls(server, self._target, self._timeout, self._tls)
+        return server
+
+    def on_close(self, connection: Connection[Any], reason: CloseReason) -> None:
+        """Tell of a connection that was relayed."""
+        passage = self._passages.pop(connection.socket, None)
+        if passage is None:  # it was turned away
+            return
+        server, report = passage.server, passage.report
+        sent = 0 if server is None else server.bytes_written - passage.sent_before
+        self.announcer.event(
+            "closed",
+            client=passage.client,
+            target=str(self._target),
+            client_to_target=sent if report is None else report.a_to_b,
+            target_to_client=reason.bytes_written if report is None else report.b_to_a,
+            seconds=round(asyncio.get_running_loop().time() - passage.started, 6),
+            lost=passage.lost,
+            error=passage.problem,
+            undelivered=0 if report is None else report.undelivered,
+            truncated=[] if report is None else [_SIDES[side] for side in report.truncated],
+            cause=str(reason.cause),
+        )
 
 
 async def _send_header(server: _StreamSocket, client: _StreamSocket, version: Literal[1, 2]) -> None:

@@ -25,6 +25,7 @@ from .failing import CommandError
 from .observing import add_observing_arguments
 from .serving import STARTED_IN, run_server
 from .supervising import run_workers_command
+from .tcp_options import add_tcp_arguments
 from .tls_options import add_server_tls_arguments, check_server_tls
 
 __all__ = ["add_arguments", "check", "run"]
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a coroutine function that is given a connected socket; the current directory is importable",
     )
     add_server_arguments(parser)
+    add_tcp_arguments(parser)
     add_server_tls_arguments(parser)
     _add_process_arguments(parser)
     add_observing_arguments(parser)

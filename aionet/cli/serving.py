@@ -31,6 +31,8 @@ from typing import Any
 
 from ..adapters.systemd import Notifier
 from ..announcing import say
+from ..close_reason import CloseReason
+from ..connection import Connection
 from ..draining import DrainReport, leave_behind
 from ..errors import SuccessionError, WorkerFailedError
 from ..hanging_up import hang_up_signals, when_hung_up
@@ -39,7 +41,7 @@ from ..observing import connection_context
 from ..process_signals import on_signals
 from ..running import loop_factory
 from ..serving import serve_until_signal
-from ..spawner import ConnectionSpawner, Handler
+from ..spawner import ConnectionSpawner, Handler, OnClose
 from ..stream_server import AsyncStreamConnectionServer
 from ..succession.hot_restart import Succession
 from ..tls.server import ServerTls
@@ -49,6 +51,7 @@ from .failing import CommandError, complain, explain, explain_any
 from .observing import access_log, metrics_of, metrics_server, set_up_logging
 from .standard_streams import release_standard_streams, silence_standard_output
 from .systemd_sockets import wanted_listeners
+from .tcp_options import tcp_options_from
 from .tls_options import server_tls_from
 
 __all__ = ["STARTED_IN", "Announcer", "ending_signals", "explained", "run_server", "succession_from"]
@@ -64,17 +67,19 @@ def run_server(
     addresses: Sequence[Bound],
     args: argparse.Namespace,
     announcer: Announcer | None = None,
+    on_close: OnClose[Any] | None = None,
 ) -> int:
     """Serve `handler` at `addresses` until a signal, as the server arguments in `args` say.
 
-    `announcer` is the one that the handler has, if it has one.
+    `announcer` is the one that the handler has, if it has one; `on_close` is called for each connection that
+    ends, before the access log.
     """
     tls = server_tls_from(args)
     access = file_access_from(args, addresses)
     set_up_logging(args)
     announcer = announcer or Announcer(as_json=args.json)
     with explained(), asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-        runner.run(_serve(handler, wanted_listeners(addresses, access), tls, args, announcer))
+        runner.run(_serve(handler, wanted_listeners(addresses, access), tls, args, announcer, on_close))
     release_standard_streams()
     return 0
 
@@ -117,11 +122,12 @@ async def _serve(
     tls: ServerTls | None,
     args: argparse.Namespace,
     announcer: Announcer,
+    on_close: OnClose[Any] | None,
 ) -> None:
     spawner: ConnectionSpawner[Any] = ConnectionSpawner(
         handler,
         limits=limits_from(args),
-        on_close=access_log(args),
+        on_close=_both(on_close, access_log(args)),
         context=connection_context,
         preface=preface_from(args),
     )
@@ -133,7 +139,10 @@ async def _serve(
         taken = await succession.take_over()
         metrics = await metrics_server(stack, succession, args)
         held = stack.enter_context(await HeldListeners.open(wanted, taken=taken))
-        servers = [await stack.enter_async_context(server_on(sock, tls)) for sock in held.for_worker()]
+        options = tcp_options_from(args)
+        servers = [
+            await stack.enter_async_context(server_on(sock, tls, options)) for sock in held.for_worker()
+        ]
 
         def end(grace: float) -> None:
             succession.close()
@@ -176,6 +185,19 @@ def _restart_at_signals(
     stack.enter_context(on_signals([signal.SIGUSR1], lambda: None))
     stack.enter_context(on_signals([signal.SIGUSR2], restart))
     stack.enter_context(on_signals(hang_up_signals(), when_hung_up(over.set, restart)))
+
+
+def _both(first: OnClose[Any] | None, second: OnClose[Any] | None) -> OnClose[Any] | None:
+    if first is None or second is None:
+        return first or second
+
+    def both(connection: Connection[Any], reason: CloseReason) -> None:
+        try:
+            first(connection, reason)
+        finally:
+            second(connection, reason)
+
+    return both
 
 
 def _status(spawner: ConnectionSpawner[Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from .observing import access_log, set_up_logging
 from .serving import Announcer, ending_signals, explained, succession_from
 from .standard_streams import release_standard_streams
 from .systemd_sockets import wanted_listeners
+from .tcp_options import tcp_options_from
 from .tls_options import server_tls_from
 from .workers_metrics import WorkersMetrics
 
@@ -97,6 +98,7 @@ def _settings(args: argparse.Namespace, measure: Measure) -> WorkerSettings:
     return WorkerSettings(
         handler=f"{module}:{path}",
         limits=limits,
+        options=tcp_options_from(args),
         tls=tls,
         prepare=functools.partial(prepare_worker, **{name: getattr(args, name) for name in _PREPARED}),
         measure=measure,

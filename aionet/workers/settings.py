@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import IO, Any, TypeAlias
 
 from ..limiting.limits import ConnectionLimits
+from ..options import TcpOptions
 from ..running import LoopName
 from ..spawner import ConnectionSpawner, Handler
 from ..tls.server import ServerTls
@@ -58,6 +59,8 @@ class WorkerSettings:
     limits: ConnectionLimits | None = None
     tls: ServerTls | None = None
     """Loaded by each worker for itself."""
+    options: TcpOptions | None = None
+    """Of accepted TCP connections."""
     prepare: Callable[[], Mapping[str, Any]] | None = None
     """Called in the worker before anything else; returns further arguments of its `ConnectionSpawner`."""
     measure: Measure = plainly_counted

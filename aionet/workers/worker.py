@@ -108,7 +108,8 @@ class _Worker:
         self._status = 0  # of this process
 
     async def run(self, sockets: list[socket.socket], own: list[int]) -> None:
-        self._servers = [server_on(sockets[index], self._settings.tls) for index in own]
+        tls, options = self._settings.tls, self._settings.options
+        self._servers = [server_on(sockets[index], tls, options) for index in own]
         self._sockets = sockets
         with ExitStack() as stack:
             stack.callback(self._channel.close)

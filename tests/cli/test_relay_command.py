@@ -330,11 +330,53 @@ def test_a_second_signal_ends_the_grace(target: socket.socket) -> None:
             assert relay.next_event() == {"event": "draining", "connections": 1, "grace": 60.0}
             relay.signal(signal.SIGINT)
             assert relay.next_event()["grace"] == 0
+            closed = relay.next_event()
+            assert (closed["event"], closed["cause"]) == ("closed", "cancelled by the drain")
+            assert (closed["client_to_target"], closed["target_to_client"], closed["lost"]) == (1, 0, None)
             drained = relay.next_event()
             assert (drained["event"], drained["finished"], drained["cancelled"]) == ("drained", 0, 1)
             with pytest.raises(ConnectionResetError):  # cut short, and told so
                 client.recv(1)
         assert relay.ended()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "cause"), [("--idle-timeout", "idle"), ("--handler-timeout", "handler took too long")]
+)
+def test_a_connection_that_is_cut_is_told(target: socket.socket, limit: str, cause: str) -> None:
+    with (
+        AionetServer("relay", LOCAL, name_of(target), limit, "0.3", "--send-proxy") as relay,
+        connect_raw(relay.address) as client,
+        accept(target) as server,
+    ):
+        client.sendall(b"four")
+        server.sendall(b"eleven and!")
+        event = relay.next_event()
+    assert (event["event"], event["cause"], event["lost"]) == ("closed", cause, None)
+    assert (event["client_to_target"], event["target_to_client"]) == (4, 11)
+
+
+@pytest.mark.parametrize(("kind", "request_"), [("tcp", "short"), ("tcp", "long"), ("unix", "long")])
+def test_a_target_that_takes_nothing_is_given_up(tmp_path: Path, kind: str, request_: str) -> None:
+    """Also where all that was sent to it fits into the kernel's buffers, and no write waits."""
+    family = socket.AF_INET if kind == "tcp" else socket.AF_UNIX
+    with socket.socket(family) as listener:
+        listener.settimeout(PATIENCE)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0) if kind == "tcp" else str(tmp_path / "target"))
+        listener.listen()
+        name = name_of(listener) if kind == "tcp" else f"unix:{tmp_path}/target"
+        with (
+            AionetServer("relay", LOCAL, name, "--write-stall-timeout", "0.5") as relay,
+            connect_raw(relay.address) as client,
+            accept(listener),
+        ):
+            with pytest.raises((ConnectionResetError, BrokenPipeError)):  # noqa: PT012 - by either call
+                client.sendall(bytes(MEBIBYTE // 2 if request_ == "short" else 64 * MEBIBYTE))
+                client.recv(1)
+            event = relay.next_event()
+            assert (event["event"], event["lost"]) == ("closed", "target")
+            assert event["error"] == f"{name} took nothing for 0.5 s"
 
 
 def test_max_connections_leaves_others_waiting(target: socket.socket) -> None:
@@ -378,6 +420,9 @@ def test_without_json_standard_output_stays_empty(target: socket.socket) -> None
         ([LOCAL, "unix:"], "argument TARGET: 'unix:' lacks a path"),
         ([LOCAL, ":1", "--timeout", "0"], "argument --timeout: '0': expected more than 0 seconds"),
         ([LOCAL, ":1", "--send-proxy", "v3"], "argument --send-proxy: invalid choice: 'v3'"),
+        ([LOCAL, ":1", "--keepalive", "soon"], "'soon': expected off, or IDLE[,INTERVAL[,COUNT]]"),
+        ([LOCAL, ":1", "--keepalive", "60,0"], "'60,0': interval=0: expected"),
+        ([LOCAL, ":1", "--user-timeout", "0"], "'0': expected more than 0 seconds"),
         ([LOCAL, ":1", "--bind", ":2"], "unknown option --bind"),
     ],
 )
