@@ -22,6 +22,8 @@ class CloseCause(enum.Enum):
     """The handler returned after it had read the end of the stream."""
     PEER_LOST = "lost", "peer", "disconnected"
     """The connection was reset, timed out, or ended in the middle of a message."""
+    RESET = "reset by the handler", "handler", "disconnected"
+    """The handler returned after the connection was reset on this side: by its `abort`, by a `relay`."""
     CLOSED = "closed under the handler", "server", "disconnected"
     """Some other task of this process closed the socket."""
     FAILED = "handler failed", "handler", "failed"

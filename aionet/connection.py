@@ -13,6 +13,7 @@ from .errors import SocketClosedError
 from .no_copies import refuse_to_be_copied
 from .stream_socket import AsyncStreamSocket
 from .tls_failure import TlsFailure
+from .wires.lingering import RESET_HERE
 
 __all__ = ["Connection", "WatchesConnections", "close_reason_of"]
 
@@ -110,7 +111,7 @@ def close_reason_of(
     unacknowledged, idle = wire.facts()
     number = None
     if error is not None or wire.lost is not None:
-        number = _errno_of(error) or _errno_of(wire.lost)
+        number = _errno_of(error) or (None if wire.lost is RESET_HERE else _errno_of(wire.lost))
     if idle is not None and idle > age:  # the kernel's clock ticks, and began earlier
         idle = age
     failure = getattr(connection, "_tls_failure", None) if cause in _OF_HANDSHAKES else None

@@ -66,7 +66,7 @@ from .tls.server import ServerTls, TlsForServer
 from .tls_failure import TlsFailure
 from .tls_handshakes import shake_hands
 from .traffic import Traffic
-from .verdict import must_reset, shortage_in, verdict_on
+from .verdict import cause_of_return, must_reset, shortage_in, verdict_on
 
 __all__ = ["ConnectionSpawner", "ContextOf", "Handler", "OnClose", "OnError"]
 
@@ -504,7 +504,7 @@ class ConnectionSpawner(Generic[SocketT]):
     ) -> Coroutine[Any, Any, None] | None:
         socket, resets = connection.socket, False
         if error is None and connection._cause is None:
-            connection._cause = CloseCause.PEER_ENDED if socket._wire.peer_ended else CloseCause.COMPLETED
+            connection._cause = cause_of_return(socket._wire)
         else:
             connection._cause = verdict_on(connection, error, self._on_error)
             if error is not None and (

@@ -29,7 +29,8 @@ class SpawnerStats:
     failed: int
     """Handlers that raised."""
     disconnected: int
-    """Handlers that ended because their peer had gone, or their socket was closed under them."""
+    """Handlers that ended because their peer had gone, or their socket was closed under them, or that reset
+    their connection."""
     cancelled: int
     """Handlers that were cancelled."""
     cut: int = 0

@@ -32,8 +32,10 @@ from .errors import (
 )
 from .stream_socket import AsyncStreamSocket
 from .unfinished import OnUnfinished, leaves_unfinished
+from .wires.contract import Wire
+from .wires.lingering import RESET_HERE
 
-__all__ = ["OnCrash", "must_reset", "shortage_in", "verdict_on"]
+__all__ = ["OnCrash", "cause_of_return", "must_reset", "shortage_in", "verdict_on"]
 
 _log = Log("aionet.server")
 
@@ -44,6 +46,13 @@ _TLS_BROKE: _Kinds = (*_PEER_LEFT, TlsError)  # asked for second: the first is a
 _PEER_LOST = CloseCause.PEER_LOST  # an enumeration takes as long to find a member as two calls of a function
 
 OnCrash = Callable[[Any, Exception], object]
+
+
+def cause_of_return(wire: Wire) -> CloseCause:
+    """Return why a connection ends on `wire` whose handler has returned."""
+    if wire.lost is not None:  # which the handler, a relay for instance, has dealt with
+        return CloseCause.RESET if wire.lost is RESET_HERE else CloseCause.PEER_LOST
+    return CloseCause.PEER_ENDED if wire.peer_ended else CloseCause.COMPLETED
 
 
 def verdict_on(

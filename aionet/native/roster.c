@@ -135,6 +135,8 @@ static int cause_of(Roster *roster, ConnectionBase *connection, PyObject *error)
     Stream *stream = connection->socket == NULL ? NULL : stream_of(roster->state, connection->socket);
     if (stream == NULL || (connection->cause != NULL && connection->cause != Py_None))
         return CAUSES;
+    if (error == Py_None && stream->lost != NULL && stream->lost != Py_None)
+        return CAUSES;
     if (error == Py_None)
         return stream->end_seen ? PEER_ENDED : RETURNED;
     int loss = is_loss_of(roster->state, error, (PyObject *)stream);

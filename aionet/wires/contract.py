@@ -137,7 +137,7 @@ class Wire(Protocol):
     """Whether the peer's end of the stream was read."""
 
     lost: OSError | None
-    """Why the connection is known to be lost, if it is."""
+    """Why the connection is known to be lost, if it is: `RESET_HERE` (`lingering.py`) after `abort`."""
 
     def fileno(self) -> int:
         """The descriptor; -1 after closing or where there is none."""

@@ -25,10 +25,22 @@ import struct
 
 from .delivery import unacknowledged_bytes
 
-__all__ = ["BROKEN_OFF", "PAUSES", "close_as_before", "reset_on_close", "reset_whatever_closes", "settled"]
+__all__ = [
+    "BROKEN_OFF",
+    "PAUSES",
+    "RESET_HERE",
+    "close_as_before",
+    "reset_on_close",
+    "reset_whatever_closes",
+    "settled",
+]
 
 BROKEN_OFF = OSError(errno.EIO, "a part of what was sent or received is gone")
 """What a connection that is broken off is lost by."""
+
+RESET_HERE = OSError(errno.EBADF, "this side has reset the connection")
+"""What a connection is lost by that was aborted. With the errno of a closed descriptor what is tried later is
+refused as after any other close."""
 
 PAUSES = (0.005, 0.02, 0.05)
 """Seconds between looks at what the peer has acknowledged; the last one repeats."""

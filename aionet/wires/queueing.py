@@ -42,6 +42,7 @@ from ..errors import (
 )
 from .contract import Buffer, WireObserver
 from .event_loop import EventLoopState
+from .lingering import RESET_HERE
 from .outgoing import CertainBuffers, Outgoing, OutgoingBuffers, OutgoingEof, OutgoingFile
 from .sending import OutgoingQueue
 
@@ -265,8 +266,14 @@ class QueueingWire:
             self._tell_of_torn_writes(outgoing)
         return rest
 
+    def fileno(self) -> int:
+        raise NotImplementedError
+
     def abort(self) -> None:
+        resets = self.lost is None and self.fileno() != -1
         self.close_now(reset=True)
+        if resets:
+            self.lost = RESET_HERE
 
     @property
     def _hopeless(self) -> bool:

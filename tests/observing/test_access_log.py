@@ -56,6 +56,8 @@ async def obey(sock: Any) -> None:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             await until(lambda: sock.closed)
+    elif order == b"reset":
+        sock.abort()
     elif order == b"flood":
         await sock.write(BIG)
     elif order == b"more":
@@ -108,6 +110,7 @@ CASES = {
     "completed": Case("handler", b"hello", bytes=(5, 3)),
     "peer_ended": Case("peer", then=lambda scene: scene.client.half_close()),
     "peer_lost": Case("peer", b"more", lambda scene: scene.client.reset(), errno="ECONNRESET"),
+    "reset": Case("handler", b"reset"),
     "closed": Case("server", b"more", lambda scene: scene.connection.socket.abort()),
     "failed": Case("handler", b"crash"),
     "exhausted": Case("server", b"exhaust", errno="EMFILE"),

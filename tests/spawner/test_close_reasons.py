@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from typing import Any
 
 import pytest
 from helpers import until
+from peers import RawListener
 
 import aionet
 from aionet import CloseCause
@@ -27,6 +29,18 @@ async def obey(sock: Any) -> None:
             asyncio.current_task().cancel()
             await asyncio.sleep(0)
         if line == b"return\n":
+            return
+        if line == b"reset\n":
+            sock.abort()
+            return
+        if line == b"finish\n":
+            await sock.aclose()
+            sock.abort()  # what is closed already
+            return
+        if line == b"block\n":
+            with contextlib.suppress(ZeroDivisionError):
+                async with sock:
+                    raise ZeroDivisionError
             return
         if line == b"close\n":
             sock.abort()
@@ -48,6 +62,9 @@ async def serving(stage: Stage, kind: str = "tcp", handler: Any = obey) -> tuple
         ("crash", CloseCause.FAILED, "handler", "failed"),
         ("cancel", CloseCause.CANCELLED, "handler", "cancelled"),
         ("close", CloseCause.CLOSED, "server", "disconnected"),
+        ("reset", CloseCause.RESET, "handler", "disconnected"),
+        ("block", CloseCause.RESET, "handler", "disconnected"),
+        ("finish", CloseCause.COMPLETED, "handler", "completed"),
     ],
 )
 async def test_what_the_handler_does(
@@ -57,7 +74,7 @@ async def test_what_the_handler_does(
     stage.client(server).send_now(order.encode() + b"\n")
     await until(lambda: ends.reasons)
     (reason,) = ends.reasons
-    assert (reason.cause, reason.by, reason.phase) == (cause, by, "serving")
+    assert (reason.cause, reason.by, reason.phase, reason.errno) == (cause, by, "serving", None)
     assert reason.bytes_read == len(order) + 1
     assert getattr(spawner.stats, outcome) == spawner.stats.accepted == 1
     assert spawner.stats.causes == {cause: 1}
@@ -90,6 +107,41 @@ async def test_the_peer_resets(stage: Stage) -> None:
     assert spawner.stats.disconnected == 1
     assert str(reason).startswith("lost in serving after 0.")
     assert str(reason).endswith(" s, 6 bytes in, 6 bytes out")
+
+
+async def test_a_loss_that_the_handler_has_dealt_with(stage: Stage) -> None:
+    async def forgive(sock: Any) -> None:
+        with contextlib.suppress(aionet.ConnectionLostError):
+            await sock.read()
+
+    _, server, ends = await serving(stage, handler=forgive)
+    stage.client(server).reset()
+    await until(lambda: ends.reasons)
+    (reason,) = ends.reasons
+    assert (reason.cause, reason.by, reason.errno) == (CloseCause.PEER_LOST, "peer", errno.ECONNRESET)
+
+
+@pytest.mark.parametrize(
+    ("who", "cause"), [("client", CloseCause.PEER_LOST), ("target", CloseCause.RESET), ("nobody", None)]
+)
+async def test_what_ends_in_a_relay(stage: Stage, who: str, cause: CloseCause | None) -> None:
+    with RawListener() as target:
+
+        async def pass_on(sock: Any) -> None:
+            await aionet.relay(sock, await aionet.AsyncTcpSocket().connect_to(target.address))
+
+        _, server, ends = await serving(stage, handler=pass_on)
+        client = stage.client(server)
+        client.send_now(b"hello")
+        with await target.accept() as beyond:
+            assert await beyond.receive() == b"hello"
+            if who == "nobody":
+                client.half_close()
+                beyond.half_close()
+            else:
+                (client if who == "client" else beyond).reset()
+            await until(lambda: ends.reasons)
+    assert ends.causes == [cause or CloseCause.PEER_ENDED]
 
 
 async def test_the_peer_ends_in_the_middle_of_a_line(stage: Stage, kind: str) -> None:

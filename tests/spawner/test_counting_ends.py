@@ -59,6 +59,9 @@ async def end_one(spawner: Any, client: Any, *orders: bytes) -> None:
         (b"crash\n", CloseCause.FAILED),
         (b"cancel\n", CloseCause.CANCELLED),
         (b"close\n", CloseCause.CLOSED),
+        (b"reset\n", CloseCause.RESET),
+        (b"block\n", CloseCause.RESET),
+        (b"finish\n", CloseCause.COMPLETED),
     ],
 )
 async def test_what_the_handler_does(
