@@ -215,6 +215,7 @@ def _memory(rows: Sequence[Row], styles: Mapping[str, Style]) -> Picture:
         styles,
         shown=figure_of,
         text=lambda value: f"{value:,.0f} B",
+        ticks=lambda value, _: f"{value:,.0f}",
         label="private bytes of the server's process per connection",
         best_last=False,
         line=None,
@@ -233,6 +234,7 @@ def _bars(
     shown: Callable[[Row], Figure | None],
     text: Callable[[float], str],
     label: str,
+    ticks: Callable[[float, int], str] | None = None,
     best_last: bool,
     line: float | None,
 ) -> Any:
@@ -267,20 +269,39 @@ def _bars(
         axis.set_yticks(range(len(peers)), peers)
         axis.set_ylim(-0.6, len(peers) - 0.4)
         axis.set_xlim(0, max(highest, line or 0) * (1.16 if columns == 1 else 1.3))
-        if line is not None:
-            axis.axvline(line, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
         axis.tick_params(axis="y", length=0)
         if line is not None:
+            _draw_reference(axis, line)
             axis.xaxis.set_major_locator(MultipleLocator(0.2 if highest < 1.5 else 0.5))
         else:
-            axis.xaxis.set_major_formatter(
-                lambda value, _: f"{value:,.0f}" if value < 1e5 else count_text(value)
-            )
+            axis.xaxis.set_major_formatter(ticks or _ticks_up_to(highest))
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.grid(axis="x", color=RULE, linewidth=0.7)
         axis.set_axisbelow(True)
     figure.supxlabel(label, fontsize=_FONT, color=INK)
     return figure
+
+
+def _draw_reference(axis: Any, place: float) -> None:
+    """A line across the panel, and what it is above it."""
+    axis.axvline(place, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
+    axis.annotate(
+        f"C = {place:.2f}",
+        (place, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="center",
+        fontsize=_FONT - 2.5,
+        color=MUTED,
+    )
+
+
+def _ticks_up_to(highest: float) -> Callable[[float, int], str]:
+    """What formats the ticks of an axis: all in one unit, as the labels of its longest bars are."""
+    units = ((1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
+    scale, unit = next((scale, unit) for scale, unit in units if highest >= scale or scale == 1.0)
+    return lambda value, _: f"{value / scale:,g}{unit if value else ''}"
 
 
 def _draw_bar(axis: Any, place: int, value: Figure, colour: str) -> None:

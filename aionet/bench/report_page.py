@@ -222,7 +222,9 @@ def _table(case: Case, rows: Sequence[Row]) -> str:
         kind = "ours" if row.peer.startswith("aionet") else "reference" if row.peer == REFERENCE else ""
         lines.append(f'<tr class="{kind}"><th>{escape(row.peer)}</th>{cells}</tr>')
     return (
-        f"<h4>{escape(case.title)}</h4><div class=wide><table><thead><tr>{head}</tr></thead>"
+        f"<h4>{escape(case.title)}</h4>"
+        f'<div class=wide tabindex=0 role=region aria-label="{escape(case.title)}"><table>'
+        f"<thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
@@ -264,9 +266,11 @@ def _spread(row: Row, figure: Figure | None, text: Callable[[float], str]) -> st
 
 _STYLE = """
 :root { color-scheme: light dark;
-  --ink: #1b1f24; --muted: #59616b; --rule: #d5dae0; --paper: #fefefe; --ours: #fff0e6; --warn: #fff8e0; }
+  --ink: #1b1f24; --muted: #59616b; --rule: #d5dae0; --paper: #fefefe; --ours: #fff0e6; --warn: #fff8e0;
+  --tint: #ff8c3c24; --shade: #1b1f2447; }
 @media (prefers-color-scheme: dark) { :root {
-  --ink: #e6e9ed; --muted: #9ba4ae; --rule: #363c44; --paper: #15181c; --ours: #33231a; --warn: #2d2815; } }
+  --ink: #e6e9ed; --muted: #9ba4ae; --rule: #363c44; --paper: #15181c; --ours: #33231a; --warn: #2d2815;
+  --tint: #ff8c3c22; --shade: #e6e9ed55; } }
 body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: var(--ink); background: var(--paper);
   max-width: 58rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .5rem; }
@@ -280,10 +284,14 @@ dd { margin: 0; } code { font-size: .9em; overflow-wrap: anywhere; }
 .note, figcaption, summary { color: var(--muted); }
 figure { margin: 0 0 1.5rem; } figure svg { width: 100%; height: auto; display: block; }
 figcaption { font-size: .9rem; margin-top: .25rem; } summary { cursor: pointer; padding: .25rem 0; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; width: fit-content; min-width: 100%; max-width: calc(100vw - 3rem);
+  margin-left: 50%; transform: translateX(-50%);
+  background: linear-gradient(to left, var(--paper) 3rem, transparent 6rem) local,
+    linear-gradient(to left, transparent 1px, var(--shade) 1px, transparent 2.5rem); }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
+th, td { padding: .2rem .5rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
 tbody th, thead th:first-child { text-align: left; font-weight: 600; position: sticky; left: 0;
-  background: var(--paper); }
-tr.ours th, tr.ours td { background: var(--ours); } tr.reference { color: var(--muted); }
+  background: var(--paper); box-shadow: 1px 0 var(--rule); }
+tr.ours td { background: var(--tint); } tr.ours th { background: var(--ours); }
+tr.reference { color: var(--muted); }
 """

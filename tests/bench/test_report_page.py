@@ -129,9 +129,9 @@ def test_pictures_label_what_they_show(report: Path) -> None:
         tree = ElementTree.parse(report.parent / f"{name}.svg")
         return {element.text for element in tree.iter("{http://www.w3.org/2000/svg}text")}
 
-    assert {"connections per CPU second of the server, as a share of C", "0.80", "0.90"} <= words(
-        "rate-accept"
-    )
+    accept = words("rate-accept")
+    assert {"connections per CPU second of the server, as a share of C", "0.80", "0.90"} <= accept
+    assert "C = 1.00" in accept  # what the line across the bars is
     assert {"CPU time per message", "connections", "64", "4,000", "5 µs", "aionet", "c"} <= words(
         "scaling-echo-64"
     )
@@ -156,7 +156,21 @@ def test_pngs_are_wide_enough_to_be_read_at_half_their_size(report: Path) -> Non
 @pytest.mark.usefixtures("report")
 def test_without_the_reference_the_figures_themselves_are_drawn(tmp_path: Path) -> None:
     page = write_report(record(*three_rounds("aionet", 0.8, 0.8, 0.8, latency={})), tmp_path)
-    assert "connections per CPU second of the server<" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "connections per CPU second of the server<" in text
+    assert "C = 1.00" not in text
+    ticks = re.findall(r">(\d[\d,.]*(?: k)?)</text>", text)
+    assert "100 k" in ticks
+    assert all(tick == "0" or tick.endswith(" k") for tick in ticks)  # one unit on one axis
+
+
+@needs_matplotlib
+def test_a_table_that_is_wider_than_the_page_can_be_scrolled_with_the_keyboard(report: Path) -> None:
+    tables = re.findall(
+        r"<div class=wide tabindex=0 role=region aria-label=\"([^\"]+)\"><table>", report.read_text()
+    )
+    assert "echo, 4,000 connections, 64 B" in tables
+    assert len(tables) == report.read_text().count("<table>")
 
 
 def test_what_makes_figures_doubtful_is_said_once_for_each_case() -> None:
