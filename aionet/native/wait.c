@@ -212,7 +212,7 @@ static PyObject *wait_repr(PyObject *self)
     Wait *wait = (Wait *)self;
     if (wait->foreign != NULL)
         return PyObject_Repr(wait->foreign);
-    return PyUnicode_FromFormat("<%s %s>", Py_TYPE(self)->tp_name, wait->operation == NULL ? "done" : "pending");
+    return PyUnicode_FromString(wait->operation == NULL ? "<Wait done>" : "<Wait pending>"); /* as a part of its task's */
 }
 
 static PyObject *wait_get_class(PyObject *self, void *unused)

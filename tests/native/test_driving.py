@@ -72,6 +72,7 @@ async def test_what_it_waits_on_is_a_future_to_libraries():
         task = loop.create_task(reader(line.sock))
         await give_turns()
         look()
+        assert "wait_for=<Wait pending>" in repr(task)
         line.peer.send_now(b"a")
         await give_turns()
         line.peer.send_now(b"b")
