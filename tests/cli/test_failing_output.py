@@ -38,6 +38,7 @@ async def echo(socket):
 
 
 async def broken(socket):
+    await socket.read()
     raise LookupError("a bug of the user's")
 
 
@@ -57,10 +58,20 @@ SERVERS = {
     "reload": ("serve", "app:echo", "--reload", "--bind"),
     "relay": ("relay",),
 }
-OUTPUTS = [
-    *((name, kind) for name in SERVERS for kind in ("full", "without a reader")),
-    ("echo", "closed"),
-]
+OFTEN = ("echo", "relay")
+"""What is left of `SERVERS` is for the long tests: it takes several processes, or is much the same."""
+
+
+def each_server(*kinds: str) -> list[Any]:
+    """Parameters: the name of each server with each of `kinds`."""
+    return [
+        pytest.param(name, kind, marks=[] if name in OFTEN else pytest.mark.slow)
+        for name in SERVERS
+        for kind in kinds
+    ]
+
+
+OUTPUTS = [*each_server("full", "without a reader"), ("echo", "closed")]
 
 
 @pytest.fixture
@@ -156,8 +167,10 @@ def test_handlers_that_fail_and_cannot_be_reported(directory: Path, more: tuple[
     arguments = ("serve", "app:broken", "--bind", LOCAL, *more)
     with unwritable("full") as output, AionetServer(*arguments, cwd=directory, stderr=output) as server:
         for _ in range(3):
-            with connect_raw(server.address) as sock, pytest.raises(ConnectionResetError):
-                receive_to_end(sock)
+            with connect_raw(server.address) as sock:
+                sock.sendall(b"?")
+                with pytest.raises(ConnectionResetError):
+                    receive_to_end(sock)
         server.signal()
         assert server.ended()[0] == 0
 
@@ -177,9 +190,8 @@ def test_a_handler_that_is_left_behind_while_nothing_can_be_printed(directory: P
         assert server.process.wait(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("name", SERVERS)
-@pytest.mark.parametrize("more", [(), ("--json",)], ids=["people", "json"])
-def test_control_c_ends_the_reader_of_the_log_too(directory: Path, name: str, more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("name", "audience"), each_server("people", "programs"))
+def test_control_c_ends_the_reader_of_the_log_too(directory: Path, name: str, audience: str) -> None:
     """``aionet echo 2>&1 | tee log``: tee ends first, and the connection is served to its end."""
     require_program("tee")
     address = f"unix:{directory}/socket"
@@ -187,10 +199,12 @@ def test_control_c_ends_the_reader_of_the_log_too(directory: Path, name: str, mo
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, keyboard)
         stack.callback(os.close, terminal)
-        target = (
-            [stack.enter_context(AionetServer("echo", "--bind", LOCAL)).address] if name == "relay" else []
-        )
-        words = shlex.join(command(*SERVERS[name], address, *target, *more))
+        arguments: list[object] = [*SERVERS[name], address]
+        if name == "relay":
+            arguments.append(stack.enter_context(AionetServer("echo", "--bind", LOCAL)).address)
+        if audience == "programs":
+            arguments.append("--json")
+        words = shlex.join(command(*arguments))
         shell = subprocess.Popen(
             [require_program("sh"), "-c", f"{{ trap : INT; {words}; echo $? >code; }} 2>&1 | tee log"],
             stdin=terminal,
