@@ -168,12 +168,14 @@ class HeldListener:
                     _listen_again(sock)
 
     def _replace(self, sock: socket.socket) -> socket.socket:
-        """Return another Unix socket at the address of `sock`, which is closed."""
+        """Return another Unix socket in place of `sock`, which is closed, with a file like its own."""
         address = UnixAddress.from_sockaddr(sock.getsockname())
+        access = AS_EVERY_FILE
         if self.file is not None and self.removes_file:
+            access = _access_to(self.file)
             self.file.remove()
-        options = current_scope().unix_options
-        replacement, self.file = listen_unix(address, backlog=checked_backlog(None), options=options)
+        backlog, options = checked_backlog(None), current_scope().unix_options
+        replacement, self.file = listen_unix(address, backlog=backlog, options=options, access=access)
         sock.close()
         return replacement
 
@@ -326,6 +328,15 @@ def _refuse_if_taken(addresses: Iterable[SocketAddress]) -> None:
         except OSError as error:
             if not is_of_another_host(error):  # else `listen_tcp` decides
                 raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+
+
+def _access_to(file: SocketFile) -> FileAccess:
+    """Return the mode, the owner and the group of `file`."""
+    try:
+        found = os.stat(file.path)
+    except OSError:
+        return AS_EVERY_FILE
+    return FileAccess(mode=found.st_mode & 0o777, owner=found.st_uid, group=found.st_gid)
 
 
 def _listens(sock: socket.socket) -> bool:

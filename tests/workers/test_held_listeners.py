@@ -158,6 +158,8 @@ async def test_a_socket_that_was_shut_down_listens_again(tmp_path, kind, shares)
     }
     with await HeldListeners.open([addresses[kind]], shares=shares) as held:
         names = [sock.getsockname() for sock in held.sockets]
+        if kind == "path":
+            os.chmod(tmp_path / "sock", 0o640)
         held.listen_again()
         for sock in held.sockets:
             sock.shutdown(socket.SHUT_RDWR)
@@ -167,4 +169,6 @@ async def test_a_socket_that_was_shut_down_listens_again(tmp_path, kind, shares)
             with socket.socket(sock.family) as client:
                 client.connect(name)
         held.listen_again()
+        if kind == "path":
+            assert (tmp_path / "sock").stat().st_mode & 0o777 == 0o640
     assert not (tmp_path / "sock").exists()
