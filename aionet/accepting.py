@@ -68,7 +68,7 @@ def _reset(sockets: list[Any]) -> None:
 class Listener:
     """One listening socket, and whether connections may be ready on it."""
 
-    __slots__ = ("_on_ready", "doubtful", "on_failure", "ready", "sock", "watched")
+    __slots__ = ("_is_unix", "_on_ready", "doubtful", "on_failure", "ready", "sock", "watched")
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Listener:
         self.sock = sock
         self.ready = True
         self.watched = self.doubtful = False
+        self._is_unix = sock.family == socket.AF_UNIX
         self.on_failure = on_failure
         self._on_ready = on_ready
 
@@ -94,7 +95,7 @@ class Listener:
     def on_events(self, events: int) -> None:
         """The reactor's word, whatever the event: accept(2) will tell."""
         self.ready = True
-        self.doubtful = self.sock.family == socket.AF_UNIX
+        self.doubtful = self._is_unix
         self._on_ready()
 
 

@@ -26,6 +26,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..addresses import AddressLike, SocketAddress, as_address
+from ..announcing import Log
 from ..cleaning_up import see_through
 from ..errors import IncompleteReadError, LimitExceededError
 from ..limiting.limits import ConnectionLimits
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 __all__ = ["serve_metrics"]
+
+_log = Log("aionet")
 
 _LOOPBACK = ipaddress.IPv4Address("127.0.0.1")
 
@@ -87,12 +90,20 @@ async def serve_metrics(
 
     spawner: ConnectionSpawner[Any] = ConnectionSpawner(answer, limits=_LIMITS)
     async with server:
-        serving = asyncio.create_task(spawner.serve(server))
+        serving = asyncio.create_task(_serve(spawner, server))
         try:
             yield server
         finally:
             await see_through(spawner.drain(0.0))
             await serving
+
+
+async def _serve(spawner: ConnectionSpawner[Any], server: AsyncStreamConnectionServer[Any, Any]) -> None:
+    """Serve, and let an endpoint that becomes unusable cost nothing but the metrics."""
+    try:
+        await spawner.serve(server)
+    except OSError as error:
+        _log.error("no more metrics: %s", error.strerror)
 
 
 def _closed_to_others(address: AddressLike) -> AddressLike:

@@ -207,3 +207,13 @@ async def test_an_address_that_is_taken() -> None:
         with pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1"):
             async with serve_metrics(endpoint.address, new_collector()):
                 pass
+
+
+@pytest.mark.asyncio
+async def test_an_endpoint_whose_socket_breaks_costs_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    async with serve_metrics(0, new_collector()) as endpoint:
+        endpoint.raw_sockets[0].shutdown(socket.SHUT_RDWR)
+        await until(lambda: endpoint.closed)
+    [record] = caplog.records
+    expected = f"no more metrics: cannot accept on {endpoint.address}: Invalid argument"
+    assert (record.levelname, record.getMessage()) == ("ERROR", expected)
