@@ -9,8 +9,8 @@
 Each run is one `aionet bench` command, and one file of ``results/`` that holds its JSON without the
 histograms. Between the markers of benchmarks/README.md and README.md stands what `tables` makes of these
 files; nothing there is typed, and a test compares. The reference interpreter is Debian's ``python3``, which
-is profile-guided: run it with that, on a machine that does nothing else. `run` with names repeats these runs
-alone; a run that fails leaves what was stored as it was.
+is profile-guided: run it with that, on a machine that does nothing else, and what is for other Pythons with
+these. `run` with names repeats these runs alone; a run that fails leaves what was stored as it was.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from aionet.bench.summary import summarise
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+REFERENCE = "3.11"  # the version of Python
 SECONDS, ROUNDS = 1.0, 3
 FILES_BESIDE = 1000  # descriptors left to everything that is no connection
 
@@ -54,11 +55,17 @@ class Run:
     title: str
     about: str
     arguments: str
+    python: str = ""
+    """The version of Python that it is for; empty for the reference interpreter."""
 
     @property
     def stored(self) -> Path:
         """Where its record is."""
         return RESULTS / f"{self.name}.json"
+
+    def is_for(self, python: str) -> bool:
+        """Whether this version of Python is to measure it."""
+        return (self.python or REFERENCE) == python
 
     def command(self, length: float, rounds: int) -> list[str]:
         """What to type after ``python -m``."""
@@ -147,6 +154,17 @@ RUNS = (
         " and a spawner with all deadlines, caps on connections and pending bytes, counted traffic and a"
         " reason for every end (`aionet-limits`), all on the stock loop.",
         "accept echo --loop asyncio --against aionet-accept-loop,aionet-limits",
+    ),
+    *(
+        Run(
+            f"python-{python}{suffix}",
+            f"Python {python}{', one connection' if suffix else ''}",
+            f"The main workloads on Debian's build of Python {python}.",
+            f"{arguments} --against c,aionet,aionet-asyncio,uvloop-protocol,asyncio-streams",
+            python,
+        )
+        for python in (REFERENCE, "3.14", "3.15")
+        for suffix, arguments in (("", "echo accept tls"), ("-one", "echo --connections 1 --size 64"))
     ),
 )
 
@@ -393,7 +411,10 @@ def _do(options: argparse.Namespace, refuse: Callable[[str], Any]) -> int:
     known = {each.name: each for each in RUNS}
     if unknown := sorted(set(options.runs) - known.keys()):
         refuse(f"{', '.join(unknown)}: not among {', '.join(known)}")
-    runs = [each for each in RUNS if not options.runs or each.name in options.runs]
+    python = "{}.{}".format(*sys.version_info)
+    runs = [each for each in RUNS if (each.name in options.runs if options.runs else each.is_for(python))]
+    if foreign := [each.name for each in runs if not each.is_for(python)]:
+        refuse(f"{', '.join(foreign)}: not for Python {python}, which runs this")
     if options.what == "commands":
         for each in runs:
             print(f"python -m {shlex.join(each.command(options.seconds, options.rounds))}")
