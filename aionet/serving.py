@@ -151,7 +151,7 @@ async def serve_until_signal(
         drain_unless_draining()
 
     async def drained() -> DrainReport:
-        if not drains:  # the servers were closed by somebody else
+        if not drains:  # the servers were closed by other code
             return await spawner.drain(drain_grace)
         return (await asyncio.gather(*drains))[0]
 

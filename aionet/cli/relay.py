@@ -113,9 +113,9 @@ class _Passage:
 
 
 class _Relaying:
-    """Serves clients, and tells of each that has ended.
+    """Serves clients, and announces the end of each.
 
-    The end is told when the spawner knows it: so it is told of a connection that was cut, too.
+    The spawner reports the ends, also those of connections that were cut.
     """
 
     def __init__(self, args: argparse.Namespace, tls: ClientTlsOptions | None) -> None:
@@ -169,7 +169,7 @@ class _Relaying:
         return server
 
     def on_close(self, connection: Connection[Any], reason: CloseReason) -> None:
-        """Tell of a connection that was relayed."""
+        """Announce the end of a connection that was relayed."""
         passage = self._passages.pop(connection.socket, None)
         if passage is None:  # it was turned away
             return

@@ -13,7 +13,7 @@ instance, that is said once on standard error, and the event is lost.
 The first SIGINT, SIGTERM or SIGQUIT starts the drain, the next one ends its grace. SIGUSR2 and SIGHUP restart
 the program without refusing anybody (`succession/`): a process without workers has no other way to read its
 configuration and its code again. SIGUSR1, at which other servers open their logs again, does nothing: a log
-that was moved is opened again by itself. Under ``--reload`` all but SIGTERM are the parent's affair.
+that was moved is opened again by itself. Under ``--reload`` the parent handles all but SIGTERM.
 """
 
 from __future__ import annotations

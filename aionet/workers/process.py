@@ -150,7 +150,7 @@ class WorkerProcess:
 
     @property
     def accepts(self) -> bool:
-        """Whether it was told to accept, and has not stopped since."""
+        """Whether it may accept (`go`), and has not stopped since."""
         return self._going and not self._stopped.is_set()
 
     def go(self) -> None:

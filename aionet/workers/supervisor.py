@@ -10,7 +10,7 @@ first one to be up does not get everybody; at a reload, so that the old ones go 
 
 *A worker that ends is replaced* after a pause: 0.1 s, doubling to 10 s, and 0.1 s again once one has lived
 for a minute. So is one that drains by itself, as soon as it does. A worker that was ready is always replaced,
-however often: its end may be the work of a single client, who must not be able to end the whole service.
+however often: its end may be the work of a single client, and no client must be able to end the service.
 Workers that never become ready are our own fault; where none accepts any more, the supervisor gives up after
 eight such starts in a row, and says so. While one accepts, it never gives up.
 
