@@ -474,8 +474,10 @@ class ConnectionSpawner(Generic[SocketT]):
         connection._tls_failure = TlsFailure.TIMEOUT  # which it is if a deadline ends it
         try:
             await shake_hands(connection.socket, tls)
-        except (TlsError, SocketClosedError) as error:
+        except (TlsError, SocketClosedError, asyncio.CancelledError) as error:
             if connection._cause is not CloseCause.HANDSHAKE_TIMEOUT:
+                if isinstance(error, asyncio.CancelledError):
+                    raise
                 connection._tls_failure = error.failure if isinstance(error, TlsError) else None
             self._tls_counts.failed(connection._tls_failure)
             raise

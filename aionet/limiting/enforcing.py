@@ -32,8 +32,8 @@ _log = Log("aionet.server")
 _TIME_TO_READ = 0.1  # seconds in which a handler may find out for itself that its peer has left
 
 _CANCEL = {CloseCause.IDLE, CloseCause.HANDLER_TIMEOUT, CloseCause.PEER_GONE}
-_RESET = {CloseCause.READ_STALLED, CloseCause.WRITE_STALLED, CloseCause.HANDSHAKE_TIMEOUT}
-# All others, because somebody waits for what they hold: both.
+_RESET = {CloseCause.READ_STALLED, CloseCause.WRITE_STALLED}
+# All others both, because somebody waits for what they hold, and a preface may wait for something else.
 
 
 class LimitEnforcer:

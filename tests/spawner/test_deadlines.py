@@ -256,3 +256,27 @@ async def test_deadlines_leave_nothing_behind(stage: Stage) -> None:
     deadlines = spawner._enforcer._deadlines
     assert not deadlines._seen
     assert len(deadlines._wheel) == 0
+
+
+async def test_a_preface_that_waits_for_something_else_is_ended_by_the_deadline_too(stage: Stage) -> None:
+    ends, ended = Ends(), asyncio.Event()
+
+    async def look_up(sock: Any) -> None:
+        try:
+            await asyncio.Event().wait()  # another server, which does not answer
+        finally:
+            ended.set()
+
+    spawner = aionet.ConnectionSpawner(
+        echo,
+        preface=look_up,
+        on_close=ends,
+        limits=aionet.ConnectionLimits(handshake_timeout=SHORT),
+    )
+    server = stage.tcp_server()
+    await stage.serve(spawner, server)
+    with pytest.raises(ConnectionResetError):
+        await stage.client(server).receive()
+    await asyncio.wait_for(ended.wait(), 5)
+    await until(lambda: not spawner.connections)
+    assert ends.causes == [CloseCause.HANDSHAKE_TIMEOUT]

@@ -345,6 +345,16 @@ async def test_what_is_no_client_hello_is_one_without_a_name(hosts: Hosts) -> No
         assert (hosts.asked, hosts.failures) == ([None], {TlsFailure.PROTOCOL: 1})
 
 
+async def test_a_name_that_is_not_ascii(hosts: Hosts) -> None:
+    """OpenSSL's callback for names raises there, which cannot be caught."""
+    async with hosts.serving() as port:
+        flight = first_flight(hosts.client(), LAX)[2].read()
+        with await RawPeer.connect(("127.0.0.1", port)) as peer:
+            await peer.send(flight.replace(LAX.encode(), b"l\xffx.example"))
+            assert (await peer.receive())[:1] == b"\x16"  # it is served with the first certificate
+        assert hosts.asked == ["l\\xffx.example"]
+
+
 # Where the choice fails -------------------------------------------------------------------------------
 
 
