@@ -388,7 +388,8 @@ async def test_good_connections_are_served_among_all_kinds_of_bad_ones() -> None
                 assert await peer.receive_to_end() == b"%s %d" % (str(CLIENT).encode(), number)
         await until(lambda: len(service.reasons) == len(bad))
     assert sorted(service.reasons) == ["ProxyProtocolError"] * 3 + ["TimeoutError"] * 2
-    assert service.spawner.stats.completed == len(bad) + 10
+    stats = service.spawner.stats
+    assert (stats.completed, stats.disconnected) == (10, len(bad))
 
 
 async def test_a_peer_that_dribbles_for_ever_is_ended_by_the_deadline() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import json
 import select
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 from helpers import until
 from peers import RawListener, RawPeer
 
-from aionet import AsyncTcpConnectionServer, AsyncTcpSocket, ProxyHeader
+from aionet import AsyncTcpConnectionServer, AsyncTcpSocket, ConnectionSpawner, ProxyHeader
 from aionet.cli import relay
 
 pytestmark = pytest.mark.asyncio
@@ -24,20 +27,12 @@ async def test_a_client_sends_a_header_first() -> None:
                 assert await receiver.receive_exactly(33) == header.to_bytes() + b"hello"
 
 
-class Events:
-    """What a command would announce."""
+async def test_a_target_that_is_lost_before_it_has_the_header(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets = []
 
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Any]] = []
-
-    def event(self, name: str, **facts: Any) -> None:
-        self.seen.append(facts)
-
-
-async def test_a_target_that_is_lost_before_it_has_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
-    events, targets = Events(), []
-
-    async def dial_what_is_lost(address: Any, timeout: float) -> AsyncTcpSocket:
+    async def dial_what_is_lost(address: Any, timeout: float, **options: Any) -> AsyncTcpSocket:
         target = await AsyncTcpSocket().connect_to(address)
         targets.append(target)
         (await listener.accept()).reset()
@@ -48,13 +43,21 @@ async def test_a_target_that_is_lost_before_it_has_the_header(monkeypatch: pytes
 
     monkeypatch.setattr(relay, "dial", dial_what_is_lost)
     with RawListener() as listener:
-        async with AsyncTcpConnectionServer("127.0.0.1:0") as server:
-            with await RawPeer.connect(server.address.sockaddr()) as client:
-                accepted = await server.accept()
-                await relay._relay_to(accepted, listener.address, 1.0, 2, events)  # type: ignore[arg-type]
-                with pytest.raises(ConnectionResetError):
-                    await client.receive()
-    assert accepted.closed
+        parser = argparse.ArgumentParser()
+        relay.add_arguments(parser)
+        args = parser.parse_args(
+            ["127.0.0.1:0", "{}:{}".format(*listener.address), "--send-proxy", "v2", "--json"]
+        )
+        relaying = relay._Relaying(args, None)
+        spawner = ConnectionSpawner(relaying.serve, on_close=relaying.on_close)
+        server = AsyncTcpConnectionServer("127.0.0.1:0")
+        serving = asyncio.create_task(spawner.serve(server))
+        client = await RawPeer.connect(server.address.sockaddr())
+        with client, pytest.raises(ConnectionResetError):
+            await client.receive()
+        await spawner.drain(0)
+        await serving
     assert [target.closed for target in targets] == [True]
-    assert events.seen[0]["lost"] == "target"
-    assert "was lost" in events.seen[0]["error"]
+    closed = json.loads(capsys.readouterr().out)
+    assert (closed["event"], closed["lost"]) == ("closed", "target")
+    assert "was lost" in closed["error"]
