@@ -26,7 +26,16 @@ from ..errors import ConnectionLostError, ResourceExhaustedError
 from ..tcp_info import idle_seconds
 from . import delivery, descriptors
 from .contract import Buffer
-from .lingering import BROKEN_OFF, PAUSES, close_as_before, reset_on_close, reset_whatever_closes, settled
+from .forks import has_forked
+from .lingering import (
+    BROKEN_OFF,
+    PAUSES,
+    close_as_before,
+    end_for_all,
+    reset_on_close,
+    reset_whatever_closes,
+    settled,
+)
 from .queueing import QueueingWire
 from .raw_socket import RawSocket
 from .sending import OutgoingQueue
@@ -291,6 +300,8 @@ class DescriptorWire(QueueingWire):
                 reset_on_close(self._sock)
             except OSError:  # the connection is gone already, or knows no reset
                 pass
+        if has_forked() and not self._state.reactor.inherited:
+            end_for_all(self._sock)
         if not self.closed:
             self.closed = True
             self._refuse_io()

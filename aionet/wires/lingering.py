@@ -12,6 +12,10 @@ A connection with unsent bytes must not end with a FIN, after which a truncated 
 8). While bytes are unsent, SO_LINGER with a time of 0 is set, so that the kernel resets the connection even
 where no code of ours runs any more: the collector closes the descriptor, or the process is killed.
 
+A fork's child that lives, one of a pool for instance, has a copy of each descriptor. close(2) then ends
+nothing, not even with SO_LINGER, and the peer would wait for the child's end. So a process that has forked
+ends what it closes beforehand: `end_for_all`.
+
 A stream that is *broken off*, because a part of what was sent or received is gone (there was no memory to
 keep it), is the opposite: its peer is to see a reset. The kernel is asked for that at once, and the loss has
 an object of its own, made beforehand.
@@ -30,6 +34,7 @@ __all__ = [
     "PAUSES",
     "RESET_HERE",
     "close_as_before",
+    "end_for_all",
     "reset_on_close",
     "reset_whatever_closes",
     "settled",
@@ -68,6 +73,26 @@ def reset_whatever_closes(sock: socket.SocketType) -> bytes:
 def close_as_before(sock: socket.SocketType, before: bytes) -> None:
     """Undo `reset_whatever_closes`. Raises `OSError` if it cannot."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, before)
+
+
+def end_for_all(sock: socket.SocketType) -> None:
+    """End the connection as the last close(2) does, a reset included, though other processes have copies."""
+    try:
+        resets = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET
+        if resets and sock.family != socket.AF_UNIX:
+            _disconnect(sock.fileno())
+        else:
+            sock.shutdown(socket.SHUT_RDWR)
+    except OSError:  # the connection is gone already
+        pass
+
+
+def _disconnect(fd: int) -> None:
+    """Reset the connection now: connect(2) to AF_UNSPEC, which the socket module does not offer."""
+    import ctypes  # takes as long as all the rest, and few processes fork
+
+    nowhere = struct.pack("H14x", socket.AF_UNSPEC)  # struct sockaddr
+    ctypes.CDLL(None).connect(fd, nowhere, len(nowhere))
 
 
 def settled(sock: socket.SocketType) -> bool:
