@@ -24,8 +24,10 @@ an object of its own, made beforehand.
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 import struct
+from typing import Any
 
 from .delivery import unacknowledged_bytes
 
@@ -89,10 +91,15 @@ def end_for_all(sock: socket.SocketType) -> None:
 
 def _disconnect(fd: int) -> None:
     """Reset the connection now: connect(2) to AF_UNSPEC, which the socket module does not offer."""
-    import ctypes  # takes as long as all the rest, and few processes fork
-
     nowhere = struct.pack("H14x", socket.AF_UNSPEC)  # struct sockaddr
-    ctypes.CDLL(None).connect(fd, nowhere, len(nowhere))
+    _libc().connect(fd, nowhere, len(nowhere))
+
+
+@functools.cache
+def _libc() -> Any:
+    import ctypes  # few processes fork
+
+    return ctypes.CDLL(None)
 
 
 def settled(sock: socket.SocketType) -> bool:
