@@ -295,13 +295,8 @@ class DescriptorWire(QueueingWire):
             self._state.reactor.forget(self._fd, watcher)
         if self._outgoing is not None and self._outgoing.broken:
             reset = True  # a part of a write was sent: an end would make it look whole
-        if reset and not self._state.reactor.inherited:  # it would be the parent's connection that is reset
-            try:
-                reset_on_close(self._sock)
-            except OSError:  # the connection is gone already, or knows no reset
-                pass
-        if has_forked() and not self._state.reactor.inherited:
-            end_for_all(self._sock)
+        if not self._state.reactor.inherited:  # else it would be the parent's connection that ends
+            self._decide_end(reset)
         if not self.closed:
             self.closed = True
             self._refuse_io()
@@ -313,6 +308,16 @@ class DescriptorWire(QueueingWire):
             or self._acknowledgement_waits
         ):
             self._after_closing()
+
+    def _decide_end(self, reset: bool) -> None:
+        """What the peer is to see of a close that follows."""
+        try:
+            if reset:
+                reset_on_close(self._sock)
+            if has_forked():
+                end_for_all(self._sock)
+        except OSError:  # the connection is gone already, or knows no reset
+            pass
 
     def on_descriptor_gone(self) -> None:
         """The raw socket was closed or detached, and this wire with it."""

@@ -78,15 +78,15 @@ def close_as_before(sock: socket.SocketType, before: bytes) -> None:
 
 
 def end_for_all(sock: socket.SocketType) -> None:
-    """End the connection as the last close(2) does, a reset included, though other processes have copies."""
-    try:
-        resets = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET
-        if resets and sock.family != socket.AF_UNIX:
-            _disconnect(sock.fileno())
-        else:
-            sock.shutdown(socket.SHUT_RDWR)
-    except OSError:  # the connection is gone already
-        pass
+    """End the connection as the last close(2) does, a reset included, though other processes have copies.
+
+    Raises `OSError` where it is gone already.
+    """
+    resets = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET
+    if resets and sock.family != socket.AF_UNIX:
+        _disconnect(sock.fileno())
+    else:
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _disconnect(fd: int) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +131,18 @@ async def test_a_client_that_closes() -> None:
                     client.abort()
                     with pytest.raises(aionet.ConnectionLostError):
                         await asyncio.wait_for(socket.read(), 10)
+
+
+async def test_a_descriptor_that_was_closed_elsewhere() -> None:
+    async with AsyncTcpConnectionServer(("127.0.0.1", 0)) as server:
+        client = await aionet.AsyncTcpSocket().connect_to(server.address)
+        async with await server.accept() as socket:
+            with a_child_that_lives():
+                copy = os.dup(client.fileno())
+                os.close(client.fileno())
+                with suppress(OSError):  # EBADF
+                    client.abort()
+                assert client.closed
+                assert client.fileno() == -1
+                os.close(copy)
+            socket.abort()
