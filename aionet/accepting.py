@@ -302,7 +302,7 @@ class Acceptor:
         try:
             try:
                 while not accepted:
-                    if self._first_waiter is waiter and self._any_ready() and not self._rests:
+                    if next(iter(waiters.values())) is waiter and self._any_ready() and not self._rests:
                         await state.yield_turn()  # it is the budget that is used up
                     else:
                         self._expect_word(state)
@@ -352,16 +352,11 @@ class Acceptor:
                 return
         self._watches = not reactor.one_shot
 
-    @property
-    def _first_waiter(self) -> asyncio.Future[None] | None:
-        for waiter in self._waiters.values():
-            return waiter
-        return None
-
     def _wake_next(self) -> None:
-        waiter = self._first_waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        for waiter in self._waiters.values():
+            if not waiter.done():
+                waiter.set_result(None)
+            return  # the first alone
 
     def _look_again(self) -> None:
         for listener in self._listeners:
