@@ -37,6 +37,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 
+from ..cli.standard_streams import silence_standard_output
 from .arguments import number, seconds, whole_number
 from .facts import pin_to, private_bytes, process_cpu_seconds
 from .generating import GENERATORS, GeneratorName, Load, Target, make_load, named_errors
@@ -260,8 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except argparse.ArgumentTypeError as error:
         print(f"load_process: error: {error}", file=sys.stderr)
         return 2
-    except (BrokenPipeError, KeyboardInterrupt):
-        return 1  # nobody wants the answer any more
+    except (BrokenPipeError, KeyboardInterrupt):  # the answer is not wanted any more
+        silence_standard_output()  # or what is left of it would fail at the end, and be the exit code
+        return 1
     return 0
 
 
