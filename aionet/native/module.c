@@ -4,7 +4,6 @@
 #include <pthread.h>
 
 unsigned long forks;
-int has_forked;
 
 static void count_fork(void)
 {
@@ -207,24 +206,12 @@ static PyObject *accept_function(PyObject *module, PyObject *arguments)
     return result;
 }
 
-static void note_fork(void)
-{
-    has_forked = 1;
-}
-
-static PyObject *has_forked_function(PyObject *module, PyObject *unused)
-{
-    return PyBool_FromLong(has_forked);
-}
-
 static PyObject *forks_function(PyObject *module, PyObject *unused)
 {
     return PyLong_FromUnsignedLong(forks);
 }
 
 static PyMethodDef functions[] = {
-    {"has_forked", has_forked_function, METH_NOARGS,
-     "has_forked()\n--\n\nWhether another process may have copies of this one's descriptors."},
     {"forks", forks_function, METH_NOARGS, "forks()\n--\n\nHow often this process, or one before it, was born of a fork."},
     {"prime", coroutine_prime_function, METH_O, "prime($module, coroutine, /)\n--\n\nLet it run until it awaits BEGIN."},
     {"accept", accept_function, METH_VARARGS, accept_doc},
@@ -347,7 +334,7 @@ static int module_exec(PyObject *module)
         PyErr_NoMemory();
         return -1;
     }
-    if (!counts_forks && (errno = pthread_atfork(NULL, note_fork, count_fork)) != 0) {
+    if (!counts_forks && (errno = pthread_atfork(NULL, NULL, count_fork)) != 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }

@@ -159,7 +159,6 @@ struct Reactor {
     PyObject *interrupt; /* KeyboardInterrupt or SystemExit, to be raised at the end of the turn; or NULL */
 };
 
-extern int has_forked; /* whether another process may have copies of this one's descriptors: wires/lingering.py */
 extern unsigned long forks; /* how often this process, or one before it, was born of a fork */
 
 int reactor_watch(Reactor *reactor, int fd, PyObject *watcher);

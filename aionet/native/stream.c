@@ -635,7 +635,7 @@ static PyObject *stream_close_descriptor(PyObject *self, PyObject *unused)
 /* Close, if nothing stands in the way: the connection is lost or ended, and nobody waits for anything. */
 int stream_close_at_once(Stream *stream, double linger)
 {
-    if (stream->closed || has_forked || stream->raw != NULL || stream->local == NULL || stream->reader != NULL ||
+    if (stream->closed || stream->raw != NULL || stream->local == NULL || stream->reader != NULL ||
         !is_none(stream->outgoing) || !is_none(stream->waits) ||
         PySet_GET_SIZE(stream->reactor->state->closed_descriptors) > 0 ||
         (is_none(stream->lost) && (!stream->end_seen || linger <= 0)))

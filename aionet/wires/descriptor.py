@@ -26,16 +26,7 @@ from ..errors import ConnectionLostError, ResourceExhaustedError
 from ..tcp_info import idle_seconds
 from . import delivery, descriptors
 from .contract import Buffer
-from .forks import has_forked
-from .lingering import (
-    BROKEN_OFF,
-    PAUSES,
-    close_as_before,
-    end_for_all,
-    reset_on_close,
-    reset_whatever_closes,
-    settled,
-)
+from .lingering import BROKEN_OFF, PAUSES, close_as_before, reset_on_close, reset_whatever_closes, settled
 from .queueing import QueueingWire
 from .raw_socket import RawSocket
 from .sending import OutgoingQueue
@@ -295,8 +286,11 @@ class DescriptorWire(QueueingWire):
             self._state.reactor.forget(self._fd, watcher)
         if self._outgoing is not None and self._outgoing.broken:
             reset = True  # a part of a write was sent: an end would make it look whole
-        if not self._state.reactor.inherited:  # else it would be the parent's connection that ends
-            self._decide_end(reset)
+        if reset and not self._state.reactor.inherited:  # it would be the parent's connection that is reset
+            try:
+                reset_on_close(self._sock)
+            except OSError:  # the connection is gone already, or knows no reset
+                pass
         if not self.closed:
             self.closed = True
             self._refuse_io()
@@ -308,16 +302,6 @@ class DescriptorWire(QueueingWire):
             or self._acknowledgement_waits
         ):
             self._after_closing()
-
-    def _decide_end(self, reset: bool) -> None:
-        """What the peer is to see of a close that follows."""
-        try:
-            if reset:
-                reset_on_close(self._sock)
-            if has_forked():
-                end_for_all(self._sock)
-        except OSError:  # the connection is gone already, or knows no reset
-            pass
 
     def on_descriptor_gone(self) -> None:
         """The raw socket was closed or detached, and this wire with it."""

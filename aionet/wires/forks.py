@@ -12,9 +12,6 @@ Whatever opens descriptors notes `forks()`, and is inherited once that has anoth
 event loop leaves that to the loop's state (`event_loop.py`), which has the answer as an attribute, so that a
 message costs one look at it.
 
-In the parent the child's copies matter at the end: close(2) ends nothing while a copy is open. So a process
-that has forked says so (`has_forked`), and ends what it closes for all (`lingering.py`).
-
 The compiled engine counts in a handler of the C library's (pthread_atfork(3)), which every fork runs. The
 portable one counts in Python's own (`os.register_at_fork`); a fork that C code makes by itself is unknown to
 that one.
@@ -27,24 +24,14 @@ from collections.abc import Callable
 
 from ..native import compiled
 
-__all__ = ["forks", "has_forked"]
+__all__ = ["forks"]
 
 _count = 0
-_forked = False
 
 
 def _count_fork() -> None:
     global _count
     _count += 1
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = True
-
-
-def _noted() -> bool:
-    return _forked
 
 
 def _counted() -> int:
@@ -54,8 +41,5 @@ def _counted() -> int:
 forks: Callable[[], int] = _counted if compiled is None else compiled.forks
 """Return the number of forks between the first process and this one, since aionet was imported."""
 
-has_forked: Callable[[], bool] = _noted if compiled is None else compiled.has_forked
-"""Return whether this process has forked, so that another one may have copies of its descriptors."""
-
 if compiled is None and hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_note_fork, after_in_child=_count_fork)
+    os.register_at_fork(after_in_child=_count_fork)

@@ -12,10 +12,6 @@ A connection with unsent bytes must not end with a FIN, after which a truncated 
 8). While bytes are unsent, SO_LINGER with a time of 0 is set, so that the kernel resets the connection even
 where no code of ours runs any more: the collector closes the descriptor, or the process is killed.
 
-A fork's child that lives, one of a pool for instance, has a copy of each descriptor. close(2) then ends
-nothing, not even with SO_LINGER, and the peer would wait for the child's end. So a process that has forked
-ends what it closes beforehand: `end_for_all`.
-
 A stream that is *broken off*, because a part of what was sent or received is gone (there was no memory to
 keep it), is the opposite: its peer is to see a reset. The kernel is asked for that at once, and the loss has
 an object of its own, made beforehand.
@@ -24,10 +20,8 @@ an object of its own, made beforehand.
 from __future__ import annotations
 
 import errno
-import functools
 import socket
 import struct
-from typing import Any
 
 from .delivery import unacknowledged_bytes
 
@@ -36,7 +30,6 @@ __all__ = [
     "PAUSES",
     "RESET_HERE",
     "close_as_before",
-    "end_for_all",
     "reset_on_close",
     "reset_whatever_closes",
     "settled",
@@ -75,31 +68,6 @@ def reset_whatever_closes(sock: socket.SocketType) -> bytes:
 def close_as_before(sock: socket.SocketType, before: bytes) -> None:
     """Undo `reset_whatever_closes`. Raises `OSError` if it cannot."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, before)
-
-
-def end_for_all(sock: socket.SocketType) -> None:
-    """End the connection as the last close(2) does, a reset included, though other processes have copies.
-
-    Raises `OSError` where it is gone already.
-    """
-    resets = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET
-    if resets and sock.family != socket.AF_UNIX:
-        _disconnect(sock.fileno())
-    else:
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-def _disconnect(fd: int) -> None:
-    """Reset the connection now: connect(2) to AF_UNSPEC, which the socket module does not offer."""
-    nowhere = struct.pack("H14x", socket.AF_UNSPEC)  # struct sockaddr
-    _libc().connect(fd, nowhere, len(nowhere))
-
-
-@functools.cache
-def _libc() -> Any:
-    import ctypes  # few processes fork
-
-    return ctypes.CDLL(None)
 
 
 def settled(sock: socket.SocketType) -> bool:
