@@ -47,7 +47,7 @@ def in_child(
 async def refused(operation: Callable[[], Awaitable[object]]) -> aionet.SocketInheritedError:
     """Return the error with which `operation` is refused, at once."""
     try:
-        result = await asyncio.wait_for(operation(), 5)
+        result = await asyncio.wait_for(operation(), 30)
     except aionet.SocketInheritedError as error:
         return error
     raise AssertionError(f"not refused: {result!r}")

@@ -44,7 +44,7 @@ def require_program(name: str) -> str:
     return path
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Return as soon as `condition()` is true; fail after `seconds`.
 
     The one place where tests wait by looking: for what the kernel or a thread does and no event tells.

@@ -17,6 +17,7 @@ from aionet import ConnectionLostError, DeliveryError, IncompleteReadError, Sock
 pytestmark = pytest.mark.asyncio
 
 BIG = 3 << 19
+AT_ONCE = 1.9  # seconds: less than closing takes where it waits (`linger`, by default)
 
 EVERY_OPERATION = [
     pytest.param(lambda sock: sock.read(), "read", id="read"),
@@ -153,7 +154,7 @@ async def test_closing_wakes_reader_and_writer(sock, peer):
 async def test_aclose_wakes_a_reader_at_once(sock, peer):
     reading = await begin(sock.read())
     closing = await begin(sock.aclose())
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(AT_ONCE):
         with pytest.raises(SocketClosedError) as caught:
             await reading
     assert caught.value.operation == "read"
@@ -261,7 +262,7 @@ async def test_after_eof_from_both_sides_closing_takes_no_time(sock, peer):
     await sock.send_eof()
     peer.half_close()
     assert await sock.read() == b""
-    async with asyncio.timeout(0.5):
+    async with asyncio.timeout(AT_ONCE):
         await sock.aclose()
 
 
@@ -273,7 +274,7 @@ async def test_closing_ends_within_its_time_when_the_peer_never_reads(transport)
         writing = await begin(sock.write(bytes(BIG)))
         started = time.monotonic()
         await sock.aclose()
-        assert 0.15 < time.monotonic() - started < 1.5
+        assert 0.15 < time.monotonic() - started < AT_ONCE
         assert sock.fileno() == -1
         with pytest.raises((SocketClosedError, ConnectionLostError)):
             await writing
@@ -299,7 +300,7 @@ async def test_closing_ends_within_its_time_when_the_peer_floods(transport):
         await sock.write(b"reply")
         started = time.monotonic()
         await sock.aclose()
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < AT_ONCE
         assert sock.fileno() == -1
         peer.stop()
         await flooding
@@ -308,7 +309,7 @@ async def test_closing_ends_within_its_time_when_the_peer_floods(transport):
 async def test_without_linger_closing_aborts(transport):
     async with transport.connected(linger=0) as (sock, peer):
         writing = await begin(sock.write(bytes(BIG)))
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(5):
             await sock.aclose()
         assert sock.fileno() == -1
         with pytest.raises(SocketClosedError):
@@ -349,7 +350,7 @@ async def test_a_first_close_that_is_cancelled_ends_the_second(sock, peer):
     first = await begin(sock.aclose())
     second = await begin(sock.aclose())
     first.cancel()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(AT_ONCE):
         await asyncio.wait([first])
         await second
     assert sock.fileno() == -1
@@ -361,7 +362,7 @@ async def test_aborting_ends_a_close_that_waits(sock, peer):
     writing = await begin(sock.write(bytes(BIG)))
     closing = await begin(sock.aclose())
     sock.abort()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(AT_ONCE):
         await closing
     with pytest.raises(SocketClosedError):
         await writing
@@ -425,7 +426,7 @@ async def test_a_descriptor_that_was_given_to_somebody_else_is_not_touched(sock,
         assert isinstance(reading.exception(), SocketClosedError)
         assert isinstance(writing.exception(), SocketClosedError)
         other.send(b"x")
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(AT_ONCE):
             await readable.wait()
         assert mine.recv(10) == b"x"
         loop.remove_reader(mine.fileno())

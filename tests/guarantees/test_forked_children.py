@@ -97,7 +97,7 @@ async def test_a_child_closes_what_connects(close: Close, tmp_path: Path) -> Non
     async def close_all() -> None:
         for sock in (queueing, in_vain):
             if (rest := close(sock)) is not None:
-                await asyncio.wait_for(rest, 5)
+                await asyncio.wait_for(rest, 30)
             assert sock.closed
 
     queueing, in_vain = aionet.AsyncUnixSocket(), aionet.AsyncTcpSocket()
@@ -150,7 +150,7 @@ async def test_a_child_drains_a_spawner_of_its_parent() -> None:
 
         async def drain() -> None:
             logging.disable()
-            await asyncio.wait_for(spawner.drain(0, hard=0), 5)
+            await asyncio.wait_for(spawner.drain(0, hard=0), 30)
             assert server.closed
 
         in_child(drain)

@@ -69,7 +69,7 @@ async def test_resizing_what_a_read_waits_to_fill(line, change):
         pass
     line.peer.send_now(b"a")
     try:
-        count = await asyncio.wait_for(reading, 2)
+        count = await asyncio.wait_for(reading, 30)
     except ValueError:
         count = None
         assert await line.sock.read() == b"a"

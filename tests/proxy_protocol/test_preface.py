@@ -62,7 +62,7 @@ async def refused(proxy: ProxyProtocol, accepted: Any) -> str:
     """The one reason for which `proxy` refuses the connection."""
     peer, local = accepted.peer_address, accepted.local_address
     with pytest.raises(ProxyProtocolError) as caught:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await proxy(accepted)
     error = caught.value
     assert (error.operation, error.peer_address, error.local_address) == ("proxy_header", peer, local)

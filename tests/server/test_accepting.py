@@ -98,7 +98,7 @@ async def test_one_socket_is_not_accepted_for_twice(kind):
         mine = kind.socket_class()
         calls = [await begin(server.accept(mine)), await begin(server.accept(mine))]
         peers = [await kind.connect(server), await kind.connect(server)]
-        results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1)
+        results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
         assert sum(result is mine for result in results) == 1
         assert sum(isinstance(result, SocketBusyError) for result in results) == 1
         with aborting(mine, *[await server.accept()]):
@@ -113,9 +113,9 @@ async def test_a_socket_closed_while_accept_waits_with_it_stays_closed(kind):
         await mine.aclose()
         peer = await kind.connect(server)
         with pytest.raises(SocketClosedError):
-            await asyncio.wait_for(accepting, 1)
+            await asyncio.wait_for(accepting, 30)
         assert mine.closed
-        await exchange(await asyncio.wait_for(server.accept(), 1), peer)
+        await exchange(await asyncio.wait_for(server.accept(), 30), peer)
 
 
 async def test_iterating(kind):
@@ -216,7 +216,7 @@ async def test_a_cancelled_acceptor_passes_the_word_on(kind, turns):
         await give_turns(turns)
         first.cancel()
         await asyncio.wait([first])
-        accepted = await asyncio.wait_for(second if first.cancelled() else first, 1)
+        accepted = await asyncio.wait_for(second if first.cancelled() else first, 30)
         await exchange(accepted, peer)
         second.cancel()
         await asyncio.wait([second])
@@ -246,7 +246,7 @@ async def test_a_deadline_that_meets_a_connection_loses_nothing(kind):
             accepted.append(await accepting)
         accepted = [sock for sock in accepted if sock is not None]
         while len(accepted) < 30:
-            accepted.append(await asyncio.wait_for(server.accept(), 1))
+            accepted.append(await asyncio.wait_for(server.accept(), 30))
         with aborting(*accepted):
             for peer in peers:
                 peer.close()
@@ -381,9 +381,9 @@ async def test_transient_failures_cost_no_client(kind, fault, name, caplog):
         for _ in range(5):
             accepting = await begin(server.accept())
             peer = await kind.connect(server)
-            await exchange(await asyncio.wait_for(accepting, 2), peer)
+            await exchange(await asyncio.wait_for(accepting, 30), peer)
         peers = [await kind.connect(server) for _ in range(5)]
-        accepted = [await asyncio.wait_for(server.accept(), 2) for _ in peers]
+        accepted = [await asyncio.wait_for(server.accept(), 30) for _ in peers]
         with aborting(*accepted):
             for peer in peers:
                 peer.close()
@@ -399,7 +399,7 @@ async def test_a_storm_of_transient_failures_neither_holds_the_loop_nor_costs_a_
         accepting = asyncio.create_task(server.accept())
         asyncio.get_running_loop().call_later(0, others_turn.set)
         await others_turn.wait()
-        await exchange(await asyncio.wait_for(accepting, 2), peer)
+        await exchange(await asyncio.wait_for(accepting, 30), peer)
 
 
 @pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
@@ -415,7 +415,7 @@ async def test_exhaustion_backs_off_says_so_once_and_serves_after(kind, fault, n
         assert len(calls) < 10, "it spins"
         assert not accepting.done()
         exhausted = False
-        await exchange(await asyncio.wait_for(accepting, 2), peer)
+        await exchange(await asyncio.wait_for(accepting, 30), peer)
     records = [record for record in caplog.records if record.name == "aionet.server"]
     assert len(records) == 1
     assert records[0].levelno == logging.WARNING
@@ -469,7 +469,7 @@ async def test_really_out_of_descriptors(kind, caplog):
             assert not accepting.done()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        await exchange(await asyncio.wait_for(accepting, 2), peer)
+        await exchange(await asyncio.wait_for(accepting, 30), peer)
 
 
 @pytest.mark.parametrize("name", ["EINVAL", "EBADF", "ENOTSOCK"])
@@ -478,7 +478,7 @@ async def test_a_fatal_failure_is_raised(kind, fault, name):
         accepting = [await begin(server.accept()) for _ in range(2)]
         fault(server, lambda: system_error(name))
         peer = await kind.connect(server)
-        for error in await asyncio.wait_for(asyncio.gather(*accepting, return_exceptions=True), 2):
+        for error in await asyncio.wait_for(asyncio.gather(*accepting, return_exceptions=True), 30):
             assert isinstance(error, OSError)
             assert error.errno == getattr(errno, name)
         peer.close()

@@ -142,7 +142,7 @@ async def test_closing_leaves_the_parent_listening(
 
         async def close_twice() -> None:
             for _ in range(2):
-                await asyncio.wait_for(closing(server), 5)
+                await asyncio.wait_for(closing(server), 30)
             assert server.closed
             for number in numbers:
                 with pytest.raises(OSError, match="Bad file descriptor"):

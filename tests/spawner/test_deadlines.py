@@ -277,6 +277,6 @@ async def test_a_preface_that_waits_for_something_else_is_ended_by_the_deadline_
     await stage.serve(spawner, server)
     with pytest.raises(ConnectionResetError):
         await stage.client(server).receive()
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 30)
     await until(lambda: not spawner.connections)
     assert ends.causes == [CloseCause.HANDSHAKE_TIMEOUT]

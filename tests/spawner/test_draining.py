@@ -170,7 +170,7 @@ async def test_a_drain_of_what_is_only_scheduled(stage: Stage, kind: str, drains
     serving = asyncio.ensure_future(spawner.serve(server))
     reports = await asyncio.gather(*(spawner.drain(FOREVER) for _ in range(drains)))
     assert [counts(report) for report in reports] == [(0, 0, 0)] * drains
-    await asyncio.wait_for(serving, 5)
+    await asyncio.wait_for(serving, 30)
     assert server.closed
     assert spawner.stats.accepted == 0
     with contextlib.suppress(ConnectionResetError):
@@ -272,7 +272,7 @@ async def test_a_drain_that_a_handler_begins_in_the_middle_of_a_batch_leaves_nob
     server = stage.server("tcp")
     clients = [stage.client(server) for _ in range(5)]
     serving = await stage.serve(spawner, server)
-    await asyncio.wait_for(serving, 5)
+    await asyncio.wait_for(serving, 30)
     await asyncio.wait(drains)
     assert spawner.connections == ()
     for client in clients:
@@ -343,7 +343,7 @@ async def test_cancellations_may_be_spread(stage: Stage) -> None:
 async def test_a_second_drain_may_hurry_a_spread_one(stage: Stage) -> None:
     _, spawner, _, serving, clients = await started(stage, b"cccc")
     slow = await begin(spawner.drain(FOREVER, spread=FOREVER))
-    report = await asyncio.wait_for(spawner.drain(0.0), 5)
+    report = await asyncio.wait_for(spawner.drain(0.0), 30)
     assert counts(report) == (0, 4, 0)
     assert await slow is report
     await serving

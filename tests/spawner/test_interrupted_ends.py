@@ -47,9 +47,9 @@ async def ended_once(spawner: Any, serving: asyncio.Task[None], loop_complaints:
     await until(lambda: not spawner.connections)
     stats = spawner.stats
     assert stats.accepted == sum(stats.causes.values()) == 1
-    report = await asyncio.wait_for(spawner.drain(0, hard=0.1), 5)
+    report = await asyncio.wait_for(spawner.drain(0, hard=0.1), 30)
     assert (report.finished, report.cancelled, report.aborted) == (0, 0, 0)
-    await asyncio.wait_for(serving, 5)
+    await asyncio.wait_for(serving, 30)
     gc.collect()
     await give_turns()
     loop_complaints.clear()  # of the exception, which is the task's
@@ -112,8 +112,8 @@ async def test_an_exception_of_the_log(
     assert await bystander.receive() == b""
     await until(lambda: not spawner.connections)
     assert sum(spawner.stats.causes.values()) == 2
-    await asyncio.wait_for(spawner.drain(0), 5)
-    await asyncio.wait_for(serving, 5)
+    await asyncio.wait_for(spawner.drain(0), 30)
+    await asyncio.wait_for(serving, 30)
     gc.collect()
     await give_turns()
     loop_complaints.clear()
@@ -224,11 +224,11 @@ async def test_a_straggler_whose_stack_cannot_be_shown(stage: Stage) -> None:
     serving = await stage.serve(spawner, server)
     client = stage.client(server)
     await until(lambda: spawner.stats.active)
-    report = await asyncio.wait_for(spawner.drain(0, hard=0.05), 5)
+    report = await asyncio.wait_for(spawner.drain(0, hard=0.05), 30)
     assert report.aborted == 1
     assert "LookupError('no frame')" in report.stragglers[0].stack
     assert await client.end() == "reset"
-    await asyncio.wait_for(serving, 5)
+    await asyncio.wait_for(serving, 30)
     opaque.over = True
     await until(lambda: not spawner.connections)
 
@@ -258,8 +258,8 @@ def test_an_interrupt_ends_the_run_and_the_connection(
         return serving, peer
 
     async def end(serving: asyncio.Task[None]) -> None:
-        await asyncio.wait_for(spawner.drain(0, hard=0.1), 5)
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(spawner.drain(0, hard=0.1), 30)
+        await asyncio.wait_for(serving, 30)
 
     loop = make_loop()
     try:

@@ -247,7 +247,7 @@ async def test_a_rate_does_not_delay_the_end(stage: Stage) -> None:
     waiting = stage.client(server)
     await until(lambda: handler.running == 1)
     await spawner.drain(0.0)
-    await asyncio.wait_for(asyncio.gather(*stage.servings), 5)
+    await asyncio.wait_for(asyncio.gather(*stage.servings), 30)
     with pytest.raises(ConnectionResetError):
         await waiting.receive()
 

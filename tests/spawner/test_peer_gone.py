@@ -76,7 +76,7 @@ async def test_event(stage: Stage, how: str) -> None:
     await until(lambda: sockets)
     skip_without_epoll(sockets[0])
     leaves(client, how)
-    await asyncio.wait_for(noticed.wait(), 5)
+    await asyncio.wait_for(noticed.wait(), 30)
     await until(lambda: ends.reasons)
     assert ends.causes[0] in (CloseCause.COMPLETED, CloseCause.PEER_LOST)
 

@@ -83,9 +83,9 @@ def test_half_finished_handshakes(authority: Authority, engine: str, cap: list[s
                 sock.close()
         server.signal()
         assert server.ended()[0] == 0
-    assert slowest < 0.25, f"the slowest handshake took {slowest:.3f} s"
+    assert slowest < DEADLINE / 2, f"the slowest handshake took {slowest:.3f} s"
     assert min(ages) >= 0.9 * DEADLINE, f"the first was dropped after {min(ages):.2f} s"
-    assert max(ages) <= 1.1 * DEADLINE, f"the last was dropped after {max(ages):.2f} s"
+    assert max(ages) <= 2 * DEADLINE, f"the last was dropped after {max(ages):.2f} s"
 
 
 # Certificates that are exchanged ----------------------------------------------------------------------
