@@ -91,6 +91,7 @@ def test_short_runs(loop: str) -> None:
     assert min(remaining) >= 0
 
 
+@pytest.mark.slow
 def test_peers_take_turns_and_ratios_are_of_the_same_round() -> None:
     if reason := PEERS["asyncio-streams"].why_not(WORKLOADS["echo"]):
         pytest.skip(reason)
@@ -106,6 +107,7 @@ def test_peers_take_turns_and_ratios_are_of_the_same_round() -> None:
             assert (row.to_plain.lowest, row.to_plain.highest) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_turn_says_how_its_server_had_malloc() -> None:
     record = run_bench(plan("echo", peers="aionet-256k,aionet-256k-cold,c", seconds=0.05))
     found = {turn["peer"]: turn["malloc"] for turn in record["turns"]}
@@ -143,6 +145,7 @@ def test_the_seconds_of_a_turn_are_cut_where_others_have_theirs_between() -> Non
     assert dataclasses.replace(asked, seconds=0.1).slices(both) == [0.1]
 
 
+@pytest.mark.slow
 def test_slices_take_turns_and_are_one_turn_in_the_record() -> None:
     seen = Seen()
     record = run_bench(plan("echo", peers="aionet,aionet-asyncio", seconds=0.75), observer=seen)

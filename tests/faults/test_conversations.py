@@ -43,6 +43,7 @@ def check(loop: str, transport: str, *, first: int, errors: int, counts: list[in
 
 
 @pytest.mark.parametrize("transport", ["tcp", "tls"])
+@pytest.mark.slow
 def test_the_first_calls_of_each_kind_fail(transport: str) -> None:
     check("asyncio", transport, first=3, errors=1, counts=[1])
 

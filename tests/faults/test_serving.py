@@ -23,5 +23,6 @@ OF_EPOLL = {"each_connection_lacks_resources", "a_peer_cannot_be_watched", "a_ha
     ("scene", "loop"),
     [(scene, loop) for scene in SCENES for loop in LOOPS if loop != "callback" or scene not in OF_EPOLL],
 )
+@pytest.mark.slow
 def test_it_pauses_and_continues(scene: str, loop: str) -> None:
     assert run_preloaded("serving", loop, scene) == ["done"]

@@ -139,6 +139,7 @@ async def connect_then_cancel(connect: Connect, rng: random.Random) -> bool:
 
 
 @pytest.mark.asyncio
+@pytest.mark.slow
 async def test_5_000_connects_cancelled_at_random_leave_nothing(
     targets: dict[str, Connect], spawner: aionet.ConnectionSpawner[Any]
 ) -> None:

@@ -128,6 +128,7 @@ def whole_frames(stream: bytes, writers: int) -> dict[int, list[int]]:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("writing", [1, 3])
+@pytest.mark.slow
 async def test_a_stalling_reader_of_cancelled_writes_sees_whole_frames_in_order(writing: int) -> None:
     # Until there were enough cancelled writes of both kinds; with too few of them this shows nothing.
     withdrawn = finished_alone = rounds = 0

@@ -74,6 +74,7 @@ def answered(clients: list[socket.socket], seconds: float) -> list[socket.socket
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.slow
 def test_out_of_descriptors_calm_serving_and_soon_back(loop: str) -> None:
     if loop == "uvloop":
         pytest.importorskip("uvloop")

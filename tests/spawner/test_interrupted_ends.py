@@ -121,6 +121,7 @@ async def test_an_exception_of_the_log(
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("act", ["abort", "aclose", "cancel"])
+@pytest.mark.slow
 async def test_acting_on_a_connection_whose_closing_lingers(
     stage: Stage, kind: str, act: str, loop_complaints: list[str]
 ) -> None:
