@@ -290,7 +290,7 @@ class Acceptor:
     # Waiting ------------------------------------------------------------------------------------------
 
     async def _wait(self, state: EventLoopState, room: Callable[[], int]) -> list[Any]:
-        """Take a place in the queue, and go on when there is something for its head.
+        """Wait in the queue; return what was accepted once this is its head.
 
         At the end of the interpreter the clean-up may run after the built-in functions are gone. From
         Python 3.14 on ``any``, ``all`` and ``tuple`` of a generator expression use a freed object then:

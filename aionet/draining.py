@@ -177,7 +177,7 @@ class Drain:
     def _abort_the_rest(
         self, closing: set[asyncio.Task[None]]
     ) -> tuple[DrainReport, list[tuple[Straggler, Connection[Any]]]]:
-        """Take their connections away from the handlers that are left; return the report, and of whom."""
+        """Take the connections of the handlers that are left away; return the report and the stragglers."""
         stragglers = []
         for task in self._left():
             connection = self._connections[task]

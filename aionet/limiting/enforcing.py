@@ -33,7 +33,7 @@ _TIME_TO_READ = 0.1  # seconds in which a handler may find out for itself that i
 
 _CANCEL = {CloseCause.IDLE, CloseCause.HANDLER_TIMEOUT, CloseCause.PEER_GONE}
 _RESET = {CloseCause.READ_STALLED, CloseCause.WRITE_STALLED}
-# All others both, because somebody waits for what they hold, and a preface may wait for something else.
+# All others both, because a task waits for what they hold, and a preface may wait for something else.
 
 
 class LimitEnforcer:

@@ -7,7 +7,7 @@ holds for the handshake, verification and versions included, and its session tic
 session that began in another context cannot be resumed in this one.
 
 In this order: the application protocols, because a client with which none is shared has to be refused (RFC
-7301, 3.2), and `ssl` would go on without one; the caller's function; the names of the certificates.
+7301, 3.2), and `ssl` would continue without one; the caller's function; the names of the certificates.
 """
 
 from __future__ import annotations
