@@ -393,6 +393,11 @@ class ConnectionSpawner(Generic[SocketT]):
                 connection._task = make_task(coroutine, name=self._task_name)
             else:
                 self._make_task(connection, loop, tls)
+        except (KeyboardInterrupt, SystemExit) as interrupt:
+            # An eager handler raises in this very step. The interrupt ends the run, as that of any other task
+            # does, and not the accepting: `serve` would raise it once more where the loop runs again.
+            self._give_up(connection, CloseCause.FAILED)
+            loop.call_soon(_raise, interrupt)
         except BaseException:  # a task factory's, or a lack of memory: without a task it would never end
             self._give_up(connection, CloseCause.FAILED)
             raise
@@ -606,6 +611,10 @@ class ConnectionSpawner(Generic[SocketT]):
         for server in self._servers:
             server.close()
         self._intake.close()
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:

@@ -35,7 +35,8 @@
  * `vacate` clears what points at that. A stream is held by its slot (`anchored`) as long as a reader waits or bytes are
  * unsent; otherwise the slot only borrows it, so a socket that is dropped without being closed is collected and warns.
  *
- * After a fork the child shares the instance with its parent and leaves it alone (wires/forks.py).
+ * After a fork the child shares the instance with its parent: it closes its descriptor and does nothing else
+ * (wires/forks.py, wires/reactor.py).
  */
 #include "native.h"
 
@@ -743,12 +744,24 @@ static void reactor_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+/* An instance under a selector is the selector's. */
+static PyObject *reactor_abandon(PyObject *self, PyObject *unused)
+{
+    Reactor *reactor = (Reactor *)self;
+    if (is_inherited(reactor) && reactor->selector == NULL && reactor->epoll >= 0) {
+        close(reactor->epoll);
+        reactor->epoll = -1;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef reactor_methods[] = {
     {"watch", reactor_watch_method, METH_VARARGS, "Tell the watcher of events on a descriptor."},
     {"forget", reactor_forget_method, METH_VARARGS, "Report nothing more to the watcher, before it closes."},
     {"arm_reads", reactor_arm_reads, METH_O, "Nothing: input is always told of."},
     {"arm_writes", reactor_arm_writes, METH_O, "From now on tell when there is room to write, too."},
     {"ask_again", reactor_ask_again, METH_O, "Report what is there on a descriptor once more."},
+    {"abandon", reactor_abandon, METH_NOARGS, "In a fork's child: close the instance, and change nothing of it."},
     {"turn", reactor_turn, METH_NOARGS, "Look for events and wake who waits for them."},
     {"wake_ready", reactor_wake_ready_method, METH_NOARGS, "Settle newcomers; wake who was to be woken later."},
     {NULL},

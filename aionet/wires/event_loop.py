@@ -92,8 +92,10 @@ def running_state() -> EventLoopState:
 def _disown() -> None:
     """In a fork's child: all that there is belongs to the parent."""
     for state in list(_states.values()):
-        state.inherited = state.reactor.inherited = True
+        if compiled is None:  # the compiled engine's states count by themselves
+            state.inherited = state.reactor.inherited = True
+        state.reactor.abandon()
 
 
-if compiled is None and hasattr(os, "register_at_fork"):  # the compiled engine's states count by themselves
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disown)

@@ -19,7 +19,9 @@ The instance is opened with the first descriptor and closed with the last: a loo
 descriptor of ours.
 
 *In a fork's child* the instance is the parent's, too, and so is the loop's own: the reactor leaves both alone
-(`forks.py`).
+(`forks.py`). The child's descriptor of the instance is closed at once (`abandon`). A loop that is closed in
+the child removes its readers with `epoll_ctl(2)`, which acts on the parent's registrations; for a descriptor
+that is closed it fails, and the parent's registration stays.
 
 *Ownership.* A descriptor's place belongs to the watcher that was named when it was registered; `forget` does
 nothing for any other. The number alone decides nothing: it may have been closed elsewhere and registered
@@ -108,6 +110,9 @@ class Reactor(Protocol):
 
     def ask_again(self, fd: int) -> None:
         """Report what is there on `fd` once more, if it is watched."""
+
+    def abandon(self) -> None:
+        """In a fork's child, once: close what is the parent's, and change nothing of what the parent watches."""
 
 
 class _Place:
@@ -221,6 +226,10 @@ class EpollReactor(_Places):
         if fd in self._watchers and not self.inherited:
             self._epoll.modify(fd, _EVENTS)
 
+    def abandon(self) -> None:
+        if self._watchers:
+            self._epoll.close()
+
     def _open(self) -> None:
         self._epoll = select.epoll()
         try:
@@ -295,6 +304,9 @@ class CallbackReactor(_Places):
 
     def ask_again(self, fd: int) -> None:
         pass  # an armed writer is called as long as there is room
+
+    def abandon(self) -> None:
+        pass  # there is no descriptor but the sockets'
 
     def _on_event(self, fd: int, disarm: Callable[[int], bool], event: int) -> None:
         if self.inherited:

@@ -80,7 +80,17 @@ def begun(client: RawPeer, words: bytes) -> RawPeer:
     return client
 
 
-@pytest.mark.parametrize("kind", ["exits", "stays"])
+LOSES_EXITS = sys.version_info >= (3, 14) and aionet.implementation() != "native"
+"""In a child asyncio forgets its running loop there, so the task that forked cannot raise SystemExit."""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("exits", marks=pytest.mark.skipif(LOSES_EXITS, reason="asyncio loses SystemExit")),
+        "stays",
+    ],
+)
 def test_no_connection_notices(connect: Connect, kind: str) -> None:
     clients = [connect(transport) for transport in TRANSPORTS for _ in range(2)]
     for client in clients:

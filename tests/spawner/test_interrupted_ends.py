@@ -237,10 +237,18 @@ async def test_a_straggler_whose_stack_cannot_be_shown(stage: Stage) -> None:
 @pytest.mark.parametrize("make_loop", (LOOP_FACTORIES | OWN_LOOP).values(), ids=LOOP_FACTORIES | OWN_LOOP)
 @pytest.mark.parametrize("where", ["handler", "on_error", "on_close"])
 @pytest.mark.parametrize("kind_of_error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("sent", ["before", "after"])
 def test_an_interrupt_ends_the_run_and_the_connection(
-    make_loop: Callable[[], asyncio.AbstractEventLoop], where: str, kind_of_error: type[BaseException]
+    make_loop: Callable[[], asyncio.AbstractEventLoop],
+    where: str,
+    kind_of_error: type[BaseException],
+    sent: str,
 ) -> None:
-    """And where the loop runs again, the spawner can be drained."""
+    """And where the loop runs again, the spawner can be drained.
+
+    The byte that the handler waits for is sent before its connection is accepted, where an eager handler
+    raises in the step that accepts, or after that.
+    """
     fail = raising(kind_of_error)
 
     async def interrupt(sock: Any) -> None:
@@ -252,11 +260,9 @@ def test_an_interrupt_ends_the_run_and_the_connection(
     else:
         spawner = aionet.ConnectionSpawner(crash, **{where: fail})  # type: ignore[arg-type]
 
-    async def serve() -> tuple[asyncio.Task[None], RawPeer]:
+    async def listen() -> tuple[aionet.AsyncTcpConnectionServer, RawPeer]:
         server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0))
-        serving = asyncio.create_task(spawner.serve(server))
-        peer = await RawPeer.connect(("127.0.0.1", server.address.port))
-        return serving, peer
+        return server, await RawPeer.connect(("127.0.0.1", server.address.port))
 
     async def end(serving: asyncio.Task[None]) -> None:
         await asyncio.wait_for(spawner.drain(0, hard=0.1), 30)
@@ -264,8 +270,11 @@ def test_an_interrupt_ends_the_run_and_the_connection(
 
     loop = make_loop()
     try:
-        serving, peer = loop.run_until_complete(serve())
+        server, peer = loop.run_until_complete(listen())
         with peer:
+            serving = loop.create_task(spawner.serve(server))
+            if sent == "after":
+                loop.run_until_complete(until(lambda: spawner.connections))
             peer.send_now(b"x")
             with pytest.raises(kind_of_error):
                 loop.run_until_complete(serving)
