@@ -112,7 +112,7 @@ class Reactor(Protocol):
         """Report what is there on `fd` once more, if it is watched."""
 
     def abandon(self) -> None:
-        """In a fork's child, once: close what is the parent's, and change nothing of what the parent watches."""
+        """In a fork's child, once: close the instance, and change nothing of what the parent watches."""
 
 
 class _Place:
