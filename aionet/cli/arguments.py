@@ -17,6 +17,7 @@ from ..proxy_protocol import ProxyProtocol
 from ..running import LOOPS
 from ..socket_file import FileAccess
 from .failing import CommandError
+from .parsing import TextOnly
 from .systemd_sockets import SystemdSockets
 
 __all__ = [
@@ -243,7 +244,7 @@ def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--socket-mode",
-        type=_mode,
+        type=TextOnly(_mode, "660"),
         metavar="MODE",
         help="permissions, as 660 (default: what the umask leaves of 777)",
     )

@@ -31,7 +31,7 @@ from typing import Any, TypeAlias
 
 from .configuration_file import InvalidFileError, read_file, toml_value
 from .failing import complain
-from .parsing import CommandParser
+from .parsing import CommandParser, TextOnly
 
 __all__ = ["TABLE", "ConfigurableParser", "Configuration", "Setting", "Value", "add_configuration_arguments"]
 
@@ -274,6 +274,10 @@ class _Gathering:
             if isinstance(element, list | dict):
                 what = "an array" if isinstance(element, list) else "a table"
                 self._note(setting, f"{place}: expected a text or a number, not {what}")
+                return {}
+            if isinstance(setting.action.type, TextOnly) and not isinstance(element, str):
+                example = toml_value(setting.action.type.example)
+                self._note(setting, f"{place} = {toml_value(element)}: expected a text, as {example}")
                 return {}
         texts = [(f"{place} = {toml_value(element)}", _text_of(element)) for element in elements]
         return self._convert(setting, file, texts)

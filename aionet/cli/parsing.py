@@ -13,15 +13,29 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from ..announcing import say
 from .standard_streams import print_out
 
-__all__ = ["CommandParser", "did_you_mean"]
+__all__ = ["CommandParser", "TextOnly", "did_you_mean"]
 
 _NEAR = 0.7  # how much alike two words are that are taken for one: 0 to 1
+
+
+class TextOnly:
+    """An argparse type whose value is a text in a configuration file, too.
+
+    A number there no longer shows how it was written: 0o660 and 432 are the same to TOML.
+    """
+
+    def __init__(self, convert: Callable[[str], object], example: str) -> None:
+        self._convert = convert
+        self.example = example
+
+    def __call__(self, text: str) -> object:
+        return self._convert(text)
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -76,7 +76,9 @@ def test_a_successor_gives_the_file_its_own_mode(tmp_path: Path) -> None:
 
 
 def test_they_come_from_a_file_and_are_printed_as_they_are_written(tmp_path: Path) -> None:
-    (tmp_path / "app.toml").write_text('[serve]\nbind = "unix:socket"\nsocket_mode = 660\nsocket_owner = 0\n')
+    (tmp_path / "app.toml").write_text(
+        '[serve]\nbind = "unix:socket"\nsocket_mode = "660"\nsocket_owner = 0\n'
+    )
     done = aionet("echo", "--config", tmp_path / "app.toml", "--check")
     assert done.returncode == 0
     assert 'socket_mode = "660"' in done.stdout.decode()
@@ -85,6 +87,16 @@ def test_they_come_from_a_file_and_are_printed_as_they_are_written(tmp_path: Pat
     again = aionet("echo", "--config", tmp_path / "again.toml", "--check")
     assert again.returncode == 0
     assert b'socket_mode = "660"' in again.stdout
+
+
+@pytest.mark.parametrize("number", ["0o660", "660", "432"])
+def test_a_mode_in_the_file_is_a_text(tmp_path: Path, number: str) -> None:
+    """A number does not show there how it was written, and the wrong one lets others in."""
+    (tmp_path / "app.toml").write_text(f'[serve]\nbind = "unix:socket"\nsocket_mode = {number}\n')
+    done = aionet("serve", "aionet.cli.echo:echo", "--config", "app.toml", "--check", cwd=tmp_path)
+    assert done.returncode == 2
+    place = f"app.toml: serve.socket_mode = {int(number, 0)}"
+    assert f'{place}: expected a text, as "660"' in done.stderr.decode()
 
 
 @pytest.mark.parametrize(
