@@ -18,6 +18,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from ..announcing import say
+from ..early_signals import early_signals_kept
 from ..spawner import Handler
 from .arguments import add_server_arguments, bound_addresses, fill_in, processes, seconds
 from .configuration import add_configuration_arguments
@@ -110,12 +111,13 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load the handler, and serve it until a signal."""
     _check_processes(args)
-    handler = _load(*args.handler)
-    if handler is None:
-        return 1
-    if args.workers is None:
-        return run_server(handler, bound_addresses(args), args)
-    return run_workers_command(bound_addresses(args), args)
+    with early_signals_kept():
+        handler = _load(*args.handler)
+        if handler is None:
+            return 1
+        if args.workers is None:
+            return run_server(handler, bound_addresses(args), args)
+        return run_workers_command(bound_addresses(args), args)
 
 
 def check(args: argparse.Namespace) -> None:

@@ -34,6 +34,7 @@ from ..announcing import say
 from ..close_reason import CloseReason
 from ..connection import Connection
 from ..draining import DrainReport, leave_behind
+from ..early_signals import early_signals_kept, send_early_signals
 from ..errors import SuccessionError, WorkerFailedError
 from ..hanging_up import hang_up_signals, when_hung_up
 from ..held_listeners import HeldListeners, WantedListener, server_on
@@ -78,7 +79,7 @@ def run_server(
     access = file_access_from(args, addresses)
     set_up_logging(args)
     announcer = announcer or Announcer(as_json=args.json)
-    with explained(), asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
+    with explained(), early_signals_kept(), asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
         runner.run(_serve(handler, wanted_listeners(addresses, access), tls, args, announcer, on_close))
     release_standard_streams()
     return 0
@@ -185,6 +186,7 @@ def _restart_at_signals(
     stack.enter_context(on_signals([signal.SIGUSR1], lambda: None))
     stack.enter_context(on_signals([signal.SIGUSR2], restart))
     stack.enter_context(on_signals(hang_up_signals(), when_hung_up(over.set, restart)))
+    send_early_signals()
 
 
 def _both(first: OnClose[Any] | None, second: OnClose[Any] | None) -> OnClose[Any] | None:

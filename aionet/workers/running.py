@@ -20,6 +20,7 @@ from typing import Any
 from ..addresses import AddressLike, SocketAddress, UnixAddress, as_address
 from ..announcing import report
 from ..draining import DrainReport
+from ..early_signals import early_signals_kept, send_early_signals
 from ..errors import WorkerFailedError
 from ..hanging_up import hang_up_signals, when_hung_up
 from ..held_listeners import HeldListeners, WantedListener
@@ -111,19 +112,20 @@ def run_workers(
             raise WorkerFailedError("the certificates cannot be used")
         return settings
 
-    return asyncio.run(
-        supervise(
-            current_settings,
-            [as_address(address)],
-            succession,
-            workers=count,
-            shared_listener=shared_listener,
-            drain_grace=drain_grace,
-            start_timeout=start_timeout,
-            worker_timeout=worker_timeout,
-            on_listening=on_listening or (lambda addresses: None),
+    with early_signals_kept():
+        return asyncio.run(
+            supervise(
+                current_settings,
+                [as_address(address)],
+                succession,
+                workers=count,
+                shared_listener=shared_listener,
+                drain_grace=drain_grace,
+                start_timeout=start_timeout,
+                worker_timeout=worker_timeout,
+                on_listening=on_listening or (lambda addresses: None),
+            )
         )
-    )
 
 
 async def supervise(
@@ -206,6 +208,7 @@ async def supervise(
         await stack.enter_async_context(beside.serving(supervisor, held))
         stack.enter_context(on_signals(hang_up_signals(), hang_up))
         stack.enter_context(on_signals([signal.SIGUSR2], restart))
+        send_early_signals()
         supervisor.go()
         on_listening(held.addresses)
         return await supervisor.run()

@@ -12,10 +12,10 @@ a timeout is set for workers that hang, it gives signs of life, too (`hanging.py
 own. ``take`` makes it accept from one of another worker's, too, which has ended or drains, and ``leave`` ends
 that. Nothing is sent for this but a number, so it works also where no descriptor is left.
 
-
-Signals are the supervisor's business: Ctrl-C reaches the whole group of a terminal, and a worker that drained
-by itself would take the decision out of its hands. SIGTERM alone drains a single worker; another one takes
-its place at once.
+*Signals* are the supervisor's business: Ctrl-C reaches the whole group of a terminal, and a worker that
+drained by itself would take the decision out of its hands. SIGTERM alone drains a single worker; another one
+takes its place at once. A second order to drain ends the grace, but only if it comes from where the first one
+came from: a SIGTERM to the whole group reaches a worker twice, by itself and through the supervisor.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ __all__ = ["main"]
 _log = Log("aionet.workers")
 
 _REPORT_EVERY = 1.0  # seconds
-_URGENT = 0.5  # seconds for handlers to end that are told a second time
-_NOT_OURS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_URGENT = 0.5  # seconds for handlers to end after a second order
+_LEFT_TO_SUPERVISOR = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main(channel: int, listeners: list[int], own: list[int]) -> None:
@@ -58,6 +58,8 @@ def main(channel: int, listeners: list[int], own: list[int]) -> None:
 
     `listeners` are the descriptors of all listening sockets, `own` the indexes of those to accept from.
     """
+    for number in _LEFT_TO_SUPERVISOR:  # while the handler is imported, too
+        signal.signal(number, lambda *_: None)
     for fd in (channel, *listeners):
         os.set_inheritable(fd, False)
     settings = unpacked(sys.stdin.buffer)
@@ -104,6 +106,7 @@ class _Worker:
         self._sockets: list[socket.socket] = []
         self._taken: set[int] = set()  # indexes of sockets
         self._drains: list[asyncio.Task[DrainReport]] = []
+        self._ordered_by: set[str] = set()  # from where an order to drain has come
         self._go = asyncio.Event()
         self._status = 0  # of this process
 
@@ -114,7 +117,7 @@ class _Worker:
         with ExitStack() as stack:
             stack.callback(self._channel.close)
             measure = stack.enter_context(self._settings.measure(self._spawner))
-            stack.enter_context(on_signals(_NOT_OURS, lambda: None))
+            stack.enter_context(on_signals(_LEFT_TO_SUPERVISOR, lambda: None))
             stack.enter_context(on_signals([signal.SIGTERM], self._drain_by_signal))
             self._tell({"ready": True})
             listening = asyncio.create_task(self._listen())
@@ -137,7 +140,7 @@ class _Worker:
 
         def on_failure(error: OSError) -> None:
             if not self._drains:
-                self._drain(self._settings.drain_grace)
+                self._drain(self._settings.drain_grace, "failure")
             self._tell({"draining": True})
             _log.error("%s; draining", error.strerror)
 
@@ -157,10 +160,10 @@ class _Worker:
                 message = None
             if message is None:
                 _log.warning("the supervisor has gone: draining for up to %g s", self._settings.drain_grace)
-                self._drain(self._settings.drain_grace)
+                self._drain(self._settings.drain_grace, "supervisor")
                 return
             if "drain" in message:
-                self._drain(float(message["drain"]))
+                self._drain(float(message["drain"]), "supervisor")
                 self._tell({"draining": True})
             if "go" in message:
                 self._go.set()
@@ -185,15 +188,16 @@ class _Worker:
                 server._acceptor.remove(self._sockets[index])
 
     def _drain_by_signal(self) -> None:
-        self._drain(0.0 if self._drains else self._settings.drain_grace)
+        self._drain(0.0 if "signal" in self._ordered_by else self._settings.drain_grace, "signal")
         self._tell({"draining": True})  # another worker takes over what this one accepted from
 
-    def _drain(self, grace: float) -> None:
+    def _drain(self, grace: float, ordered_by: str) -> None:
         for server in self._servers:  # now, and not a turn later: whoever is told of it must not get in
             server.close()
         for sock in self._sockets:
             sock.close()
-        hard = {"hard": _URGENT} if self._drains else {}  # told twice: it is urgent
+        hard = {"hard": _URGENT} if ordered_by in self._ordered_by else {}
+        self._ordered_by.add(ordered_by)
         self._drains.append(asyncio.create_task(self._spawner.drain(grace, **hard)))
         self._go.set()  # to the end, if it never began
 

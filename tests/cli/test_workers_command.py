@@ -61,6 +61,19 @@ if in_worker():
     time.sleep(1000)
 """
 
+WAITING_IN_WORKERS = """\
+import os, time
+from aionet.workers.settings import in_worker
+
+async def version(socket):
+    pass
+
+if in_worker():
+    print("importing", flush=True)
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+"""
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
@@ -314,6 +327,59 @@ def test_a_second_signal_ends_the_grace(directory: Path) -> None:
         report = server.next_event()
         assert (report["event"], report["cancelled"] + report["aborted"]) == ("drained", 1)
         assert server.ended()[0] == 0
+
+
+def test_a_signal_to_the_whole_group_leaves_the_grace(directory: Path) -> None:
+    """As service managers send it: it reaches a worker by itself, and as an order of the supervisor."""
+    with serving(directory, "upper") as server, connect_raw(server.address) as sock:
+        sock.sendall(b"a")
+        assert receive_exactly(sock, 1) == b"A"  # it is accepted
+        workers = pids(directory)
+        server.signal()
+        assert server.next_event()["event"] == "draining"  # the workers have their order
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+        for _ in range(20):  # turns of the worker's loop
+            sock.sendall(b"a")
+            assert receive_exactly(sock, 1) == b"A"
+        sock.shutdown(socket.SHUT_WR)
+        assert receive_to_end(sock) == b""
+        report = server.next_event()
+        assert (report["event"], report["finished"]) == ("drained", 1)
+        assert server.ended()[0] == 0
+
+
+def test_signals_while_workers_are_starting_wait(directory: Path) -> None:
+    """SIGUSR1 means nothing, and a reload comes once there are workers to replace."""
+    (directory / "app.py").write_text(WAITING_IN_WORKERS)
+    arguments = ("serve", "app:version", "--bind", "127.0.0.1:0", "--workers", "1", "--json")
+    with subprocess.Popen(
+        command(*arguments),
+        cwd=directory,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert process.stdout.readline() == b"importing\n"
+            for number in (signal.SIGUSR1, signal.SIGHUP):
+                os.killpg(process.pid, number)
+            (directory / "go").touch()
+            assert json.loads(process.stdout.readline())["event"] == "listening"
+            assert process.stdout.readline() == b"importing\n"  # in the worker that replaces the first one
+            while b"reloaded: 1 new workers" not in process.stderr.readline():
+                pass
+            process.terminate()
+            output, _ = process.communicate(timeout=PATIENCE)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert b'"drained"' in output
+    assert process.returncode == 0
 
 
 def test_a_signal_while_workers_are_starting(directory: Path) -> None:

@@ -18,6 +18,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "signals",
         "close_reason",
         "hanging_up",
+        "early_signals",
         "first_process",
         "process_signals",
         "working_directory",

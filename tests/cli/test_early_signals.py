@@ -1,0 +1,71 @@
+"""Signals that come while ``aionet serve`` imports its handler."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from command_line import PATIENCE, command, connect_raw, environment, receive_exactly
+
+APP = """\
+import os, time
+
+print("importing", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.01)
+
+async def echo(socket):
+    async for data in socket:
+        await socket.write(data)
+"""
+
+
+def starting(directory: Path) -> subprocess.Popen[bytes]:
+    (directory / "app.py").write_text(APP)
+    return subprocess.Popen(
+        command("serve", "app:echo", "--bind", f"unix:{directory}/socket", "--log-level", "info"),
+        cwd=directory,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def read_to(stream: object, text: bytes) -> None:
+    while text not in (line := stream.readline()):  # type: ignore[attr-defined]
+        assert line
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
+def test_it_does_not_end_the_start(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGUSR2 and SIGHUP restart the server once it serves."""
+    with starting(tmp_path) as process:
+        try:
+            read_to(process.stdout, b"importing")
+            process.send_signal(number)
+            (tmp_path / "go").touch()
+            read_to(process.stderr, b"listening on")
+            if number != signal.SIGUSR1:
+                read_to(process.stdout, b"importing")  # by the successor
+                read_to(process.stderr, b"drained")
+            with connect_raw(f"unix:{tmp_path}/socket") as sock:
+                sock.sendall(b"a")
+                assert receive_exactly(sock, 1) == b"a"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # the successor, too
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_it_ends_the_start(tmp_path: Path, number: signal.Signals) -> None:
+    with starting(tmp_path) as process:
+        try:
+            read_to(process.stdout, b"importing")
+            process.send_signal(number)
+            assert process.wait(PATIENCE) == -signal.SIGTERM
+        finally:
+            process.kill()
