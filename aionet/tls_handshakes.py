@@ -23,6 +23,7 @@ from typing import Any
 
 from .announcing import Log
 from .cleaning_up import see_through
+from .errors import TlsError
 from .stream_socket import AsyncStreamSocket
 from .tls.laying import make_tls
 from .tls.server import TlsForServer
@@ -166,7 +167,8 @@ class TlsAcceptor:
                 await shake_hands(socket, self._tls)
         except OSError as error:  # among them TimeoutError
             what = str(error) or f"it took more than {_SECONDS:g} s"  # not `error`, which holds this frame
-            _log.info("handshake with %s failed: %s", socket.peer_address, what)
+            kind = error.failure if isinstance(error, TlsError) else type(error)
+            _log.info("handshake with %s failed: %s", socket.peer_address, what, kind=kind)
             await socket.aclose()
         else:
             self._ready.append(socket)

@@ -127,7 +127,8 @@ def _peer_left(error: BaseException, socket: AsyncStreamSocket[Any], kinds: _Kin
 
 def _handshake_failed(connection: Connection[Any], error: Exception, on_crash: OnCrash | None) -> CloseCause:
     if isinstance(error, AionetError | OSError):
-        _log.info("handshake with %s failed: %s", connection.socket.peer_address, error)
+        kind = error.failure if isinstance(error, TlsError) else type(error)
+        _log.info("handshake with %s failed: %s", connection.socket.peer_address, error, kind=kind)
     else:
         _report_crash(connection.socket, error, on_crash)
     return connection._cause or CloseCause.HANDSHAKE_FAILED

@@ -140,7 +140,7 @@ class _Relaying:
         except (ConnectError, ConnectionLostError, ResolveError, TlsError) as error:
             passage.lost, passage.problem = "target", explain(error)
             client.abort()
-            _log.warning("%s: %s", passage.client, passage.problem)
+            _log.warning("%s: %s", passage.client, passage.problem, kind=type(error))
             return
         passage.sent_before = server.bytes_written
         try:
@@ -153,7 +153,7 @@ class _Relaying:
                 raise
             passage.lost = "target"
             passage.problem = f"{self._target} took nothing for {self._write_stall_timeout:g} s"
-            _log.warning("%s: %s", passage.client, passage.problem)
+            _log.warning("%s: %s", passage.client, passage.problem, kind="stalled")
             return
         passage.lost = _SIDES[report.lost]
         passage.problem = explain(report.error) if report.error else None

@@ -106,7 +106,7 @@ class LimitEnforcer:
             {"connection_id": connection.id},
         )  # no task of its own runs
         level = logging.DEBUG if cause is CloseCause.EVICTED else logging.INFO  # a flood evicts all day long
-        _log.log(level, "connection from %s cut: %s", peer, cause, extra=named)
+        _log.log(level, "connection from %s cut: %s", peer, cause, kind=cause, extra=named)
         if cause is CloseCause.HANDLER_TIMEOUT:
             connection.socket._wire.note_interruption()
         if cause not in _CANCEL:

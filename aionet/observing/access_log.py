@@ -64,7 +64,7 @@ class AccessLog:
         if format not in get_args(AccessLogFormat):
             raise ValueError(f"format must be 'text' or 'json', not {format!r}")
         self._as_line = _as_text if format == "text" else _as_json
-        self._log = Log(logger)
+        self._log = Log(logger, complete=True)
 
     def __call__(self, connection: Connection[Any], reason: CloseReason) -> None:
         """Log that `connection` has ended for `reason`."""

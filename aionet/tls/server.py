@@ -46,7 +46,7 @@ from .contexts import default_context
 
 __all__ = ["Choose", "ServerTls", "TlsForServer", "checked_server_tls", "optional_server_tls"]
 
-_log = Log("aionet.tls")
+_log = Log("aionet.tls", complete=True)  # of files
 
 _LONGEST_PROTOCOL = 255  # bytes of a name in ALPN (RFC 7301, 3.1)
 

@@ -25,7 +25,7 @@ from .process import WorkerProcess
 
 __all__ = ["beat_for", "end_those_that_hang"]
 
-_log = Log("aionet.workers")
+_log = Log("aionet.workers", complete=True)
 
 _LOOKS = 4  # within the timeout
 _LONGEST_BEAT = 1.0  # seconds

@@ -47,7 +47,7 @@ from .settings import WorkerSettings, packed
 
 __all__ = ["Supervisor"]
 
-_log = Log("aionet.workers")
+_log = Log("aionet.workers", complete=True)
 
 _FIRST_PAUSE = 0.1  # seconds before the first replacement
 _LONGEST_PAUSE = 10.0

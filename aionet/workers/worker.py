@@ -46,7 +46,7 @@ from .settings import WorkerSettings, load_handler, unpacked
 
 __all__ = ["main"]
 
-_log = Log("aionet.workers")
+_log = Log("aionet.workers", complete=True)
 
 _REPORT_EVERY = 1.0  # seconds
 _URGENT = 0.5  # seconds for handlers to end after a second order

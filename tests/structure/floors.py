@@ -14,6 +14,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "version",
         "accept_errors",
         "announcing",
+        "line_limit",
         "cleaning_up",
         "signals",
         "close_reason",

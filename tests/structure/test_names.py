@@ -141,3 +141,24 @@ def test_what_is_said_cannot_fail(module):
             pytest.fail(f"line {node.lineno}: print() raises where nothing can be written")
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_log":
             assert ast.unparse(node.value).startswith("Log("), f"line {node.lineno}: this logger raises"
+
+
+COMPLETE_LOGS = {
+    "aionet.observing.access_log",  # a line for each connection is its contract
+    "aionet.tls.server",  # of certificates
+    "aionet.workers.hanging",
+    "aionet.workers.supervisor",
+    "aionet.workers.worker",
+}
+
+
+def test_lines_that_peers_cause_are_limited():
+    found = {
+        module
+        for module in MODULES
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "Log"
+        and any(keyword.arg == "complete" for keyword in node.keywords)
+    }
+    assert found == COMPLETE_LOGS
