@@ -35,6 +35,8 @@ class CloseCause(enum.Enum):
     HANDSHAKE_FAILED = "handshake failed", "peer", "cut"
     """What comes before the handler went wrong: a PROXY header, a TLS handshake."""
     HANDSHAKE_TIMEOUT = "handshake took too long", "server", "cut"
+    HANDSHAKE_EVICTED = "handshake evicted", "server", "cut"
+    """It was the oldest handshake of the peer with the most, and there was no place for another one's."""
     IDLE = "idle", "server", "cut"
     READ_STALLED = "read stalled", "server", "cut"
     WRITE_STALLED = "write stalled", "server", "cut"
@@ -47,6 +49,10 @@ class CloseCause(enum.Enum):
     """The process or the system had no descriptors, memory or epoll watches left for it."""
     FULL = "no room", "server", "rejected"
     TOO_MANY_OF_PEER = "too many of this peer", "server", "rejected"
+    TOO_FAST_OF_PEER = "too many a second of this peer", "server", "rejected"
+    TOO_MANY_HANDSHAKES = "too many handshakes of this peer", "server", "rejected"
+    RESET_EARLY = "reset before it was accepted", "peer", "rejected"
+    """The peer had reset it before the server could take it, under a limit on the rate of connections."""
 
     def __init__(self, label: str, by: str, outcome: Outcome) -> None:
         self.label = label

@@ -58,6 +58,7 @@ from .limiting.enforcing import LimitEnforcer
 from .limiting.intake import Intake
 from .limiting.limits import ConnectionLimits
 from .no_copies import refuse_to_be_copied
+from .peers import peer_of
 from .signals import Draining
 from .spawner_stats import SpawnerStats, TlsCounts, stats_of
 from .stream_server import AsyncStreamConnectionServer
@@ -329,12 +330,14 @@ class ConnectionSpawner(Generic[SocketT]):
         intake = self._intake
         sockets: list[SocketT] = []
         tls = server._tls
+        named, shakes = self._preface is None, self._preface is not None or tls is not None
         try:
             while True:
                 sockets = await server._take(intake.room)
                 now = loop.time()
                 make_task = self._maker_of_direct_tasks(loop) if tls is None else None
-                intake.took(len(sockets))
+                for socket in intake.took(sockets):
+                    self._reject(Connection(socket, now), CloseCause.RESET_EARLY)
                 if make_task is not None and self._roster is not None and self._drain is None:
                     self._roster.begin(sockets, now, make_task)
                     self._fill_if_full()
@@ -342,6 +345,10 @@ class ConnectionSpawner(Generic[SocketT]):
                 while sockets:
                     if self._drain is not None:  # begun meanwhile, or by an eager handler of this batch
                         sockets.pop().abort()
+                    elif self._enforcer is not None and (
+                        refusal := intake.refusal_of(sockets[-1], shakes=shakes, named=named)
+                    ):
+                        self._turn_away(sockets.pop(), refusal)
                     elif intake.full and not intake.pauses:
                         await intake.find_room(sockets)
                     else:
@@ -354,11 +361,14 @@ class ConnectionSpawner(Generic[SocketT]):
                 socket.abort()
 
     def _turn_away(self, socket: SocketT, cause: CloseCause) -> None:
-        """Reset a connection that no handler has seen, for `cause`, and count it."""
-        connection = Connection(socket, asyncio.get_running_loop().time())
+        """Reset a connection that was taken, and that no handler has seen, for `cause`, and count it."""
+        self._intake.turned_away()
+        self._reject(Connection(socket, asyncio.get_running_loop().time()), cause)
+
+    def _reject(self, connection: Connection[SocketT], cause: CloseCause) -> None:
         connection._cause = cause
         self._note_reason(connection, cause)
-        socket.abort()
+        connection.socket.abort()
         self._counts[cause.number] += 1
         self._tell_of_end(connection)
 
@@ -383,7 +393,8 @@ class ConnectionSpawner(Generic[SocketT]):
     ) -> None:
         connection = Connection(socket, now)
         socket._draining = self._draining_signal
-        if self._enforcer is not None and not self._take_care(self._enforcer, connection, tls):
+        shakes = tls is not None or self._preface is not None
+        if self._enforcer is not None and not self._take_care(self._enforcer, connection, shakes=shakes):
             return
         try:
             self._connections.add(connection)
@@ -409,8 +420,6 @@ class ConnectionSpawner(Generic[SocketT]):
     def _make_task(
         self, connection: Connection[SocketT], loop: asyncio.AbstractEventLoop, tls: TlsForServer | None
     ) -> None:
-        if self._intake.handshakes is not None and (tls is not None or self._preface is not None):
-            self._intake.handshakes.begin(connection)
         create_task: Callable[..., Any] = partial(loop.create_task, name=self._task_name)
         if self._context is not None:  # a task copies the context that it is made in, whatever its factory
             create_task = partial(self._context_of(connection, self._context).run, create_task)
@@ -426,23 +435,23 @@ class ConnectionSpawner(Generic[SocketT]):
             _log.exception("context for %s failed", connection.socket.peer_address)
             return contextvars.copy_context()
 
-    def _take_care(
-        self, enforcer: LimitEnforcer, connection: Connection[SocketT], tls: TlsForServer | None
-    ) -> bool:
-        """Begin to enforce the limits; whether `connection` may be served."""
-        if self._preface is not None:
-            connection._phase = "handshake"
-        elif not enforcer.admit(connection):
-            self._turn_away(connection.socket, CloseCause.TOO_MANY_OF_PEER)
-            return False
-        elif tls is not None:
-            connection._phase = "handshake"
+    def _take_care(self, enforcer: LimitEnforcer, connection: Connection[SocketT], *, shakes: bool) -> bool:
+        """Begin to enforce the limits on `connection`, which they admit; false if that fails."""
+        peer = None
+        if self._preface is None:
+            enforcer.admit(connection)
+            peer = peer_of(connection.socket.peer_address)
         try:
             enforcer.begin(connection)
         except ResourceExhaustedError as error:
-            self._turn_away(connection.socket, CloseCause.EXHAUSTED)
+            self._intake.turned_away()
+            self._reject(connection, CloseCause.EXHAUSTED)
             self._intake.shortage.note(error)
             return False
+        if shakes:
+            connection._phase = "handshake"
+            if self._intake.handshakes is not None:
+                self._intake.handshakes.begin(connection, peer)
         return True
 
     # Serving ------------------------------------------------------------------------------------------
@@ -464,9 +473,11 @@ class ConnectionSpawner(Generic[SocketT]):
         connection._phase = "handshake"
         if preface is not None:
             await preface(connection.socket)
-            if self._enforcer is not None and not self._enforcer.admit(connection):
-                connection._cause = CloseCause.TOO_MANY_OF_PEER
+            refusal = self._refusal_of_named(connection)
+            if refusal is not None:
+                connection._cause = refusal
                 connection.socket.abort()
+                self._intake.turned_away()
                 return
         if tls is not None:
             await self._shake_hands(connection, tls)
@@ -474,6 +485,13 @@ class ConnectionSpawner(Generic[SocketT]):
             self._intake.handshakes.end(connection)
         connection._phase = "serving"
         await self._handler(connection.socket)
+
+    def _refusal_of_named(self, connection: Connection[SocketT]) -> CloseCause | None:
+        """The preface has ended: return why `connection` does not get in, now that its peer is known."""
+        handshakes = self._intake.handshakes
+        if handshakes is not None and not handshakes.name(connection):
+            return CloseCause.TOO_MANY_HANDSHAKES
+        return None if self._enforcer is None else self._enforcer.admit(connection)
 
     async def _shake_hands(self, connection: Connection[SocketT], tls: TlsForServer) -> None:
         connection._tls_failure = TlsFailure.TIMEOUT  # which it is if a deadline ends it

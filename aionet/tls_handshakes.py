@@ -8,7 +8,8 @@ buffer already, behind a PROXY header, belong to the handshake.
 *`TlsAcceptor`* gives sockets whose handshake is done to those who call `accept` themselves; a spawner's
 connections do it in their own tasks. A client that says nothing must not hold up the next one. So while
 anybody waits, connections are taken and each does its handshake in a task of its own; who is done first is
-given out first. Nothing is taken while nobody waits, as with other servers, and only so many at a time.
+given out first. Nothing is taken while nobody waits, as with other servers, and only so many at a time;
+beyond that the oldest handshake of the peer with the most gives way (`handshake_places.py`).
 
 A handshake that fails is a line in the log, at INFO: strangers cause it all day long. Its connection is
 closed in good order, because a reset would destroy the alert that tells the client why.
@@ -24,6 +25,8 @@ from typing import Any
 from .announcing import Log
 from .cleaning_up import see_through
 from .errors import TlsError
+from .handshake_places import MIN_AGE, HandshakePlaces
+from .peers import peer_of
 from .stream_socket import AsyncStreamSocket
 from .tls.laying import make_tls
 from .tls.server import TlsForServer
@@ -65,7 +68,9 @@ class TlsAcceptor:
         self._ready: deque[AsyncStreamSocket[Any]] = deque()
         self._waiters: OrderedDict[asyncio.Future[Any], None] = OrderedDict()
         self._handshakes: dict[asyncio.Task[None], AsyncStreamSocket[Any]] = {}
+        self._places: HandshakePlaces[asyncio.Task[None]] = HandshakePlaces(_MOST, _MOST, MIN_AGE)
         self._taking: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None  # while a place will be free by the passing of time
 
     async def accept(self) -> Any:
         """Return the next socket. Raises what `accept_next` raises. Cancel safety: none is lost."""
@@ -95,6 +100,9 @@ class TlsAcceptor:
         `accept` is not called any more.
         """
         self._accept_next = None  # which may hold what holds this
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for waiter in self._waiters:
             if not waiter.done():
                 try:
@@ -129,13 +137,25 @@ class TlsAcceptor:
         accept_next = self._accept_next
         if accept_next is None or self._taking is not None:
             return
-        if self._waiters and len(self._handshakes) < _MOST:
+        if self._waiters and self._has_place():
             self._taking = asyncio.get_running_loop().create_task(self._take(accept_next))
             self._taking.add_done_callback(self._taken)
 
     async def _take(self, accept_next: Callable[[], Awaitable[Any]]) -> None:
-        while len(self._handshakes) < _MOST:
+        while self._has_place():
             self._begin(await accept_next())
+
+    def _has_place(self) -> bool:
+        """Whether one more may begin; if only the passing of time makes a place, look again then."""
+        loop = asyncio.get_running_loop()
+        seconds = self._places.seconds_to_next(loop.time())
+        if seconds and self._timer is None:
+            self._timer = loop.call_later(seconds, self._on_time)
+        return not seconds
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self._take_on()
 
     def _taken(self, task: asyncio.Task[None]) -> None:
         self._taking = None
@@ -148,12 +168,21 @@ class TlsAcceptor:
                 waiter.set_exception(error)
 
     def _begin(self, socket: AsyncStreamSocket[Any]) -> None:
-        task = asyncio.get_running_loop().create_task(self._shake(socket))
+        loop = asyncio.get_running_loop()
+        loser = self._places.gives_way()
+        if loser is not None:
+            self._places.end(loser)
+            _log.info("handshake with %s cut: evicted", self._handshakes[loser].peer_address)
+            loser.cancel()
+        task = loop.create_task(self._shake(socket))
         self._handshakes[task] = socket
+        peer = peer_of(socket.peer_address)
+        self._places.begin(task, task if peer is None else peer, loop.time())
         task.add_done_callback(self._shaken)
 
     def _shaken(self, task: asyncio.Task[None]) -> None:
         socket = self._handshakes.pop(task)
+        self._places.end(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             _log.error("handshake with %s crashed", socket.peer_address, exc_info=error)

@@ -310,12 +310,23 @@ _LIMITS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "connections accepted per second; others wait in the kernel's queue",
     },
+    "accept_rate_per_peer": {
+        "type": per_second,
+        "metavar": "N",
+        "help": "connections accepted per second from one address; further ones are reset",
+    },
     "handshake_timeout": {**_SECONDS, "help": "how long what comes before the handler may take"},
     "max_handshakes": {
         "type": connections,
         "metavar": "N",
         "help": "connections that are in their handshake at a time, TLS or PROXY; others wait in the kernel's"
-        " queue",
+        " queue, for a second at most where older handshakes can give way",
+    },
+    "max_handshakes_per_peer": {
+        "type": connections,
+        "metavar": "N",
+        "help": "connections from one address that are in their handshake at a time; further ones are reset",
+        "unset": "8, or half of the free places of --max-handshakes",
     },
     "idle_timeout": {**_SECONDS, "help": "how long a connection may be without a byte in either direction"},
     "read_stall_timeout": {**_SECONDS, "help": "how long a handler's read may wait for the peer"},

@@ -2,11 +2,14 @@
 
 Theory of operation
 -------------------
-A peer is an IPv4 address, or the /64 network of an IPv6 address, because whoever has one address of that has
-all of them. Peers without an address, on Unix sockets, are not counted.
+What a peer is stands in `peers.py`. Peers without an IP address, on Unix sockets, are not counted.
 
 The rate is a token bucket: it fills with `rate` tokens a second up to `rate` (at least one), and a connection
 takes one. What is not accepted waits in the kernel's queue.
+
+*Only what is served takes a token.* A connection that is turned away gives its token back, and one that its
+peer has reset before it was accepted takes none. Otherwise a stranger that does nothing but connect, beyond
+its own limits or only to leave again, would use up the rate of all others.
 """
 
 from __future__ import annotations
@@ -14,12 +17,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from ..accepting import Acceptor
-from ..addresses import SocketAddress
 from ..connection import Connection
+from ..peers import peer_of
 
 __all__ = ["AcceptRate", "PeerCounts", "TokenBucket"]
 
@@ -32,12 +34,16 @@ class PeerCounts:
         self._counts: Counter[Any] = Counter()
         self._peer_of: dict[Connection[Any], Any] = {}
 
+    def allows(self, peer: Any) -> bool:
+        """Whether `peer`, as `peer_of` has it, may have one more."""
+        return peer is None or self._counts.get(peer, 0) < self._most
+
     def admit(self, connection: Connection[Any]) -> bool:
         """Count `connection`, unless its peer has as many as it may; whether it was."""
-        peer = _peer_of(connection.socket.peer_address)
+        peer = peer_of(connection.socket.peer_address)
         if peer is None:
             return True
-        if self._counts[peer] >= self._most:
+        if not self.allows(peer):
             return False
         self._counts[peer] += 1
         self._peer_of[connection] = peer
@@ -50,15 +56,6 @@ class PeerCounts:
             self._counts[peer] -= 1
             if not self._counts[peer]:
                 del self._counts[peer]  # peers come and go: only those that are here take memory
-
-
-def _peer_of(address: object) -> object:
-    if not isinstance(address, SocketAddress) or address.host is None:
-        return None
-    ip = ip_address(str(address.host).partition("%")[0])
-    if isinstance(ip, IPv6Address):
-        return ip.ipv4_mapped or int(ip) >> 64
-    return ip
 
 
 class TokenBucket:
@@ -108,6 +105,13 @@ class AcceptRate:
             for acceptor in self._acceptors:
                 acceptor.hold(self)
             self._timer = self._loop.call_later(self._bucket.seconds_to_next, self._release)
+
+    def give_back(self) -> None:
+        """One of those that were accepted was turned away."""
+        self._bucket.take(-1)
+        if self._timer is not None and self._bucket.fill(self._loop.time()) >= 1:
+            self._timer.cancel()
+            self._release()
 
     def close(self) -> None:
         """There will be no more."""

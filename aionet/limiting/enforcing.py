@@ -19,10 +19,13 @@ from typing import Any
 from ..announcing import Log
 from ..close_reason import CloseCause
 from ..connection import Connection
+from ..peers import peer_of
 from ..signals import Signal
 from .admission import PeerCounts
 from .deadlines import Deadlines
+from .handshakes import Handshakes
 from .limits import ConnectionLimits
+from .peer_rate import PeerRate
 from .pending_bytes import PendingBytes
 
 __all__ = ["LimitEnforcer"]
@@ -50,6 +53,9 @@ class LimitEnforcer:
         self._note = note
         self._on_peer_gone = limits.on_peer_gone
         self._peers = None if limits.max_per_peer is None else PeerCounts(limits.max_per_peer)
+        self._rate = None
+        if limits.accept_rate_per_peer is not None:
+            self._rate = PeerRate(limits.accept_rate_per_peer, asyncio.get_running_loop())
         self._pending = None
         if limits.max_pending_bytes is not None:
             self._pending = PendingBytes(limits.max_pending_bytes, self._free)
@@ -63,14 +69,31 @@ class LimitEnforcer:
         """Whether `limits` has anything to enforce for each connection."""
         return (
             limits.max_per_peer is not None
+            or limits.accept_rate_per_peer is not None
+            or (handshakes and Handshakes.needed(limits))
             or limits.max_pending_bytes is not None
             or limits.on_peer_gone != "ignore"
             or Deadlines.needed(limits, handshakes=handshakes)
         )
 
-    def admit(self, connection: Connection[Any]) -> bool:
-        """Whether there may be one more of its peer; then it is counted."""
-        return self._peers is None or self._peers.admit(connection)
+    def refusal_of(self, peer: Any) -> CloseCause | None:
+        """Return why there may not be one more connection of `peer`, if that is so."""
+        if self._peers is not None and not self._peers.allows(peer):
+            return CloseCause.TOO_MANY_OF_PEER
+        if self._rate is not None and peer is not None and not self._rate.allows(peer):
+            return CloseCause.TOO_FAST_OF_PEER
+        return None
+
+    def admit(self, connection: Connection[Any]) -> CloseCause | None:
+        """Count `connection` as one of its peer, or return why there may not be one more."""
+        peer = peer_of(connection.socket.peer_address)
+        refusal = self.refusal_of(peer)
+        if refusal is None:
+            if self._peers is not None:
+                self._peers.admit(connection)
+            if self._rate is not None and peer is not None:
+                self._rate.take(peer)
+        return refusal
 
     def begin(self, connection: Connection[Any]) -> None:
         """Look after `connection` from now on."""
@@ -129,6 +152,8 @@ class LimitEnforcer:
         """All have ended."""
         if self._deadlines is not None:
             self._deadlines.close()
+        if self._rate is not None:
+            self._rate.close()
 
     def on_peer_gone(self, connection: Connection[Any]) -> None:
         """Do what is to be done when a peer leaves; it may be told several times."""

@@ -1,47 +1,106 @@
-"""A limit on the handshakes that are in progress.
+"""Limits on the handshakes that are in progress.
 
 Theory of operation
 -------------------
 A handshake costs more than anything that a client can ask for by a few bytes, and one that is not finished
-holds its memory until its deadline. When as many are in progress as may be, the servers whose connections
-begin with one are held, in the very step that took the last of them: others wait in the kernel's queue, and
-the cap is exact. Each that ends, however it ends, lets one more in.
+holds its memory until its deadline. Whose may begin, and whose gives way, is `HandshakePlaces`' affair. While
+all places are taken by handshakes that do not give way yet, the servers whose connections begin with one are
+held, in the very step that took the last of them: others wait in the kernel's queue, and the cap is exact.
+Each that ends, however it ends, lets one more in, and so does the time at which one gives way. Then a
+connection is accepted, and only if that may have a place, another one is cut for it.
+
+*The peer* of a connection with a preface is known when that has ended, and until then a peer of its own: the
+address is a proxy's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..accepting import Acceptor
 from ..connection import Connection
+from ..handshake_places import MIN_AGE, HandshakePlaces
+from ..peers import peer_of
+from .limits import ConnectionLimits
 
 __all__ = ["Handshakes"]
 
 
 class Handshakes:
-    """The handshakes in progress; holds `acceptors` while there are `most` of them."""
+    """The handshakes in progress; holds `acceptors` while there is no place for another one."""
 
-    def __init__(self, most: int, acceptors: Sequence[Acceptor]) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        acceptors: Sequence[Acceptor],
+        cut: Callable[[Connection[Any]], object],
+    ) -> None:
+        """`cut(connection)` ends one that gives way."""
+        min_age = min(MIN_AGE, (limits.handshake_timeout or MIN_AGE * 2) / 2)
+        most, most_of_peer = limits.max_handshakes, limits.max_handshakes_per_peer
+        self._places: HandshakePlaces[Connection[Any]] = HandshakePlaces(most, most_of_peer, min_age)
         self._most = most
         self._acceptors = acceptors
-        self._going_on: set[Connection[Any]] = set()
+        self._cut = cut
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def room(self) -> int:
-        """How many may begin now; at least 1, because a held acceptor accepts none anyway."""
-        return max(1, self._most - len(self._going_on))
+    @staticmethod
+    def needed(limits: ConnectionLimits) -> bool:
+        """Whether `limits` has anything to say about handshakes, but for how long they take."""
+        return limits.max_handshakes is not None or limits.max_handshakes_per_peer is not None
 
-    def begin(self, connection: Connection[Any]) -> None:
-        """That of `connection` begins."""
-        self._going_on.add(connection)
-        if len(self._going_on) == self._most:
-            for acceptor in self._acceptors:
-                acceptor.hold(self)
+    def room(self, most: int) -> int:
+        """How many may be accepted now, up to `most`; at least 1, because held acceptors accept none."""
+        return most if self._most is None else max(1, min(most, self._most - len(self._places)))
+
+    def allows(self, peer: Any) -> bool:
+        """Whether one of `peer`, as `peer_of` has it, may begin."""
+        if self._places.seconds_to_next(self._loop.time()) > 0:
+            return False  # another server's connection has taken the place since
+        return peer is None or self._places.allows(peer)
+
+    def begin(self, connection: Connection[Any], peer: Any) -> None:
+        """That of `connection` begins, which is allowed; `peer` is ``None`` if it is one of its own."""
+        loser = self._places.gives_way()
+        if loser is not None:
+            self._places.end(loser)
+            self._cut(loser)
+        now = self._loop.time()
+        self._places.begin(connection, connection if peer is None else peer, now)
+        self._hold_for(self._places.seconds_to_next(now))
+
+    def name(self, connection: Connection[Any]) -> bool:
+        """The peer of `connection` is known now; whether it may have this one, too."""
+        peer = peer_of(connection.socket.peer_address)
+        if peer is None:
+            return True
+        allowed = self._places.allows(peer)
+        self._places.rename(connection, peer, self._loop.time())
+        return allowed
 
     def end(self, connection: Connection[Any]) -> None:
         """That of `connection` has ended; it may have been told before."""
-        if connection in self._going_on:
-            self._going_on.remove(connection)
-            for acceptor in self._acceptors:
-                acceptor.release(self)
+        if self._places.end(connection):
+            self._release()
+
+    def close(self) -> None:
+        """No more will begin."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _hold_for(self, seconds: float) -> None:
+        if not seconds:
+            return
+        for acceptor in self._acceptors:
+            acceptor.hold(self)
+        self.close()
+        self._timer = self._loop.call_later(seconds, self._release)
+
+    def _release(self) -> None:
+        self.close()
+        for acceptor in self._acceptors:
+            acceptor.release(self)

@@ -9,6 +9,9 @@ accepting goes on, and the newcomer waits, or is turned away (`overload.py`).
 
 *Rates and handshakes* have an object each, if they are limited at all, that holds the servers in its turn.
 
+*Refusals* come before room is made: a newcomer that one of the limits for its peer turns away costs no other
+connection its place.
+
 *Descriptors* may run out whatever the limits say. A server asks what to do then: one of those who wait is
 reset, or the connection that was idle for the longest has to go. Connections that were taken already may lack
 resources as well (`shortage.py`).
@@ -18,10 +21,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ..accepting import Acceptor
+from ..close_reason import CloseCause
+from ..peers import peer_of
 from .admission import AcceptRate
 from .enforcing import LimitEnforcer
 from .handshakes import Handshakes
@@ -69,8 +75,10 @@ class Intake:
         """Take from `acceptors`, of which those of `shaking` begin with a handshake."""
         self._acceptors = acceptors
         self._enforcer = enforcer
-        if self._limits.max_handshakes is not None and shaking:
-            self.handshakes = Handshakes(self._limits.max_handshakes, shaking)
+        if enforcer is not None and shaking and Handshakes.needed(self._limits):
+            self.handshakes = Handshakes(
+                self._limits, shaking, lambda loser: enforcer.cut(loser, CloseCause.HANDSHAKE_EVICTED)
+            )
         if self._limits.accept_rate is not None:
             self._rate = AcceptRate(self._limits.accept_rate, acceptors)
         self._overload.begin()
@@ -87,6 +95,8 @@ class Intake:
         self._room_made.set()
         if self._rate is not None:
             self._rate.close()
+        if self.handshakes is not None:
+            self.handshakes.close()
         self.shortage.close()
 
     async def stop(self) -> None:
@@ -102,13 +112,35 @@ class Intake:
         most = self._limits.max_connections
         room = _BATCH if most is None or not self.pauses else max(most - len(self._connections), 1)
         if self.handshakes is not None:
-            room = min(room, self.handshakes.room)
+            room = self.handshakes.room(room)
         return room if self._rate is None else min(room, self._rate.room)
 
-    def took(self, count: int) -> None:
-        """So many connections were taken."""
+    def took(self, sockets: list[Any]) -> list[Any]:
+        """These were taken; remove those that their peers have reset, and return them."""
+        if self._rate is None:
+            return []
+        gone = _reset_by_peers(sockets)
+        for socket in gone:
+            sockets.remove(socket)
+        if sockets:
+            self._rate.take(len(sockets))
+        return gone
+
+    def turned_away(self) -> None:
+        """One of those that were taken does not get in."""
         if self._rate is not None:
-            self._rate.take(count)
+            self._rate.give_back()
+
+    def refusal_of(self, socket: Any, *, shakes: bool, named: bool) -> CloseCause | None:
+        """Return why a newcomer does not get in whether there is room or not, if that is so.
+
+        `shakes`: it begins with a handshake; `named`: its address is that of its peer already.
+        """
+        assert self._enforcer is not None
+        peer = peer_of(socket.peer_address) if named else None
+        if shakes and self.handshakes is not None and not self.handshakes.allows(peer):
+            return CloseCause.TOO_MANY_HANDSHAKES
+        return self._enforcer.refusal_of(peer)
 
     async def find_room(self, sockets: list[Any]) -> None:
         """There is no room for the last of `sockets`: turn it away, or make room at another's cost.
@@ -152,3 +184,12 @@ class Intake:
         assert self._enforcer is not None
         # Whether the system's shortage ends by that is another matter; who waits for it lets the others live.
         return self._enforcer.cut_most_idle() and error.errno == errno.EMFILE
+
+
+def _reset_by_peers(sockets: list[Any]) -> list[Any]:
+    """Return those with an error, which is a reset where nothing was sent yet; it stays to be read."""
+    poll = select.poll()
+    for socket in sockets:
+        poll.register(socket.fileno(), 0)
+    reset = {number for number, events in poll.poll(0) if events & select.POLLERR}
+    return [socket for socket in sockets if socket.fileno() in reset]

@@ -40,14 +40,27 @@ class ConnectionLimits:
     the least that one site has. Unix sockets are not counted."""
 
     accept_rate: float | None = None
-    """Connections accepted per second, with bursts of as many; others wait in the kernel's queue."""
+    """Connections accepted per second, with bursts of as many; others wait in the kernel's queue. Those that
+    are turned away do not count, nor do TCP connections that their peers have reset before (they are closed,
+    and no handler sees them)."""
+
+    accept_rate_per_peer: float | None = None
+    """Connections accepted per second from one address, with bursts of as many, at least one; further ones
+    are reset. Peers are counted as for `max_per_peer`."""
 
     handshake_timeout: float | None = 10.0
     """Seconds for what comes before the handler: a PROXY header, a TLS handshake."""
 
     max_handshakes: int | None = None
     """What comes before the handler may be in progress for so many connections at a time; others wait in the
-    kernel's queue. Servers whose connections begin with the handler are not held."""
+    kernel's queue. When the oldest of the peer with the most is a second old, or half of
+    `handshake_timeout`, it is reset in favour of a newcomer. Servers whose connections begin with the handler
+    are not held."""
+
+    max_handshakes_per_peer: int | None = None
+    """So many of them from one address; further ones are reset. ``None``: no limit without `max_handshakes`,
+    and else eight, and more up to half of the places that it leaves free. Peers are counted as for
+    `max_per_peer`, and behind a `preface` when that has ended."""
 
     idle_timeout: float | None = None
     """Seconds without a byte in either direction. The handler is cancelled, and the connection closed, or
@@ -84,10 +97,10 @@ class ConnectionLimits:
     all come back at once. ``None``: all are cancelled when the grace ends."""
 
     def __post_init__(self) -> None:
-        for name in ("max_connections", "max_per_peer", "max_handshakes", "max_pending_bytes"):
-            _check_count(name, getattr(self, name))
         for field in dataclasses.fields(self):
-            if field.name.endswith("_timeout") or field.name in ("accept_rate", "drain_spread"):
+            if field.name.startswith("max_"):
+                _check_count(field.name, getattr(self, field.name))
+            if field.name.endswith("_timeout") or field.name in _NUMBERS:
                 _check_number(field.name, getattr(self, field.name))
         if self.on_full not in ("pause", "reset", "evict_idle") and not callable(self.on_full):
             expected = "'pause', 'reset', 'evict_idle' or a coroutine function"
@@ -98,11 +111,14 @@ class ConnectionLimits:
             raise ValueError(f"on_unfinished must be 'reset' or 'close', not {self.on_unfinished!r}")
 
 
+_NUMBERS = ("accept_rate", "accept_rate_per_peer", "drain_spread")
+
+
 def _check_count(name: str, value: object) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        unit = name.rpartition("_")[2] if name.endswith(("bytes", "handshakes")) else "connections"
+        unit = next((unit for unit in ("bytes", "handshakes") if unit in name), "connections")
         raise TypeError(f"{name} must be a number of {unit} or None, not {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")

@@ -280,3 +280,100 @@ async def test_a_drain_evicts_nobody(stage: Stage) -> None:
     await until(lambda: not spawner.connections)
     assert begun == 2
     assert spawner.stats.causes == {CloseCause.EVICTED: 1, CloseCause.ABORTED: 1}
+
+
+# What strangers can hold ------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_was_reset_before_takes_no_token(stage: Stage) -> None:
+    """Connecting and resetting costs a stranger nothing, and must not cost others their turn."""
+    handler, ends = Counting(), Ends()
+    limits = aionet.ConnectionLimits(accept_rate=0.001)  # one, and the next in a quarter of an hour
+    spawner = aionet.ConnectionSpawner(handler, limits=limits, on_close=ends)
+    server = stage.tcp_server()
+    for _ in range(20):
+        stage.client(server).reset()
+    honest = stage.client(server)
+    await stage.serve(spawner, server)
+    assert await answers(honest)
+    assert ends.causes == [CloseCause.RESET_EARLY] * 20
+    assert spawner.stats.rejected == 20
+    assert handler.most == 1
+
+
+async def test_what_a_unix_client_said_before_it_left_is_served(stage: Stage) -> None:
+    """It has no reset: what it wrote is there to be read."""
+    said: list[bytes] = []
+
+    async def handler(sock: Any) -> None:
+        said.append(await sock.read())
+
+    limits = aionet.ConnectionLimits(accept_rate=1000)
+    spawner = aionet.ConnectionSpawner(handler, limits=limits)
+    server = stage.unix_server()
+    client = stage.client(server)
+    client.send_now(b"and away")
+    client.close()
+    await stage.serve(spawner, server)
+    await until(lambda: said == [b"and away"])
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], CloseCause]] = {
+    "number": ({"max_per_peer": 1}, CloseCause.TOO_MANY_OF_PEER),
+    "rate": ({"accept_rate_per_peer": 0.001}, CloseCause.TOO_FAST_OF_PEER),
+}
+
+
+@pytest.mark.parametrize("limit", REFUSALS)
+async def test_a_connection_that_is_turned_away_takes_no_token(stage: Stage, limit: str) -> None:
+    limits, cause = REFUSALS[limit]
+    _, spawner, server, ends = await serving(stage, accept_rate=0.001, **limits)
+    bucket = spawner._intake._rate._bucket
+    bucket._capacity = bucket._tokens = 2.0
+    assert await answers(stage.client(server))
+    assert [await answers(stage.client(server)) for _ in range(10)] == [False] * 10
+    assert await answers(stage.client_from("127.0.0.2", server))
+    assert ends.causes == [cause] * 10
+    third = stage.client_from("127.0.0.3", server)
+    await give_turns(20)
+    assert spawner.stats.accepted == 12  # both tokens are used up
+    third.close()
+
+
+@pytest.mark.parametrize("limit", REFUSALS)
+async def test_a_connection_that_is_turned_away_evicts_nobody(stage: Stage, limit: str) -> None:
+    limits, cause = REFUSALS[limit]
+    _, _, server, ends = await serving(stage, max_connections=2, on_full="evict_idle", **limits)
+    inside = stage.client(server), stage.client_from("127.0.0.2", server)
+    assert [await answers(client) for client in inside] == [True, True]
+    assert [await answers(stage.client(server)) for _ in range(5)] == [False] * 5
+    assert [await answers(client) for client in inside] == [True, True]
+    assert ends.causes == [cause] * 5
+
+
+async def test_so_many_a_second_of_one_peer(stage: Stage) -> None:
+    _, spawner, server, ends = await serving(stage, accept_rate_per_peer=0.001)
+    for host in ("127.0.0.1", "127.0.0.2"):
+        first = stage.client_from(host, server)
+        assert await answers(first)
+        first.close()  # it is the rate that counts, not how many there are
+        assert not await answers(stage.client_from(host, server))
+    await until(lambda: len(ends.causes) == 4)
+    assert spawner.stats.causes[CloseCause.TOO_FAST_OF_PEER] == 2
+    await spawner.drain(0.0)
+
+
+async def test_a_lack_of_resources_does_not_count_for_the_peer(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, spawner, server, ends = await serving(stage, max_per_peer=1)
+    begin = spawner._enforcer.begin
+
+    def fail(connection: Any) -> None:
+        monkeypatch.setattr(spawner._enforcer, "begin", begin)
+        raise aionet.ResourceExhaustedError(24, "no descriptors", operation="watch_peer")
+
+    monkeypatch.setattr(spawner._enforcer, "begin", fail)
+    assert not await answers(stage.client(server))
+    assert await answers(stage.client(server))
+    assert ends.causes == [CloseCause.EXHAUSTED]

@@ -15,6 +15,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "accept_errors",
         "announcing",
         "line_limit",
+        "peers",
+        "handshake_places",
         "cleaning_up",
         "signals",
         "close_reason",

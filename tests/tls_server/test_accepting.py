@@ -14,7 +14,14 @@ from helpers import begin, give_turns, until
 from peers import RawPeer
 
 import aionet
-from aionet import AsyncTcpConnectionServer, AsyncTcpSocket, ServerTls, SocketClosedError, TcpOptions
+from aionet import (
+    AsyncTcpConnectionServer,
+    AsyncTcpSocket,
+    ServerTls,
+    SocketClosedError,
+    TcpOptions,
+    tls_handshakes,
+)
 
 from .authority import Authority
 
@@ -74,6 +81,25 @@ async def test_who_says_nothing_or_nonsense_is_passed_over(
     assert (record.levelname, record.exc_info) == ("INFO", None)
     assert "failed: handshake" in record.getMessage()
     assert "does not speak TLS" in record.getMessage()
+
+
+async def test_the_oldest_handshake_gives_way(
+    authority: Authority, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_handshakes, "_MOST", 2)
+    monkeypatch.setattr(tls_handshakes, "MIN_AGE", 0.05)
+    monkeypatch.setattr(tls_handshakes, "_SECONDS", 60.0)
+    caplog.set_level(logging.INFO, "aionet")
+    async with listening(authority) as server:
+        accepting = await begin(server.accept())
+        with await raw(server) as first, await raw(server):
+            await until(lambda: len(server._tls_acceptor._handshakes) == 2)
+            with await raw(server) as peer, await shaken(authority, peer):
+                await (await accepting).aclose()
+            with pytest.raises(ConnectionResetError):
+                await first.receive()
+    (record,) = caplog.records
+    assert record.getMessage().endswith("cut: evicted")
 
 
 async def test_what_was_given_out_to_a_cancelled_accept_of_a_closed_server_is_reset(

@@ -29,6 +29,7 @@ from aionet import (
     ServerTls,
     TlsFailure,
 )
+from aionet.limiting import handshakes
 
 from .authority import Authority
 
@@ -86,21 +87,27 @@ class Service:
             await self.spawner.drain(0.0)
             await self._serving
 
-    def raw(self, server: Any = None) -> socket.socket:
-        """A client that has connected and said nothing."""
+    def raw(self, server: Any = None, host: str = "127.0.0.1") -> socket.socket:
+        """A client at `host` that has connected and said nothing."""
         address = (server or self.servers[0]).address
         unix = isinstance(address, aionet.UnixAddress)
         sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
         sock.settimeout(PATIENCE)
+        if not unix:
+            sock.bind((host, 0))
         sock.connect(address.path if unix else ("127.0.0.1", address.port))
         self._peers.append(sock)
         return sock
 
     async def shaken(
-        self, context: ssl.SSLContext | None = None, first: bytes = b"", server: Any = None
+        self,
+        context: ssl.SSLContext | None = None,
+        first: bytes = b"",
+        server: Any = None,
+        host: str = "127.0.0.1",
     ) -> ssl.SSLSocket:
         """A client whose handshake is done, after it has sent `first`."""
-        sock = self.raw(server)
+        sock = self.raw(server, host)
         sock.sendall(first)
         context = context or self.authority.client()
         wrapped = await asyncio.to_thread(context.wrap_socket, sock, server_hostname="localhost")
@@ -378,9 +385,10 @@ async def test_the_deadline_is_of_everything_before_the_handler(service: Service
     assert reason.age >= SHORT
 
 
-async def test_no_more_handshakes_than_may_be(service: Service) -> None:
+async def test_no_more_handshakes_than_may_be(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshakes, "MIN_AGE", 1000.0)
     plain = AsyncTcpConnectionServer("127.0.0.1:0")
-    await service.begin(limits=ConnectionLimits(max_handshakes=3), also=(plain,))
+    await service.begin(limits=ConnectionLimits(max_handshakes=3, handshake_timeout=60), also=(plain,))
     silent = [service.raw() for _ in range(3)]
     await until(lambda: service.servers[0].paused)
     assert len(service.spawner.connections) == 3
@@ -404,6 +412,66 @@ async def test_the_limit_holds_for_those_who_fail_at_once(service: Service) -> N
         await send(service, b"hello?")
     assert await service.spoken_to(await service.shaken())
     assert service.spawner.stats.tls_failures == {TlsFailure.PLAINTEXT: 3}
+
+
+async def test_a_few_addresses_do_not_hold_all_places(service: Service) -> None:
+    await service.begin(limits=ConnectionLimits(max_handshakes=40, handshake_timeout=60))
+    silent = [service.raw(host=f"127.0.0.{2 + number % 3}") for number in range(90)]
+    await until(lambda: service.spawner.stats.accepted == 90)
+    assert not service.servers[0].paused
+    assert await service.spoken_to(await service.shaken())
+    stats = service.spawner.stats
+    assert stats.causes == {CloseCause.TOO_MANY_HANDSHAKES: 90 - (stats.active - 1)}
+    assert stats.active < 40
+    for sock in silent:
+        sock.close()
+
+
+async def test_so_many_handshakes_of_one_peer(service: Service) -> None:
+    await service.begin(limits=ConnectionLimits(max_handshakes_per_peer=2))
+    silent = [service.raw() for _ in range(3)]
+    assert await service.spoken_to(await service.shaken(host="127.0.0.2"))
+    assert service.spawner.stats.causes == {CloseCause.TOO_MANY_HANDSHAKES: 1}
+    silent[0].close()
+    await until(lambda: service.spawner.stats.cut == 1)
+    assert await service.spoken_to(await service.shaken())
+    assert await service.spoken_to(await service.shaken())  # who is served is in no handshake
+
+
+@pytest.mark.parametrize("prefaced", [False, True])
+async def test_the_oldest_handshake_gives_way(
+    service: Service, prefaced: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aionet")
+    monkeypatch.setattr(handshakes, "MIN_AGE", 0.05)
+    preface = ProxyProtocol() if prefaced else None
+    header = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n" if prefaced else b""
+    await service.begin(limits=ConnectionLimits(max_handshakes=2, handshake_timeout=60), preface=preface)
+    silent = [service.raw() for _ in range(2)]
+    await until(lambda: service.servers[0].paused)
+    for _ in range(2):
+        assert await service.spoken_to(await service.shaken(first=header))
+    with pytest.raises(ConnectionResetError):
+        await asyncio.to_thread(silent[0].recv, 1)
+    assert service.spawner.stats.causes == {CloseCause.HANDSHAKE_EVICTED: 1}
+    assert (service.reasons[0].phase, service.reasons[0].by) == ("handshake", "server")
+    assert service.reasons[0].tls_failure is None
+    assert service.spawner.stats.tls_failures == {}
+    assert "cut: handshake evicted" in caplog.text
+
+
+async def test_clients_behind_a_proxy_are_peers_of_their_own(service: Service) -> None:
+    """Before its header a connection is of no peer; after it, it is the client's."""
+    limits = ConnectionLimits(max_handshakes_per_peer=1, handshake_timeout=60)
+    await service.begin(limits=limits, preface=ProxyProtocol())
+    silent = [service.raw() for _ in range(5)]
+    await until(lambda: service.spawner.stats.active == 5)
+    for sock in silent[:2]:
+        sock.sendall(b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n")
+    await until(lambda: service.spawner.stats.rejected == 1)
+    assert service.spawner.stats.causes == {CloseCause.TOO_MANY_HANDSHAKES: 1}
+    other = b"PROXY TCP4 192.0.2.8 198.51.100.1 56324 443\r\n"
+    assert await service.spoken_to(await service.shaken(first=other))
 
 
 async def test_too_many_of_a_peer_are_turned_away_before_the_handshake(service: Service) -> None:

@@ -34,22 +34,6 @@ def test_a_peer_has_so_many_and_others_theirs() -> None:
     assert not counts.admit(connection_from(SocketAddress("192.0.2.1", 4)))
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("2001:db8::1", "2001:db8::ffff:1", True),
-        ("2001:db8::1", "2001:db8:0:1::1", False),
-        ("::ffff:192.0.2.1", "192.0.2.1", True),
-        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
-        ("fe80::1%1", "fe80::2%1", True),
-    ],
-)
-def test_who_is_the_same_peer(one: str, other: str, same: bool) -> None:
-    counts = PeerCounts(1)
-    assert counts.admit(connection_from(SocketAddress(one, 1)))
-    assert counts.admit(connection_from(SocketAddress(other, 1))) is not same
-
-
 @pytest.mark.parametrize("peer", [None, UnixAddress("")])
 def test_peers_without_an_address_are_not_counted(peer: object) -> None:
     counts = PeerCounts(1)
