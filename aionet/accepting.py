@@ -18,9 +18,11 @@ that is cancelled passes the word on.
 *Failures* follow `accept_errors.py`. While resources are exhausted nothing is tried; a timer, or the next
 descriptor that this process closes, ends the pause. A spawner may know something better than waiting
 (`on_exhausted`). A listening socket that cannot be registered with the reactor is such a failure, too: it is
-looked at after each pause, and registered when that succeeds. A fatal failure names the operation and the
-address. On a Unix socket that was shut down accept(2) only says that no connection is there; so poll(2) is
-asked after an event that brought none.
+looked at after each pause, and registered when that succeeds. accept(2) looks for a descriptor before it
+looks for a connection, so a shortage with an empty queue is none. Connections of the operator may take a
+descriptor of the reserve (`open_files.py`). A fatal failure names the operation and the address. On a Unix
+socket that was shut down accept(2) only says that no connection is there; so poll(2) is asked after an event
+that brought none.
 
 *Further listening sockets* may be added and removed while tasks wait (`add`). One of them that fails is
 dropped, and costs neither the others nor the waiting tasks anything.
@@ -42,6 +44,7 @@ from .addresses import SocketAddress, UnixAddress
 from .announcing import Log
 from .engine import accept
 from .errors import SocketClosedError, SocketInheritedError
+from .open_files import reserved
 from .wires import descriptors
 from .wires.budget import BUDGET
 from .wires.event_loop import EventLoopState, running_state
@@ -57,6 +60,17 @@ _COST = 2  # each makes work for others, who should have their turn before there
 def room_for_one() -> int:
     """Who accepts takes a single connection."""
     return 1
+
+
+def _accept_in_any_case(*arguments: Any) -> tuple[list[Any], bool]:
+    """Accept as `accept` does, also where other connections have used up all descriptors but the reserve."""
+    try:
+        return accept(*arguments)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    with reserved():
+        return accept(*arguments)
 
 
 def _reset(sockets: list[Any]) -> None:
@@ -92,6 +106,13 @@ class Listener:
         if poll.poll(0):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no connection waits."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
+
     def on_events(self, events: int) -> None:
         """The reactor's word, whatever the event: accept(2) will tell."""
         self.ready = True
@@ -124,6 +145,7 @@ class Acceptor:
         self._state: EventLoopState | None = None
         self._forks = forks()
         self._waiters: OrderedDict[object, asyncio.Future[None]] = OrderedDict()
+        self._serves_operator = False
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
         self._watches = False  # whether every event is reported from now on
@@ -149,6 +171,10 @@ class Acceptor:
         if at_once and (accepted := self._accept_batch(state, room())):
             return accepted
         return await self._wait(state, room)
+
+    def use_reserve(self) -> None:
+        """Accept also where clients have used up all descriptors: these are connections of the operator."""
+        self._serves_operator = True
 
     def hold(self, holder: object) -> None:
         """Leave new connections in the kernel's queue until this and every other `holder` releases."""
@@ -235,6 +261,7 @@ class Acceptor:
             raise self.refusal("accept")
         if self._rests:
             return []  # what is ready stays so: `_look_again` comes
+        take = _accept_in_any_case if self._serves_operator else accept
         listeners = self._listeners
         for _ in range(len(listeners)):
             listener = listeners[0]
@@ -243,7 +270,7 @@ class Acceptor:
             failures = 0
             while listener.ready:
                 try:
-                    accepted, empty = accept(listener.sock, limit, state, self._local, *self._for_sockets)
+                    accepted, empty = take(listener.sock, limit, state, self._local, *self._for_sockets)
                     if listener.doubtful and empty and not accepted:
                         listener.refuse_if_shut_down()
                 except OSError as error:
@@ -265,6 +292,9 @@ class Acceptor:
         if failure is AcceptFailure.FATAL:
             self._fail(error, listener)
             return False
+        if listener.is_empty:
+            listener.ready = False
+            return True
         if self.on_exhausted is not None and self.on_exhausted(listener.sock, error):
             if self._backoff.may_log(state.loop.time()):
                 _log.warning("no room at %s: %s; connections are reset", self._address, error.strerror)

@@ -29,6 +29,7 @@ from collections.abc import MutableMapping
 from typing import Self
 
 from ..announcing import Log
+from ..open_files import reserved
 
 __all__ = ["Notifier", "inherited_listeners"]
 
@@ -115,7 +116,9 @@ class Notifier:
         if self._address is None:
             return False
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            with reserved():
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            with sock:
                 sock.settimeout(patience)
                 sock.sendto("\n".join(lines).encode(errors="backslashreplace"), self._address)
         except OSError as error:

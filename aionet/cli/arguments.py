@@ -18,6 +18,7 @@ from ..running import LOOPS
 from ..socket_file import FileAccess
 from .failing import CommandError
 from .parsing import TextOnly
+from .safe_limits import SafeLimits, settle
 from .systemd_sockets import SystemdSockets
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "byte_count",
     "connections",
     "file_access_from",
+    "file_path",
     "fill_in",
     "limits_from",
     "listen_address",
@@ -85,6 +87,13 @@ def target_address(text: str) -> Address:
     return address
 
 
+def file_path(text: str) -> str:
+    """An argparse type: the path of a file, which may not be there."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected the path of a file")
+    return text
+
+
 def seconds(text: str) -> float:
     """An argparse type: a positive, finite number of seconds."""
     number = seconds_or_zero(text)
@@ -137,12 +146,13 @@ def per_second(text: str) -> float:
     return number
 
 
+_DIGITS = "[0-9]{1,18}"  # int() of very many digits takes long, or is refused
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 
 
 def byte_count(text: str) -> int:
     """An argparse type: a number of bytes, at least 1, as ``65536``, ``64KiB`` or ``10k`` (10,000)."""
-    found = re.fullmatch(r"([0-9]+) ?((?:[kmg]i?)?)b?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(rf"({_DIGITS}) ?((?:[kmg]i?)?)b?", text.strip(), re.IGNORECASE)
     number = int(found[1]) * _UNITS[found[2].lower()] if found else 0
     if number < 1:
         raise argparse.ArgumentTypeError(
@@ -189,8 +199,11 @@ def add_json_argument(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--json", action="store_true", help=text)
 
 
-def add_server_arguments(parser: argparse.ArgumentParser, *, bind: bool = True) -> None:
-    """Add what every command that serves takes; without `bind` the address is the caller's affair."""
+def add_server_arguments(parser: argparse.ArgumentParser, safe: SafeLimits, *, bind: bool = True) -> None:
+    """Add what every command that serves takes; without `bind` the address is the caller's affair.
+
+    `safe` is the limits where the user gives none.
+    """
     if bind:
         parser.add_argument(
             "--bind",
@@ -226,7 +239,7 @@ def add_server_arguments(parser: argparse.ArgumentParser, *, bind: bool = True) 
         " NETWORK, as 10.0.0.0/8, or unix; may be given several times",
     )
     _add_file_arguments(parser)
-    _add_limit_arguments(parser)
+    _add_limit_arguments(parser, safe)
 
 
 def bound_addresses(args: argparse.Namespace) -> list[Bound]:
@@ -267,7 +280,7 @@ def _mode(text: str) -> str:
 
 def _owner(what: str, text: str) -> str | int:
     """An argparse type: a user, or a group."""
-    name = int(text) if text.isascii() and text.isdigit() else text
+    name = int(text) if re.fullmatch(_DIGITS, text) else text
     try:
         FileAccess(owner=name) if what == "owner" else FileAccess(group=name)
     except ValueError as error:
@@ -287,13 +300,31 @@ def file_access_from(args: argparse.Namespace, bound: Sequence[Bound]) -> FileAc
 
 # Limits -------------------------------------------------------------------------------------------------
 
+_Type: TypeAlias = Callable[[str], Any]
+
+
+def _or_off(convert: _Type) -> _Type:
+    """Return an argparse type: ``off``, which is no limit, or what `convert` takes."""
+
+    def limit(text: str) -> Any:
+        if text == "off":
+            return None
+        try:
+            return convert(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}, or off") from None
+
+    return limit
+
+
 _SECONDS: dict[str, Any] = {"type": seconds, "metavar": "SECONDS"}
+_SECONDS_OR_OFF: dict[str, Any] = {"type": _or_off(seconds), "metavar": "SECONDS"}
 
 _LIMITS: dict[str, dict[str, Any]] = {
     "max_connections": {
-        "type": connections,
+        "type": _or_off(connections),
         "metavar": "N",
-        "help": "connections served at a time; others wait in the kernel's queue",
+        "help": "connections served at a time; --on-full says what becomes of others",
     },
     "on_full": {
         "choices": ["pause", "reset", "evict_idle"],
@@ -315,7 +346,7 @@ _LIMITS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "connections accepted per second from one address; further ones are reset",
     },
-    "handshake_timeout": {**_SECONDS, "help": "how long what comes before the handler may take"},
+    "handshake_timeout": {**_SECONDS_OR_OFF, "help": "how long what comes before the handler may take"},
     "max_handshakes": {
         "type": connections,
         "metavar": "N",
@@ -328,9 +359,15 @@ _LIMITS: dict[str, dict[str, Any]] = {
         "help": "connections from one address that are in their handshake at a time; further ones are reset",
         "unset": "8, or half of the free places of --max-handshakes",
     },
-    "idle_timeout": {**_SECONDS, "help": "how long a connection may be without a byte in either direction"},
+    "idle_timeout": {
+        **_SECONDS_OR_OFF,
+        "help": "how long a connection may be without a byte in either direction",
+    },
     "read_stall_timeout": {**_SECONDS, "help": "how long a handler's read may wait for the peer"},
-    "write_stall_timeout": {**_SECONDS, "help": "how long a write may wait without the peer taking a byte"},
+    "write_stall_timeout": {
+        **_SECONDS_OR_OFF,
+        "help": "how long a write may wait without the peer taking a byte",
+    },
     "handler_timeout": {**_SECONDS, "help": "how long a connection may be served in all"},
     "max_pending_bytes": {
         "type": byte_count,
@@ -354,25 +391,35 @@ _LIMITS: dict[str, dict[str, Any]] = {
         "unset": "all at once",
     },
 }
-"""A field of `ConnectionLimits` -> its option; the default is the field's own.
+"""A field of `ConnectionLimits` -> its option; the default is that of `safe_limits.py`, or the field's own.
 
 ``unset`` says what its absence means, where that is not the absence of a limit.
 """
 
 
-def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each field of `ConnectionLimits` that has one."""
-    group = parser.add_argument_group("limits")
+def _add_limit_arguments(parser: argparse.ArgumentParser, safe: SafeLimits) -> None:
+    """Add an option for each field of `ConnectionLimits` that has one, by default that of `safe`."""
+    group = parser.add_argument_group(
+        "limits", "Those with a default are given up one by one by the value off, or all by --no-limits."
+    )
+    group.add_argument(
+        "--no-limits",
+        action="store_true",
+        help="no limit by default on connections, silence and writes that stall: strangers may hold all"
+        " descriptors for as long as they like",
+    )
+    defaults = safe.defaults()
     for field in _limits():
         option = dict(_LIMITS[field.name])
         unset = option.pop("unset", "no limit")
-        default = unset if field.default is None else "%(default)s"
-        option["help"] += f" (default: {default})"
-        group.add_argument(f"--{field.name.replace('_', '-')}", default=field.default, **option)
+        default = defaults.get(field.name, field.default)
+        option["help"] += f" (default: {unset if default is None else '%(default)s'})"
+        group.add_argument(f"--{field.name.replace('_', '-')}", default=default, **option)
 
 
 def limits_from(args: argparse.Namespace) -> ConnectionLimits:
     """Return the limits that the options ask for. Raises `CommandError` if they do not go together."""
+    settle(args)
     try:
         return ConnectionLimits(**{field.name: getattr(args, field.name) for field in _limits()})
     except ValueError as error:

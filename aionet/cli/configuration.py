@@ -12,6 +12,8 @@ tells what was given as a flag, because it leaves alone what a namespace has alr
 option. It is made to keep the texts, which are converted afterwards, so that all mistakes of all layers are
 found together: also one in a value that another layer overrides.
 
+*Defaults that depend on other options* (`safe_limits.py`) are worked out when all layers are known.
+
 *Required* is a positional argument, though ``nargs="?"`` lets it come from elsewhere.
 
 *Unknown names.* In the file each is an error. In the environment only one that is nearly a name of ours is:
@@ -32,6 +34,7 @@ from typing import Any, TypeAlias
 from .configuration_file import InvalidFileError, read_file, toml_value
 from .failing import complain
 from .parsing import CommandParser, TextOnly
+from .safe_limits import settle
 
 __all__ = ["TABLE", "ConfigurableParser", "Configuration", "Setting", "Value", "add_configuration_arguments"]
 
@@ -49,6 +52,7 @@ _OTHER_VARIABLES = (
     "AIONET_SUCCESSION",
 )
 _OTHER_PREFIXES = ("AIONET_CHAOS_",)
+_DEFAULT = "default"  # the source of a value that the user did not give
 _NEAR_IN_ENVIRONMENT = 0.75  # how much alike two names are that are taken for one: 0 to 1
 _NEAR_IN_FILE = 0.5
 
@@ -197,6 +201,8 @@ class _Gathering:
                     f"{title} is missing: give it as an argument, as {setting.variable},"
                     f" or as {name} in the table [{TABLE}] of a file"
                 )
+        for name, found in settle(given).items():
+            values[name] = Value(found, _shown(found), _DEFAULT)
         given.check, given.reload = bool(given.check), bool(given.reload)
         return Configuration(file, values, self._problems)
 
@@ -357,7 +363,7 @@ class _Gathering:
 def _default_of(setting: Setting) -> Value:
     default = setting.action.default
     shown = [_shown(item) for item in default] if isinstance(default, list) else _shown(default)
-    return Value(default, shown, "default")
+    return Value(default, shown, _DEFAULT)
 
 
 def _text_of(element: object) -> str:
@@ -366,7 +372,7 @@ def _text_of(element: object) -> str:
 
 
 def _shown(value: object, text: str | None = None) -> object:
-    """Return `value` as TOML has it: what it is no number for is told by the `text` that it came from."""
-    if value is None or isinstance(value, bool | int | float):
+    """Return `value` as TOML has it: what TOML has no type for is shown as the `text` that it came from."""
+    if isinstance(value, bool | int | float) or (value is None and text is None):
         return value
     return str(value) if text is None else text

@@ -9,6 +9,7 @@ from ..stream_socket import AsyncStreamSocket
 from .arguments import add_server_arguments, bound_addresses, fill_in
 from .configuration import add_configuration_arguments
 from .observing import add_observing_arguments
+from .safe_limits import OF_ECHO
 from .serving import run_server
 from .tcp_options import add_tcp_arguments
 from .tls_options import add_server_tls_arguments, check_server_tls
@@ -29,7 +30,7 @@ try it with: printf hello | nc -N 127.0.0.1 3000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill in the parser of ``echo``."""
     fill_in(parser, "Send back whatever comes, connection by connection.", _EXAMPLES)
-    add_server_arguments(parser)
+    add_server_arguments(parser, OF_ECHO)
     add_tcp_arguments(parser)
     add_server_tls_arguments(parser)
     add_observing_arguments(parser)

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..bench.facts import cpu_model, kernel, python_build
 from ..engine import implementation
 from ..native import why_portable
+from ..open_files import open_files
 from ..tcp_info import read_tcp_info
 from ..version import __version__
 from ..wires.delivery import enable_acknowledgement_events
@@ -76,7 +77,11 @@ def _version_of(distribution: str) -> str | None:
 
 
 def _open_files() -> dict[str, int | None] | None:
-    """RLIMIT_NOFILE, where the system has it; ``None`` within it stands for no limit."""
+    """RLIMIT_NOFILE, where the system has it; ``None`` within it stands for no limit.
+
+    ``serving`` is the soft limit of commands that serve, and ``reserved`` what they have beyond it for
+    metrics, control socket and log.
+    """
     try:
         import resource
     except ImportError:
@@ -85,7 +90,9 @@ def _open_files() -> dict[str, int | None] | None:
         None if limit == resource.RLIM_INFINITY else limit
         for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
     )
-    return {"soft": soft, "hard": hard}
+    raised = open_files()
+    more = {} if raised is None else {"serving": raised.usable, "reserved": raised.reserved}
+    return {"soft": soft, "hard": hard, **more}
 
 
 def _sysctl(path: str) -> int | list[int] | None:

@@ -26,10 +26,11 @@ from typing import Any, Literal
 from ..addresses import SocketAddress
 from ..held_listeners import server_on
 from ..observing import AccessLog, ConnectionIdFilter, LoopLag
+from ..open_files import reserved
 from ..spawner import ConnectionSpawner
 from ..stream_server import AsyncStreamConnectionServer
 from ..succession.hot_restart import Succession
-from .arguments import Address, listen_address
+from .arguments import Address, file_path, listen_address
 from .failing import CommandError, complain, explain_any
 
 __all__ = ["access_log", "add_observing_arguments", "metrics_of", "metrics_server", "set_up_logging"]
@@ -47,6 +48,7 @@ def add_observing_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--access-log-file",
+        type=file_path,
         metavar="PATH",
         help="where to, in place of standard error; by itself it stands for --access-log text, too",
     )
@@ -123,6 +125,11 @@ class _AccessFileHandler(logging.handlers.WatchedFileHandler):
             super().emit(record)
         except Exception:
             self.handleError(record)
+
+    def _open(self) -> Any:
+        """Open the file, also where clients hold all descriptors."""
+        with reserved():
+            return super()._open()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - as logging calls it
         """Complain, unless that was done a moment ago."""

@@ -19,6 +19,7 @@ from .arguments import Address, add_server_arguments, fill_in, listen_address, s
 from .dialing import begin_tls, dial
 from .failing import explain
 from .observing import add_observing_arguments
+from .safe_limits import OF_RELAYS
 from .serving import Announcer, run_server
 from .tcp_options import add_tcp_arguments, tcp_options_from
 from .tls_options import ClientTlsOptions, add_client_tls_arguments, add_server_tls_arguments, client_tls_from
@@ -80,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " tell then whether the stream was cut off; with --no-accept-truncation that side is reset"
         " (default: --accept-truncation)",
     )
-    add_server_arguments(parser, bind=False)
+    add_server_arguments(parser, OF_RELAYS, bind=False)
     add_tcp_arguments(parser, keepalive=KeepAlive())
     add_server_tls_arguments(parser)
     add_client_tls_arguments(parser, _TARGET, "TARGET")

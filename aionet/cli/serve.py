@@ -20,10 +20,18 @@ from typing import Any
 from ..announcing import say
 from ..early_signals import early_signals_kept
 from ..spawner import Handler
-from .arguments import add_server_arguments, bound_addresses, fill_in, processes, seconds
+from .arguments import (
+    add_server_arguments,
+    bound_addresses,
+    file_path,
+    fill_in,
+    processes,
+    seconds,
+)
 from .configuration import add_configuration_arguments
 from .failing import CommandError
 from .observing import add_observing_arguments
+from .safe_limits import OF_HANDLERS
 from .serving import STARTED_IN, run_server
 from .supervising import run_workers_command
 from .tcp_options import add_tcp_arguments
@@ -61,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="module:handler",
         help="a coroutine function that is given a connected socket; the current directory is importable",
     )
-    add_server_arguments(parser)
+    add_server_arguments(parser, OF_HANDLERS)
     add_tcp_arguments(parser)
     add_server_tls_arguments(parser)
     _add_process_arguments(parser)
@@ -92,7 +100,10 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: never)",
     )
     group.add_argument(
-        "--control", metavar="PATH", help="a socket file where --replace, of the same user, finds this server"
+        "--control",
+        type=file_path,
+        metavar="PATH",
+        help="a socket file where --replace, of the same user, finds this server",
     )
     group.add_argument(
         "--replace",

@@ -39,6 +39,7 @@ from ..errors import SuccessionError, WorkerFailedError
 from ..hanging_up import hang_up_signals, when_hung_up
 from ..held_listeners import HeldListeners, WantedListener, server_on
 from ..observing import connection_context
+from ..open_files import raise_limit
 from ..process_signals import on_signals
 from ..running import loop_factory
 from ..serving import serve_until_signal
@@ -77,6 +78,7 @@ def run_server(
     """
     tls = server_tls_from(args)
     access = file_access_from(args, addresses)
+    raise_limit()
     set_up_logging(args)
     announcer = announcer or Announcer(as_json=args.json)
     with explained(), early_signals_kept(), asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:

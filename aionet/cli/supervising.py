@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import WorkerFailedError
 from ..observing import connection_context
+from ..open_files import raise_limit
 from ..workers.running import supervise
 from ..workers.settings import Measure, WorkerSettings
 from .arguments import Bound, file_access_from, limits_from, preface_from
@@ -37,6 +38,7 @@ __all__ = ["prepare_worker", "run_workers_command"]
 def run_workers_command(addresses: Sequence[Bound], args: argparse.Namespace) -> int:
     """Serve at `addresses` from ``--workers`` processes until a signal."""
     access = file_access_from(args, addresses)
+    raise_limit()
     set_up_logging(args)
     announcer = Announcer(as_json=args.json)
     first = [args]
@@ -75,8 +77,9 @@ _PREPARED = ("log_level", "access_log", "access_log_file", "proxy_protocol")  # 
 
 
 def prepare_worker(**options: Any) -> Mapping[str, Any]:
-    """Set up the logs of a worker; return further arguments of its spawner."""
+    """Set up descriptors and logs of a worker; return further arguments of its spawner."""
     args = argparse.Namespace(**options)
+    raise_limit()
     set_up_logging(args)
     return {"on_close": access_log(args), "context": connection_context, "preface": preface_from(args)}
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..addresses import SocketAddress
+from ..open_files import reserved
 from ..tcp_info import read_tcp_info
 
 __all__ = ["AcceptQueue", "accept_queues", "listen_failures"]
@@ -54,9 +55,11 @@ def listen_failures(netstat: Path = _NETSTAT) -> tuple[int, int] | None:
     The second counts all connections that no listener could take, those of the first included.
     """
     try:
-        lines = [line.split() for line in netstat.read_text(encoding="ascii").splitlines()]
+        with reserved():
+            text = netstat.read_text(encoding="ascii")
     except OSError:
         return None
+    lines = [line.split() for line in text.splitlines()]
     names_and_values = [line for line in lines if line and line[0] == "TcpExt:"]
     counts = dict(zip(*names_and_values, strict=True))
     try:

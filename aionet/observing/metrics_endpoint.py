@@ -10,7 +10,8 @@ in how long a scrape takes. The format of what is answered is the library's affa
 It is as much HTTP/1.1 (RFC 9112) as one answer per connection takes: the head of a request, GET or HEAD, and
 a reply that ends with the connection. A head that is too long, too slow or no HTTP gets an error and the end;
 when there are too many connections the one that was idle for the longest goes, so that nobody can keep
-Prometheus out by doing nothing.
+Prometheus out by doing nothing. Where the clients of the server that is measured hold all descriptors, a
+scrape gets one of the reserve (`open_files.py`).
 
 What a server does is its operator's affair: a port without a host is a port of the loopback interface here.
 """
@@ -88,6 +89,7 @@ async def serve_metrics(
     async def answer(socket: AsyncStreamSocket[Any]) -> None:
         await _answer(socket, collector)
 
+    server._acceptor.use_reserve()
     spawner: ConnectionSpawner[Any] = ConnectionSpawner(answer, limits=_LIMITS)
     async with server:
         serving = asyncio.create_task(_serve(spawner, server))

@@ -31,6 +31,7 @@ from ..errors import SuccessionError
 from ..first_process import claim
 from ..held_listeners import HeldListener, HeldListeners
 from ..message_channel import MessageChannel, until_readable
+from ..open_files import reserved
 from ..working_directory import WorkingDirectory
 from .control_socket import control_address, control_name, open_control, process_of, user_of
 from .handing_over import abort, confirm, expect, send_listeners, take_listeners
@@ -207,23 +208,14 @@ class Succession:
             self._spawn(self._start_successor()).add_done_callback(lambda _: on_end())
 
     async def _start_successor(self) -> None:
-        ours, theirs = socket.socketpair()
-        directory = self.directory.name
-        environment = os.environ | {_VARIABLE: str(theirs.fileno())}
-        if directory is not None:
-            environment["PWD"] = directory
-        environment.pop("WATCHDOG_PID", None)  # it names this process; the watchdog is the successor's, too
         try:
-            with theirs:
-                process = subprocess.Popen(  # noqa: ASYNC220 - asyncio's kill their process with themselves
-                    self._command, pass_fds=[theirs.fileno()], env=environment, cwd=directory
-                )
+            with reserved():
+                sock, process = self._run_command()
         except OSError as error:
-            ours.close()
             _log.error("no successor, going on: %s", error)
             return
-        _log.info("process %d is to be the successor, in %s", process.pid, directory)
-        channel = MessageChannel(ours)
+        _log.info("process %d is to be the successor, in %s", process.pid, self.directory.name)
+        channel = MessageChannel(sock)
         try:
             await self._give(channel, process.pid)
         finally:
@@ -232,6 +224,23 @@ class Succession:
                 process.returncode = 0  # it outlives us: `subprocess` is not to complain of it
             else:
                 await see_through(_end(process))
+
+    def _run_command(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        """Start a successor; return a connection to it, and its process. Raises `OSError`."""
+        ours, theirs = socket.socketpair()
+        directory = self.directory.name
+        environment = os.environ | {_VARIABLE: str(theirs.fileno())}
+        if directory is not None:
+            environment["PWD"] = directory
+        environment.pop("WATCHDOG_PID", None)  # it names this process; the watchdog is the successor's, too
+        try:
+            with theirs:
+                return ours, subprocess.Popen(
+                    self._command, pass_fds=[theirs.fileno()], env=environment, cwd=directory
+                )
+        except BaseException:
+            ours.close()
+            raise
 
     def close(self) -> None:
         """This program ends: close the control socket, and end a successor that does not serve yet."""
@@ -255,7 +264,8 @@ class Succession:
         while True:
             await until_readable(listener)
             try:
-                sock, _ = listener.accept()
+                with reserved():
+                    sock, _ = listener.accept()
             except OSError:  # it has left again, or there is no descriptor for it
                 await asyncio.sleep(0.1)
                 continue

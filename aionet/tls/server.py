@@ -32,6 +32,7 @@ from typing import Any, TypeAlias
 
 from ..addresses import SocketAddress, UnixAddress
 from ..announcing import Log
+from ..open_files import reserved
 from .certificates import (
     Certificate,
     CertificateFiles,
@@ -171,7 +172,8 @@ class ServerTls:
         """
         signature = self._signature()
         try:
-            loaded = self._load()
+            with reserved():
+                loaded = self._load()
             for problem in filter(None, (one.problem_at(time.time()) for one in loaded.certificates)):
                 raise ValueError(problem)
         except (OSError, ValueError) as error:

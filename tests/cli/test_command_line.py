@@ -92,7 +92,9 @@ def test_an_option_may_be_shortened_and_an_argument_may_look_like_one() -> None:
 def test_each_default_is_what_happens() -> None:
     text = " ".join(aionet("echo", "--help").stdout.decode().split())
     assert "those who are left are cancelled (default: all at once)" in text
-    assert "connections served at a time; others wait in the kernel's queue (default: no limit)" in text
+    assert "connections from one address at a time; further ones are reset (default: no limit)" in text
+    assert "(default: as many as the descriptors, less some)" in text
+    assert "without a byte in either direction (default: 7440)" in text
 
 
 def test_main_returns_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +149,7 @@ def test_info_as_json() -> None:
     assert platform.python_version() in facts["python"]["build"]
     assert facts["kernel"] == f"{platform.system()} {platform.release()}"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert facts["limits"]["open_files"] == {"soft": soft, "hard": hard}
+    assert facts["limits"]["open_files"].items() >= {"soft": soft, "hard": hard}.items()
     assert set(facts["limits"]) == {"open_files", "somaxconn", "ip_local_port_range", "tcp_rmem", "tcp_wmem"}
     assert all(isinstance(works, bool) for works in facts["features"].values())
 

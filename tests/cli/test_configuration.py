@@ -18,6 +18,7 @@ from aionet.cli import arguments
 from aionet.cli.arguments import byte_count, limits_from, per_second, seconds
 from aionet.cli.configuration import ConfigurableParser, add_configuration_arguments
 from aionet.cli.main import main
+from aionet.cli.safe_limits import OF_HANDLERS, OF_RELAYS
 from aionet.limiting.limits import ConnectionLimits
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "deploy" / "aionet.toml"
@@ -149,7 +150,7 @@ def test_switches_in_the_file(capsys: pytest.CaptureFixture[str], write: Write) 
     found = json.loads(capsys.readouterr().out)
     assert found["json"] == {"value": True, "source": "app.toml"}
     assert found["bind"] == {"value": ["127.0.0.1:3000"], "source": "default"}
-    assert found["max_connections"] == {"value": None, "source": "default"}
+    assert found["max_per_peer"] == {"value": None, "source": "default"}
 
 
 def test_dashes_and_underscores_mean_the_same(check: Check, write: Write) -> None:
@@ -383,7 +384,8 @@ def test_all_mistakes_of_all_layers_are_told(write: Write, monkeypatch: pytest.M
         lines = done.stderr.decode().splitlines()
         assert lines[:2] == [
             "aionet: argument --bind: 'x' lacks a port: expected 'host:port', '[ipv6]:port' or ':port'",
-            "aionet: argument --max-connections: '0': expected a whole number of connections, 1 or more",
+            "aionet: argument --max-connections: '0': expected a whole number of connections, 1 or more,"
+            " or off",
         ]
         assert lines[2].startswith("aionet: AIONET_JSON=maybe: ")
         assert lines[3] == "aionet: app.toml: serve.drain_grace = -1: expected a number of seconds, 0 or more"
@@ -414,7 +416,7 @@ def test_what_is_printed_can_be_given_again(write: Write, place: Path) -> None:
     ]
     assert 'log_level = "debug"  # --log-level' in lines
     assert "max_connections = 7  # app.toml" in lines
-    assert b"# max_connections is not set" in aionet("echo", "--check").stdout
+    assert b"# max_per_peer is not set" in aionet("echo", "--check").stdout
 
 
 def test_nothing_is_bound(place: Path) -> None:
@@ -506,9 +508,11 @@ def test_every_limit_has_an_option() -> None:
 
 def test_the_limits_are_those_of_the_options() -> None:
     parser = argparse.ArgumentParser()
-    arguments.add_server_arguments(parser)
-    assert limits_from(parser.parse_args([])) == ConnectionLimits()
+    arguments.add_server_arguments(parser, OF_RELAYS)
+    assert limits_from(parser.parse_args(["--no-limits"])) == ConnectionLimits()
     assert limits_from(parser.parse_args(["--max-connections", "3"])) == ConnectionLimits(max_connections=3)
+    found = limits_from(parser.parse_args([]))
+    assert found == ConnectionLimits(max_connections=found.max_connections, on_full="evict_idle")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -529,7 +533,7 @@ class AllLimits:
 def test_an_option_for_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arguments, "ConnectionLimits", AllLimits)
     parser = argparse.ArgumentParser()
-    arguments.add_server_arguments(parser)
+    arguments.add_server_arguments(parser, OF_HANDLERS)
     words = (
         "--max-connections 1 --on-full evict_idle --max-per-peer 2 --accept-rate 0.5 --handshake-timeout 1"
         " --idle-timeout 2 --read-stall-timeout 3 --write-stall-timeout 4 --handler-timeout 5"
@@ -549,7 +553,7 @@ def test_an_option_for_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
         on_peer_gone="cancel",
     )
     assert limits_from(parser.parse_args(words.split())) == expected
-    assert limits_from(parser.parse_args([])) == AllLimits()
+    assert limits_from(parser.parse_args(["--no-limits"])) == AllLimits()
     assert "(default: 10.0)" in parser.format_help()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from typing import Any
 
 import pytest
-from helpers import give_turns, until
+from helpers import give_turns, no_descriptors, until
 
 import aionet
 from aionet import CloseCause
@@ -250,6 +252,22 @@ async def test_a_rate_does_not_delay_the_end(stage: Stage) -> None:
     await asyncio.wait_for(asyncio.gather(*stage.servings), 30)
     with pytest.raises(ConnectionResetError):
         await waiting.receive()
+
+
+async def test_the_last_descriptor_costs_nobody_a_connection(stage: Stage) -> None:
+    """accept(2) fails without a descriptor also where no connection waits."""
+    _, spawner, server, _ = await serving(stage, on_full="evict_idle")
+    first = stage.client(server)
+    assert await answers(first)
+    newcomer = socket.socket()
+    kept = os.dup(0)
+    with newcomer, no_descriptors():
+        os.close(kept)  # the last one
+        newcomer.connect(("127.0.0.1", server.address.port))
+        await until(lambda: len(spawner.connections) == 2)
+        await give_turns(10)
+        assert spawner.stats.cut == 0
+    assert await answers(first)
 
 
 async def test_a_drain_evicts_nobody(stage: Stage) -> None:

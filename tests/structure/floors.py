@@ -27,6 +27,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "working_directory",
         "tls_failure",
         "no_copies",
+        "open_files",
     ),
     1: ("wires", "native", "engine"),
     2: (
