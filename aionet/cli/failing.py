@@ -6,10 +6,15 @@ is said in one line that names what was tried.
 
 from __future__ import annotations
 
+import re
+
 from ..announcing import say
 from ..errors import ConnectError, ConnectionLostError, TlsError, TlsTruncatedError
 
 __all__ = ["CommandError", "complain", "explain", "explain_any"]
+
+
+_UNPRINTABLE = re.compile(r"[^ -~]")  # or perhaps printable, but not ASCII
 
 
 class CommandError(Exception):
@@ -36,5 +41,12 @@ def explain_any(error: Exception) -> str:
 
 
 def complain(message: str) -> None:
-    """Write one line to standard error: something is wrong. Raises nothing."""
-    say(f"aionet: {message}")
+    """Write one line to standard error: something is wrong. Raises nothing.
+
+    What a terminal would not print as one line, a path with a newline for instance, is escaped.
+    """
+    say(f"aionet: {_UNPRINTABLE.sub(_escaped, message)}")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else found[0].encode("unicode_escape").decode()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from ..options import KeepAlive, TcpOptions
 
 __all__ = ["add_tcp_arguments", "tcp_options_from"]
 
+_NUMBER = re.compile(r"\s*[0-9]{1,18}\s*")
 _EXPECTED = "expected off, or IDLE[,INTERVAL[,COUNT]], as in 60,10,5"
 
 
@@ -49,7 +51,7 @@ def _keepalive(text: str) -> KeepAlive | bool:
         return False
     names = ("idle", "interval", "count")
     numbers = text.split(",")
-    if len(numbers) > len(names) or not all(number.strip().isdecimal() for number in numbers):
+    if len(numbers) > len(names) or not all(map(_NUMBER.fullmatch, numbers)):
         raise argparse.ArgumentTypeError(f"{text!r}: {_EXPECTED}")
     times: dict[str, Any] = dict(zip(names, map(int, numbers), strict=False))
     try:

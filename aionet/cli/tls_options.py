@@ -34,7 +34,7 @@ from ..tls.certificates import (
 from ..tls.client import name_in_certificate
 from ..tls.contexts import default_context
 from ..tls.server import ServerTls
-from .arguments import Address
+from .arguments import Address, file_path
 from .failing import CommandError
 
 __all__ = [
@@ -70,6 +70,7 @@ def add_server_tls_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cert",
+        type=file_path,
         action="append",
         metavar="FILE",
         help="serve TLS with this certificate and its chain, as PEM; may be given several times: the name"
@@ -77,13 +78,15 @@ def add_server_tls_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--key",
+        type=file_path,
         action="append",
         metavar="FILE",
         help="the private key of each --cert, in the same order (default: in the file of the certificate)",
     )
-    group.add_argument("--key-password-file", metavar="FILE", help=_HELP_PASSWORD)
+    group.add_argument("--key-password-file", type=file_path, metavar="FILE", help=_HELP_PASSWORD)
     group.add_argument(
         "--client-ca",
+        type=file_path,
         metavar="FILE",
         help="clients must have a certificate of these authorities (default: they need none)",
     )
@@ -94,6 +97,7 @@ def add_server_tls_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--client-crl",
+        type=file_path,
         metavar="FILE",
         help="with --client-ca: refuse certificates that these revocation lists name, as PEM, and those whose"
         " issuer has no list in it that is up to date",
@@ -181,16 +185,23 @@ def add_client_tls_arguments(
     )
     group.add_argument(
         f"{prefix}ca",
+        type=file_path,
         metavar="FILE",
         help="trust these authorities, as PEM (default: those that the system trusts)",
     )
     group.add_argument(
-        f"{prefix}cert", metavar="FILE", help="a certificate of our own, for servers that want one"
+        f"{prefix}cert",
+        type=file_path,
+        metavar="FILE",
+        help="a certificate of our own, for servers that want one",
     )
     group.add_argument(
-        f"{prefix}key", metavar="FILE", help="its private key (default: in the file of the certificate)"
+        f"{prefix}key",
+        type=file_path,
+        metavar="FILE",
+        help="its private key (default: in the file of the certificate)",
     )
-    group.add_argument(f"{prefix}key-password-file", metavar="FILE", help=_HELP_PASSWORD)
+    group.add_argument(f"{prefix}key-password-file", type=file_path, metavar="FILE", help=_HELP_PASSWORD)
     group.add_argument(
         f"{prefix}alpn",
         type=_protocol,

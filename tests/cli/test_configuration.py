@@ -319,6 +319,15 @@ def test_a_plain_type_is_told_as_argparse_does(
         ("drain_grace =", "line 2, column 14: Invalid value"),
         ("drain_grace = 1\ndrain_grace = 2", "line 3, column 16: Cannot overwrite a value"),
         ('bind = ["x"', "line 2, column 12: Unclosed array"),
+        pytest.param(
+            "#\n[serve]\nworkers = 1" + 5000 * "0",
+            "line 3, column 11: a number of more than 4300 digits",
+            id="long number",
+        ),
+        pytest.param("bind = 0x1" + 5000 * "0", "serve.bind = 0x1000", id="long hexadecimal number"),
+        ('access_log_file = ""', 'serve.access_log_file = "": expected the path of a file'),
+        ('cert = ["a\\u0000"]', 'serve.cert = "a\\u0000": expected the path of a file'),
+        ('log_level = "\\u0085\\u202e"', 'serve.log_level = "\\u0085\\u202e": invalid choice: '),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(check: Check, write: Write, text: str, problem: str) -> None:
@@ -358,6 +367,37 @@ def test_variables_of_others_are_let_be(check: Check, monkeypatch: pytest.Monkey
     for name in ("AIONET_CHAOS_SEED", "AIONET_PURE_PYTHON", "AIONET_APP_TOKEN", "AIONETS_BINDS", "BINDS"):
         monkeypatch.setenv(name, "1")
     assert "bind" in check().values
+
+
+NASTY = [
+    '""',
+    "0x" + 5000 * "f",
+    f'"{5000 * "9"}"',
+    "-1",
+    "1e400",
+    "1979-05-27",
+    '[""]',
+    '"a\\u0000b"',
+    '"\\u0085\\u2028\\n"',
+    '"٣"',
+    '"unix:"',
+    '"systemd:\\n"',
+    '"[::1%\\u0000]:1"',
+    "[[]]",
+]
+
+
+@pytest.mark.parametrize("value", NASTY, ids=range(len(NASTY)))
+def test_no_value_of_any_option_raises(capsys: pytest.CaptureFixture[str], write: Write, value: str) -> None:
+    """Each is accepted, or told in one line that is about it."""
+    assert main(["serve", "aionet.cli.echo:echo", "--check"]) == 0
+    names = [line.lstrip("# ").split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert len(names) > 30
+    for name in names:
+        code = main(["serve", "aionet.cli.echo:echo", "--check", "--config", str(write(f"{name} = {value}"))])
+        output, errors = capsys.readouterr()
+        assert (code, bool(output), errors.count("\n")) in ((0, True, 0), (2, False, 1)), name
+        assert "invalid " not in errors.replace("invalid choice", ""), name  # which is argparse's last resort
 
 
 @pytest.mark.parametrize(
