@@ -97,7 +97,7 @@ class MessageChannel:
         self._received[:] = rest
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second for what is nested too deeply
             message = None
         if not isinstance(message, dict):
             raise ConnectionError(f"the other process sent something other than a message: {line[:80]!r}")

@@ -6,7 +6,7 @@ Theory of operation
 from the first moment; whoever connects must have the same effective user id (SO_PEERCRED, unix(7)), which
 holds also where the file's mode was changed; and a successor asks the same of the socket that it connects to,
 since another user could have put one there. No descriptor is accepted from whoever connects, messages are
-short, the first has to come within seconds, few may talk at a time, and only one restart is under way.
+short, the first has to come within seconds, few may talk at a time, and only one is let go at a time.
 Abstract names have no file, so no mode, and are refused.
 """
 

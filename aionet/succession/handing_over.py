@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ..announcing import Log
 from ..errors import SuccessionError
@@ -71,17 +72,27 @@ async def take_listeners(channel: MessageChannel) -> list[HeldListener]:
                 raise ConnectionError((message or {}).get("abort", "it has ended"))
             if "all" in message:
                 return list(found.values())
-            path, identity = message.get("path"), message["identity"]
-            file = SocketFile(path, *identity) if path and identity else None
-            listener = HeldListener(message["name"], [], file)
-            listener = found.setdefault(message["listener"], listener)
-            listener.removes_file = False
-            received = (adopt_listener(fd, _FAMILIES) for fd in channel.take_descriptors())
-            listener.shares.extend([*itertools.islice(received, length)] for length in message["shares"])
+            try:
+                _take_listener(message, channel, found)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ConnectionError(f"it said {message} in place of a listener") from error
     except BaseException:
         for listener in found.values():
             listener.close()
         raise
+
+
+def _take_listener(
+    message: Mapping[str, Any], channel: MessageChannel, found: dict[int, HeldListener]
+) -> None:
+    """Put what came with `message` into `found`. For nonsense it raises what its parts raise."""
+    path, identity = message.get("path"), message["identity"]
+    file = SocketFile(path, *identity) if path and identity else None
+    listener = HeldListener(message["name"], [], file)
+    listener = found.setdefault(message["listener"], listener)
+    listener.removes_file = False
+    received = (adopt_listener(fd, _FAMILIES) for fd in channel.take_descriptors())
+    listener.shares.extend([*itertools.islice(received, length)] for length in message["shares"])
 
 
 async def confirm(channel: MessageChannel, on_go: Callable[[], object] = lambda: None) -> None:

@@ -5,6 +5,10 @@ Theory of operation
 Connections queue in the kernel all the while, in the same sockets, so none is refused; what is said meanwhile
 stands in `handing_over.py`. Whatever goes wrong before the successor's last word, the predecessor goes on.
 
+*Several at a time* may ask for the listening sockets and prepare: the copies harm nobody. The first that is
+ready is told to go; others that are ready wait for what comes of it, a few seconds at most. So a process that
+asks and then stalls delays neither a restart by SIGUSR2 nor another process.
+
 *Which directory.* The successor is started in the working directory as the user calls it: where that is a
 symbolic link that was switched, in the new one (`working_directory.py`).
 
@@ -42,6 +46,7 @@ _log = Log("aionet.workers")
 
 _VARIABLE = "AIONET_SUCCESSION"
 _FIRST_WORD = 5.0  # seconds in which whoever connects has to say what it wants
+_LAST_WORD = 5.0  # seconds in which a successor that may go has to serve
 _MOST_TALKS = 8
 _PATIENCE = 2.0  # seconds that a failed successor has to end by itself
 
@@ -81,7 +86,8 @@ class Succession:
         self._listeners = HeldListeners()
         self._status: Callable[[], dict[str, Any]] = dict
         self._end: Callable[[], object] = lambda: None
-        self._giving = False
+        self._restarting = False
+        self._handing_over = asyncio.Lock()
         self._closed = False
         self.handed_over = False
         """Whether a successor serves, and this program is to end."""
@@ -204,10 +210,20 @@ class Succession:
 
         `on_end` is called when it is over.
         """
-        if not self._closed:
+        if self._restarting:
+            _log.warning("no restart: another one is under way")
+            on_end()
+        elif not self._closed:
             self._spawn(self._start_successor()).add_done_callback(lambda _: on_end())
 
     async def _start_successor(self) -> None:
+        self._restarting = True
+        try:
+            await self._give_to_own_command()
+        finally:
+            self._restarting = False
+
+    async def _give_to_own_command(self) -> None:
         try:
             with reserved():
                 sock, process = self._run_command()
@@ -216,11 +232,12 @@ class Succession:
             return
         _log.info("process %d is to be the successor, in %s", process.pid, self.directory.name)
         channel = MessageChannel(sock)
+        given = False
         try:
-            await self._give(channel, process.pid)
+            given = await self._give(channel, process.pid)
         finally:
             channel.close()
-            if self.handed_over:
+            if given:
                 process.returncode = 0  # it outlives us: `subprocess` is not to complain of it
             else:
                 await see_through(_end(process))
@@ -292,36 +309,44 @@ class Succession:
         finally:
             channel.close()
 
-    async def _give(self, channel: MessageChannel, pid: int, *, asked: bool = False) -> None:
-        """Go through the exchange; if it ends well this program has handed over, and begins to end."""
-        if self._giving or self.handed_over or self._closed:
-            _log.warning("no restart: another one is under way")
-            channel.send({"abort": "another restart is under way"})
-            return
-        self._giving = True
+    async def _give(self, channel: MessageChannel, pid: int, *, asked: bool = False) -> bool:
+        """Go through the exchange; if it ends well, this program has handed over, and begins to end.
+
+        Returns whether it has ended well.
+        """
         try:
             async with asyncio.timeout(self._timeout):
                 if not asked:
                     await expect(channel, "want")
                 send_listeners(channel, [*self._listeners, *self._own()])
                 await expect(channel, "ready")
-                self._own_files(False)
-                channel.send({"go": True})
-                await expect(channel, "serving")
+                async with self._handing_over:
+                    await self._let_serve(channel)
         except BaseException as error:
-            self._own_files(True)
             reason = "it was not ready in time" if isinstance(error, TimeoutError) else str(error) or "ending"
             abort(channel, reason)
             if not isinstance(error, OSError):
                 raise
             _log.error("successor %d does not serve, going on: %s", pid, reason)
-            return
-        finally:
-            self._giving = False
-        self.handed_over = True
+            return False
         self._end()
         _log.info("process %d has taken over", pid)
         self._on_handed_over(pid)
+        return True
+
+    async def _let_serve(self, channel: MessageChannel) -> None:
+        """Let a successor that is ready serve. Raises `OSError` if it does not, or another one does."""
+        if self.handed_over or self._closed:
+            raise ConnectionError("another process has taken over")
+        self._own_files(False)
+        try:
+            channel.send({"go": True})
+            async with asyncio.timeout(_LAST_WORD):
+                await expect(channel, "serving")
+        except BaseException:
+            self._own_files(True)
+            raise
+        self.handed_over = True
 
     def _own(self) -> list[HeldListener]:
         """What the program listens on for itself."""

@@ -379,7 +379,9 @@ def test_another_users_socket_is_not_believed(open_directory: Path) -> None:
         (b'{"want": ["status"]}\n', b'{"abort": "expected a want of'),
         (b"GET / HTTP/1.1\r\n\r\n", b""),
         (b"[[[[[\n", b""),
+        (b'{"want": ' + 100_000 * b"[" + b"\n", b""),
     ],
+    ids=["unknown", "too early", "no text", "HTTP", "no JSON", "nested deeply"],
 )
 def test_nonsense_at_the_control_socket(directory: Path, message: bytes, expected: bytes) -> None:
     with serving(directory) as server:
@@ -390,6 +392,33 @@ def test_nonsense_at_the_control_socket(directory: Path, message: bytes, expecte
         with connect_raw(server.address) as sock:
             assert answer(sock, b"a", 1) == b"A"
         assert b'"pid"' in control(directory, b'{"want": "status"}\n')
+        server.signal()
+        assert "never retrieved" not in server.ended()[2]
+
+
+@pytest.mark.parametrize("word", ["nothing", "ready"])
+@pytest.mark.parametrize("how", ["signal", "replace"])
+def test_a_client_that_stalls_delays_no_restart(directory: Path, word: str, how: str) -> None:
+    with serving(directory) as server, socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(str(directory / "control"))
+        sock.sendall(b'{"want": "listeners"}\n')
+        while b'{"all": true}\n' not in sock.recv(4096):
+            pass
+        if word == "ready":
+            sock.sendall(b'{"ready": true}\n')
+            assert receive_exactly(sock, 13) == b'{"go": true}\n'
+        assert b'"pid"' in control(directory, b'{"want": "status"}\n')
+        if how == "signal":
+            server.signal(signal.SIGUSR2)
+            with Process(events_until(server, "listening", "handed over")["listening"]["pid"]) as successor:
+                successor.signal(signal.SIGTERM)
+                assert successor.ends()
+        else:
+            with serving(directory, "--replace") as new:
+                assert new.addresses == server.addresses
+                assert server.ended()[0] == 0
+        assert b'"abort"' in receive_to_end(sock)
 
 
 @pytest.mark.parametrize("word", ["nothing", "ready"])
@@ -409,7 +438,6 @@ def test_a_successor_that_leaves_changes_nothing(directory: Path, word: str) -> 
             if word == "ready":
                 sock.sendall(b'{"ready": true}\n')
                 assert receive_exactly(sock, 13) == b'{"go": true}\n'
-            assert b'"abort": "another restart' in control(directory, b'{"want": "listeners"}\n')
         for fd in fds:
             os.close(fd)
         server.expect("does not serve, going on")

@@ -82,7 +82,11 @@ async def test_descriptors_that_nobody_takes_are_closed_with_the_channel(pair):
     channel.close()  # the ledger looks for the rest
 
 
-@pytest.mark.parametrize("line", [b"nonsense\n", b"[1]\n", b"\xff\n", b"7\n"])
+@pytest.mark.parametrize(
+    "line",
+    [b"nonsense\n", b"[1]\n", b"\xff\n", b"7\n", 100_000 * b"[" + b"\n"],
+    ids=["no JSON", "no object", "no UTF-8", "a number", "nested deeply"],
+)
 async def test_what_is_no_message(pair, line):
     channel, peer = pair
     peer.sendall(line)
