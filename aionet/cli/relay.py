@@ -1,12 +1,24 @@
-"""``aionet relay LISTEN TARGET``: passes connections on to another address."""
+"""``aionet relay LISTEN TARGET``: passes connections on to another address.
+
+Theory of operation
+-------------------
+A client's own connection to the target is made first. If the client resets its connection meanwhile, that is
+given up (`departures.py`): it would hold two descriptors until the target answers, or ``--timeout``.
+
+*A relay to itself* (`own_addresses.py`) is refused at the start where the target says so, and otherwise for
+the connection that has arrived here. Clients of the next second are refused as well, without a connection:
+among them may be those that the relay has made itself."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from ..addresses import SocketAddress
 from ..announcing import Log
 from ..close_reason import CloseReason
 from ..connection import Connection
@@ -16,9 +28,11 @@ from ..proxy_protocol import ProxyHeader
 from ..relaying import RelayReport, relay
 from ..stream_socket import AsyncStreamSocket
 from .arguments import Address, add_server_arguments, fill_in, listen_address, seconds, target_address
+from .departures import ClientLeft, Departures
 from .dialing import begin_tls, dial
-from .failing import explain
+from .failing import CommandError, explain
 from .observing import add_observing_arguments
+from .own_addresses import arrived_here, leads_here
 from .safe_limits import OF_RELAYS
 from .serving import Announcer, run_server
 from .tcp_options import add_tcp_arguments, tcp_options_from
@@ -32,6 +46,7 @@ _log = Log("aionet.relay")
 _StreamSocket: TypeAlias = AsyncStreamSocket[Any]
 
 _DEFAULT_TIMEOUT = 10.0
+_LOOP_PAUSE = 1.0  # seconds in which nobody is relayed after a connection that came back
 _TARGET = "--target-"
 _SIDES: dict[str | None, str | None] = {None: None, "a": "client", "b": "target"}
 _VERSIONS: dict[str | None, Literal[1, 2] | None] = {None: None, "v1": 1, "v2": 2}
@@ -95,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         tls.name_for(args.target, _TARGET)
     relaying = _Relaying(args, tls)
     on_close = relaying.on_close if args.json else None
-    return run_server(relaying.serve, [args.listen], args, relaying.announcer, on_close)
+    return run_server(relaying.serve, [args.listen], args, relaying.announcer, on_close, relaying.on_bound)
 
 
 @dataclass
@@ -130,6 +145,9 @@ class _Relaying:
         self.announcer = Announcer(as_json=args.json)
         self._follows: bool = args.json
         self._passages: dict[_StreamSocket, _Passage] = {}
+        self._departures = Departures()
+        self._listening: Sequence[Address] = ()
+        self._loops_until = 0.0  # by the loop's clock
 
     async def serve(self, client: _StreamSocket) -> None:
         """Serve one client."""
@@ -137,7 +155,14 @@ class _Relaying:
         if self._follows:
             self._passages[client] = passage
         try:
-            passage.server = server = await self._connected(client)
+            passage.server = server = await self._departures.while_here(
+                client, lambda: self._connected(client)
+            )
+        except ClientLeft:
+            passage.lost, passage.problem = "client", f"it left before {self._target} answered"
+            _log.debug("%s: %s", passage.client, passage.problem)
+            await _find_lost(client)
+            return
         except (ConnectError, ConnectionLostError, ResolveError, TlsError) as error:
             passage.lost, passage.problem = "target", explain(error)
             client.abort()
@@ -162,12 +187,31 @@ class _Relaying:
 
     async def _connected(self, client: _StreamSocket) -> _StreamSocket:
         """Return a socket connected to the target, which expects the client's bytes."""
+        self._refuse_if_leading_here(0.0)
         server = await dial(self._target, self._timeout, options=self._options)
+        if arrived_here(server.peer_address, _internet(server.local_address), self._listening) is not None:
+            server.abort()
+            self._refuse_if_leading_here(_LOOP_PAUSE)
         if self._proxy_version is not None:
             await _send_header(server, client, self._proxy_version)
         if self._tls is not None:  # which begins after the header
             await begin_tls(server, self._target, self._timeout, self._tls)
         return server
+
+    def on_bound(self, addresses: Sequence[Address]) -> None:
+        """Refuse a target that is this relay. Raises `CommandError`."""
+        self._listening = addresses
+        if (own := leads_here(self._target, addresses)) is not None:
+            raise CommandError(f"the target {self._target} is this relay, which listens on {own}")
+
+    def _refuse_if_leading_here(self, seconds: float) -> None:
+        """Raise `ConnectError` for `seconds` from now on, and as long as it was told before."""
+        now = asyncio.get_running_loop().time()
+        self._loops_until = max(self._loops_until, now + seconds)
+        if now < self._loops_until:
+            raise ConnectError(
+                errno.ELOOP, "it leads back to this relay", operation="connect", peer_address=self._target
+            )
 
     def on_close(self, connection: Connection[Any], reason: CloseReason) -> None:
         """Announce the end of a connection that was relayed."""
@@ -189,6 +233,19 @@ class _Relaying:
             truncated=[] if report is None else [_SIDES[side] for side in report.truncated],
             cause=str(reason.cause),
         )
+
+
+def _internet(address: Address | None) -> SocketAddress | None:
+    return address if isinstance(address, SocketAddress) else None
+
+
+async def _find_lost(client: _StreamSocket) -> None:
+    """Read from `client`, which has left, up to the error that says so, or the end."""
+    try:
+        while await client.read():
+            pass
+    except (ConnectionLostError, TlsError):
+        pass
 
 
 async def _send_header(server: _StreamSocket, client: _StreamSocket, version: Literal[1, 2]) -> None:

@@ -24,7 +24,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -70,11 +70,13 @@ def run_server(
     args: argparse.Namespace,
     announcer: Announcer | None = None,
     on_close: OnClose[Any] | None = None,
+    on_bound: Callable[[Sequence[Address]], object] = lambda addresses: None,
 ) -> int:
     """Serve `handler` at `addresses` until a signal, as the server arguments in `args` say.
 
     `announcer` is the one that the handler has, if it has one; `on_close` is called for each connection that
-    ends, before the access log.
+    ends, before the access log; `on_bound` with the addresses, before anything is accepted, and may raise
+    `CommandError`.
     """
     tls = server_tls_from(args)
     access = file_access_from(args, addresses)
@@ -82,7 +84,9 @@ def run_server(
     set_up_logging(args)
     announcer = announcer or Announcer(as_json=args.json)
     with explained(), early_signals_kept(), asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-        runner.run(_serve(handler, wanted_listeners(addresses, access), tls, args, announcer, on_close))
+        runner.run(
+            _serve(handler, wanted_listeners(addresses, access), tls, args, announcer, on_close, on_bound)
+        )
     release_standard_streams()
     return 0
 
@@ -126,6 +130,7 @@ async def _serve(
     args: argparse.Namespace,
     announcer: Announcer,
     on_close: OnClose[Any] | None,
+    on_bound: Callable[[Sequence[Address]], object],
 ) -> None:
     spawner: ConnectionSpawner[Any] = ConnectionSpawner(
         handler,
@@ -142,6 +147,7 @@ async def _serve(
         taken = await succession.take_over()
         metrics = await metrics_server(stack, succession, args)
         held = stack.enter_context(await HeldListeners.open(wanted, taken=taken))
+        on_bound(held.addresses)
         options = tcp_options_from(args)
         servers = [
             await stack.enter_async_context(server_on(sock, tls, options)) for sock in held.for_worker()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import http.server
+import json
 import random
 import signal
 import socket
@@ -17,9 +19,11 @@ from pathlib import Path
 
 import pytest
 from command_line import PATIENCE, AionetServer, aionet, connect_raw, receive_exactly, receive_to_end
-from helpers import require_program
+from helpers import require_program, unused_port
 
 from aionet import ProxyHeader, SocketAddress
+from aionet.addresses import as_address
+from aionet.cli.own_addresses import leads_here
 
 LOCAL = "127.0.0.1:0"
 MEBIBYTE = 1 << 20
@@ -397,6 +401,77 @@ def test_max_connections_leaves_others_waiting(target: socket.socket) -> None:
         first_server.close()
         with accept(target) as second_server:
             assert receive_exactly(second_server, 6) == b"second"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_client_that_leaves_while_its_target_is_dialled(
+    target: socket.socket, tmp_path: Path, kind: str
+) -> None:
+    """The target answers no handshake. A client that has only ended its side has not left."""
+    listen = LOCAL if kind == "tcp" else f"unix:{tmp_path}/relay"
+    with AionetServer("relay", listen, name_of(target), "--target-tls", "--timeout", 60) as relay:
+        staying = connect_raw(relay.address)
+        with staying, accept(target) as targets_end:
+            leaving = connect_raw(relay.address)
+            with accept(target) as other_end:
+                staying.shutdown(socket.SHUT_WR)
+                reset(leaving)
+                event = relay.next_event()
+                assert (event["event"], event["lost"]) == ("closed", "client")
+                assert event["error"] == f"it left before {name_of(target)} answered"
+                assert event["cause"] == ("lost" if kind == "tcp" else "ended by the peer")
+                with contextlib.suppress(ConnectionResetError):
+                    receive_to_end(other_end)
+            reset(targets_end)
+            assert relay.next_event()["lost"] == "target"
+
+
+@pytest.mark.parametrize(
+    ("listening", "to", "same"),
+    [
+        (["127.0.0.1:7"], "127.0.0.1:7", True),
+        (["127.0.0.1:7"], "127.0.0.1:8", False),
+        (["127.0.0.1:7"], "127.0.0.2:7", False),
+        (["127.0.0.1:7"], ":7", True),
+        (["127.0.0.1:7"], "0.0.0.0:7", True),
+        (["127.0.0.1:7"], "[::ffff:127.0.0.1]:7", True),
+        (["127.0.0.1:7"], "localhost:7", False),  # until it is resolved
+        (["0.0.0.0:7", "[::]:7"], "127.0.0.9:7", True),
+        (["0.0.0.0:7"], "192.0.2.1:7", False),  # of nobody
+        (["0.0.0.0:7"], "[::1]:7", False),
+        (["127.0.0.1:7"], "unix:/x", False),
+        (["unix:@a"], "unix:@a", True),
+        (["unix:@a"], "unix:@b", False),
+    ],
+)
+def test_targets_that_are_the_relay(listening: list[str], to: str, same: bool) -> None:
+    found = leads_here(as_address(to), [as_address(text) for text in listening])
+    assert (found is not None) is same
+
+
+@pytest.mark.parametrize(("listen", "to"), [(":{}", "127.0.0.1:{}"), ("unix:relay", "unix:./relay")])
+def test_a_relay_to_itself_does_not_start(tmp_path: Path, listen: str, to: str) -> None:
+    port = unused_port()
+    done = aionet("relay", listen.format(port), to.format(port), cwd=tmp_path)
+    assert done.returncode == 1
+    assert b"is this relay, which listens on" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_relay_to_a_name_of_itself_makes_one_connection() -> None:
+    port = unused_port()
+    with AionetServer("relay", f"127.0.0.1:{port}", f"localhost:{port}") as relay:
+        for _ in range(3):
+            with connect_raw(relay.address) as client, pytest.raises(ConnectionResetError):
+                client.recv(1)
+        relay.signal()
+        code, output, _ = relay.ended()
+        assert code == 0
+        ends = [json.loads(line) for line in output.splitlines()]
+        told = [end["error"] for end in ends if end["event"] == "closed" and end["lost"] == "target"]
+        assert told
+        assert all("leads back to this relay" in error for error in told)
+        assert len(ends) < 20
 
 
 def test_without_json_standard_output_stays_empty(target: socket.socket) -> None:
