@@ -15,6 +15,10 @@ which `aclose` closes at once, cleanly if all was sent. So what is left at the h
 
 *Act, then announce*: everything is aborted before anything of it is logged.
 
+*In slices.* Each step goes through its connections in slices (`wires/slices.py`), so that the loop has turns
+in between. The hard limit counts from the end of the grace, however long the work takes. Only where so many
+are cancelled that little of it is left, the last ones have a quarter of it.
+
 Cancelling all at once would send all clients back at once, to whatever takes over. So it may be spread over
 the last seconds of the grace.
 """
@@ -28,12 +32,14 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from types import FrameType
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, TypeAlias
 
 from .announcing import Log
 from .close_reason import CloseCause
 from .connection import Connection
+from .wires.budget import END_UNITS
+from .wires.slices import Slice
 
 __all__ = ["Drain", "DrainReport", "Straggler", "leave_behind"]
 
@@ -41,6 +47,7 @@ _log = Log("aionet.server")
 
 _OWN_FILES = os.path.dirname(__file__) + os.sep
 _CLOSING_SHARES = (0.75, 0.95)  # of the hard limit: when connections that close have had enough time
+_LEAST_SHARE = 0.25  # of the hard limit, for those who are cancelled last
 _LAST_CHANCE = 0.5  # seconds for handlers to end whose connection was taken away
 
 
@@ -97,18 +104,19 @@ class Drain:
         note: Callable[[Connection[Any], CloseCause], object],
     ) -> None:
         self._note = note
-        self._connections = {connection.task: connection for connection in connections}
+        self._given = tuple(connections)
+        self._connections: dict[asyncio.Task[None], Connection[Any]] = {}
         self._cancelled: set[asyncio.Task[None]] = set()
-        self._running = len(self._connections)
+        self._stacks: dict[_Place, str] = {}
+        """What was formatted already: the stragglers of one handler mostly wait at one place."""
+        self._running = len(self._given)
         self._all_ended = asyncio.Event()
-        for task in self._connections:  # once, and not at each of the many waits of a spread
-            task.add_done_callback(self._on_end)
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._grace_ends = self._began + grace
         self._hard = hard
         self._hard_ends = math.inf
-        """Known once the grace is over."""
+        """Known once the cancellations have begun."""
         self._spread = min(spread, grace)
         self._deadline: asyncio.Timeout | None = None  # of the wait that is in progress,
         self._until: Callable[[], float] = self._hard_limit  # and when it ends
@@ -118,18 +126,20 @@ class Drain:
     async def run(self) -> DrainReport:
         """Go through the steps; return as soon as all have ended. Cancel safety: it stops where it is."""
         try:
+            await self._follow()
             await self._wait(partial(self._grace_limit, 0.0))
             await self._cancel_the_rest()
-            self._hard_ends = self._loop.time() + self._hard
             closing: set[asyncio.Task[None]] = set()
             for share in _CLOSING_SHARES:
                 await self._wait(partial(self._hard_limit, share))
-                closing |= self._hurry_those_that_close()
+                closing |= await self._hurry_those_that_close()
             await self._wait(self._hard_limit)
-            report, stragglers = self._abort_the_rest(closing)
+            report, stragglers = await self._abort_the_rest(closing)
         finally:  # even if it fails: serving waits for it
             self.done = True
+        slice = Slice()
         for straggler, connection in stragglers:
+            await slice.turn()
             _log.warning(
                 "handler for %s did not end when it was cancelled:\n%s",
                 straggler.peer,
@@ -152,35 +162,61 @@ class Drain:
         self._grace_ends = min(self._grace_ends, now + grace)
         self._spread = min(self._spread, grace)
         self._hard = min(self._hard, hard)
-        self._hard_ends = min(self._hard_ends, now + hard)
+        self._hard_ends = min(self._hard_ends, max(now, self._grace_ends) + hard)
         if self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(min(self._until(), self._deadline.when() or math.inf))
 
-    async def _cancel_the_rest(self) -> None:
-        tasks = self._left()
-        for number, task in enumerate(tasks):
-            if number and self._spread:
-                await self._wait(partial(self._grace_limit, number / len(tasks)))
-            if not task.done() and not _is_closing(self._connections[task]):
-                self._cancel(task)
+    async def _follow(self) -> None:
+        """Have the end of each task noted: once, and not at each of the many waits of a spread."""
+        slice = Slice()
+        for connection in self._given:
+            await slice.turn()
+            self._connections[connection.task] = connection
+            connection.task.add_done_callback(self._on_end)
 
-    def _hurry_those_that_close(self) -> set[asyncio.Task[None]]:
+    async def _cancel_the_rest(self) -> None:
+        self._hard_ends = max(self._loop.time(), self._grace_ends) + self._hard
+        tasks = self._left()
+        slice = Slice()
+        for number, task in enumerate(tasks):
+            share = number / len(tasks)
+            if self._spread and self._grace_limit(share) > self._loop.time():
+                await self._wait(partial(self._grace_limit, share))
+            else:
+                await slice.turn()
+            if not task.done() and not _is_closing(self._connections[task]):
+                slice.take(END_UNITS)
+                self._cancel(task)
+        self._hard_ends = max(self._hard_ends, self._loop.time() + self._hard * _LEAST_SHARE)
+
+    async def _hurry_those_that_close(self) -> set[asyncio.Task[None]]:
         """Have them close at once; return their tasks."""
-        closing = {task for task in self._left() if _is_closing(self._connections[task])}
-        for task in closing:
+        closing = set()
+        slice = Slice()
+        for task in self._left():
+            await slice.turn()
+            if task.done() or not _is_closing(self._connections[task]):
+                continue
+            slice.take(END_UNITS)
+            closing.add(task)
             if self._connections[task].phase == "closing":
                 task.cancel("the server is draining")
             else:
                 self._cancel(task)
         return closing
 
-    def _abort_the_rest(
+    async def _abort_the_rest(
         self, closing: set[asyncio.Task[None]]
     ) -> tuple[DrainReport, list[tuple[Straggler, Connection[Any]]]]:
         """Take the connections of the handlers that are left away; return the report and the stragglers."""
         stragglers = []
+        slice = Slice()
         for task in self._left():
+            await slice.turn()
             connection = self._connections[task]
+            if task.done():
+                continue
+            slice.take(END_UNITS)
             if _is_closing(connection):  # since a moment
                 connection.socket.abort()
                 closing.add(task)
@@ -207,7 +243,7 @@ class Drain:
 
     def _abort(self, task: asyncio.Task[None]) -> Straggler:
         connection = self._connections[task]
-        straggler = Straggler(str(connection.socket.peer_address), _stack_of(task))
+        straggler = Straggler(str(connection.socket.peer_address), _stack_of(task, self._stacks))
         if connection._cause is CloseCause.DRAINED:
             connection._cause = CloseCause.ABORTED
             self._note(connection, CloseCause.ABORTED)
@@ -260,7 +296,11 @@ async def leave_behind(
                 os._exit(status)
 
 
-def _stack_of(task: asyncio.Task[None]) -> str:
+_Place: TypeAlias = tuple[tuple[CodeType, int], ...]
+"""The code and the line of each frame of a stack."""
+
+
+def _stack_of(task: asyncio.Task[None], known: dict[_Place, str]) -> str:
     """What `task` awaits, outermost first, without our frames; `get_stack` shows the first frame only."""
     frames: list[tuple[FrameType, int]] = []
     rest = ""
@@ -269,7 +309,10 @@ def _stack_of(task: asyncio.Task[None]) -> str:
     except Exception as error:  # of an awaitable with attributes of its own; the drain must not fail by it
         rest = f"  (the rest cannot be shown: {error!r})\n"
     theirs = [(frame, line) for frame, line in frames if not frame.f_code.co_filename.startswith(_OWN_FILES)]
-    return "".join(traceback.StackSummary.extract(theirs or frames).format()) + rest
+    place = tuple((frame.f_code, line) for frame, line in theirs or frames)
+    if place not in known:
+        known[place] = "".join(traceback.StackSummary.extract(theirs or frames).format())
+    return known[place] + rest
 
 
 def _frames_of(awaited: Any) -> Iterator[FrameType]:

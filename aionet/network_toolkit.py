@@ -4,13 +4,14 @@ Theory of operation
 -------------------
 Entering a toolkit makes it the scope of its event loop (`scope.py`): sockets and servers that are made there
 take its options and its resolver, and enter themselves into its ledger when they open and take themselves out
-when they close. Leaving it closes what is still in the ledger and says what that was. Toolkits may be nested;
-the inner one is in force until it is left.
+when they close. Leaving it closes what is still in the ledger, in slices (`wires/slices.py`), and says what
+that was. Toolkits may be nested; the inner one is in force until it is left.
 """
 
 from __future__ import annotations
 
 import asyncio
+from operator import itemgetter
 from typing import Any, Self
 
 from .announcing import Log
@@ -20,11 +21,15 @@ from .no_copies import refuse_to_be_copied
 from .options import TcpOptions, UnixOptions
 from .resolving import Resolver
 from .scope import Scope, set_scope
+from .wires.budget import END_UNITS
 from .wires.forks import forks
+from .wires.slices import Slice
 
 __all__ = ["NetworkToolkit"]
 
 _log = Log("aionet")
+
+_NAMES_IN_LOG = 20
 
 
 class NetworkToolkit:
@@ -89,15 +94,18 @@ class NetworkToolkit:
         if self._loop is not None:
             set_scope(self._loop, self._outer)
             self._loop = None
-        left = sorted(self._ledger, key=repr)
-        names = [repr(item) for item in left]
-        if names and self._forks == forks():  # else they are the parent's, and open there
-            _log.warning("the toolkit closed %d that were left open: %s", len(names), ", ".join(names))
-        closing = [asyncio.create_task(item.aclose()) for item in left]
+        left = list(self._ledger)
+        names: list[str] = []
+        closing: list[asyncio.Task[None]] = []
         try:
+            left, names = await _by_name(left)
+            if names and self._forks == forks():  # else they are the parent's, and open there
+                _log.warning("the toolkit closed %d that were left open: %s", len(names), _in_short(names))
+            await _begin_to_close(left, closing)
             if closing:
                 await asyncio.wait(closing)
         except asyncio.CancelledError:
+            closing.extend(asyncio.create_task(item.aclose()) for item in left[len(closing) :])
             await see_through(_cancel(closing))
             raise
         for task, name in zip(closing, names, strict=True):
@@ -105,6 +113,31 @@ class NetworkToolkit:
             if error is not None:
                 _log.warning("%s did not close in good order: %s", name, error)
         return names
+
+
+async def _by_name(items: list[Any]) -> tuple[list[Any], list[str]]:
+    """Return `items` in the order of their names, and these names."""
+    named = []
+    slice = Slice()
+    for item in items:
+        await slice.turn()
+        named.append((repr(item), item))
+    named.sort(key=itemgetter(0))
+    return [item for _, item in named], [name for name, _ in named]
+
+
+def _in_short(names: list[str]) -> str:
+    more = [] if len(names) <= _NAMES_IN_LOG else [f"and {len(names) - _NAMES_IN_LOG} more"]
+    return ", ".join(names[:_NAMES_IN_LOG] + more)
+
+
+async def _begin_to_close(items: list[Any], closing: list[asyncio.Task[None]]) -> None:
+    """Make a task for each of `items` that closes it, and append it to `closing`."""
+    slice = Slice()
+    for item in items:
+        await slice.turn()
+        slice.take(END_UNITS)
+        closing.append(asyncio.create_task(item.aclose()))
 
 
 async def _cancel(closing: list[asyncio.Task[None]]) -> None:

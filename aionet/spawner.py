@@ -203,7 +203,8 @@ class ConnectionSpawner(Generic[SocketT]):
         """Close the servers, let handlers finish for `grace` seconds, cancel the rest, and report.
 
         Handlers see `socket.draining`. Those who have not ended `hard` seconds after being cancelled lose
-        their connection (RST); it takes no longer than `grace` and `hard` together, whatever they do. A
+        their connection (RST); it takes no longer than `grace` and `hard` together, whatever they do, but for
+        the time that cancelling and resetting take where there are thousands, which is done in slices. A
         connection whose handler has ended may take three quarters of `hard` to close, then it is closed at
         once (`DrainReport.closing`).
         `spread` distributes the cancellations over the last seconds of the grace; by default the limits say

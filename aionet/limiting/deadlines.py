@@ -14,6 +14,10 @@ What counts as progress:
     write stall     bytes taken by the kernel of a write that waits
     handshake, handler      nothing: they are of the whole
 
+*Expiring together.* Thousands of connections may be due in the same tick. The wheel goes through them in
+slices (`wires/slices.py`), of which a cut takes its part; so the last of ten thousand is cut some tenths of a
+second after the first.
+
 The connections stand in the order in which they were last seen to move bytes, so that the one that has been
 idle for the longest is at hand.
 """
@@ -26,6 +30,7 @@ from typing import Any, TypeAlias
 
 from ..close_reason import CloseCause
 from ..connection import Connection
+from ..wires.budget import END_UNITS
 from .limits import ConnectionLimits
 from .timer_wheel import TimerWheel
 
@@ -100,6 +105,7 @@ class Deadlines:
         if connection.phase == "closing":  # which has a deadline of its own
             return None
         if connection._cause is not None:  # it was cut, and its handler has not ended
+            self._wheel.slice.take(END_UNITS)
             connection.socket.abort()
             return None
         now = self._time()
@@ -109,6 +115,7 @@ class Deadlines:
             seen = self._seen[connection] = _Seen(connection.started)
         for ends, cause in self._due(connection, seen, now):
             if ends <= now:
+                self._wheel.slice.take(END_UNITS)
                 self._cut(connection, cause)
                 return _HARD
             next_look = min(next_look, ends - now)

@@ -7,11 +7,13 @@ looked after, and forgotten. A cut is the decision that a connection ends: its c
 depends on it. Where the handler may have something to put in order it is cancelled, and the connection closes
 gracefully, if nothing that it wrote is unfinished; where the peer is at fault, or the place is needed, the
 connection is reset and the handler, if it waits for it, gets `SocketClosedError`.
+
+Thousands of peers may leave at the same moment. Where handlers are cut for it, they are looked at by a timer
+wheel, in slices as deadlines are.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -21,18 +23,21 @@ from ..close_reason import CloseCause
 from ..connection import Connection
 from ..peers import peer_of
 from ..signals import Signal
+from ..wires.budget import END_UNITS
 from .admission import PeerCounts
 from .deadlines import Deadlines
 from .handshakes import Handshakes
 from .limits import ConnectionLimits
 from .peer_rate import PeerRate
 from .pending_bytes import PendingBytes
+from .timer_wheel import TimerWheel
 
 __all__ = ["LimitEnforcer"]
 
 _log = Log("aionet.server")
 
 _TIME_TO_READ = 0.1  # seconds in which a handler may find out for itself that its peer has left
+_TICK = 0.02  # of the wheel that looks whether it has
 
 _CANCEL = {CloseCause.IDLE, CloseCause.HANDLER_TIMEOUT, CloseCause.PEER_GONE}
 _RESET = {CloseCause.READ_STALLED, CloseCause.WRITE_STALLED}
@@ -59,6 +64,9 @@ class LimitEnforcer:
         self._pending = None
         if limits.max_pending_bytes is not None:
             self._pending = PendingBytes(limits.max_pending_bytes, self._free)
+        self._left: dict[Connection[Any], int] = {}
+        """Whose peer has gone, and how many bytes were read at the latest look."""
+        self._left_wheel: TimerWheel[Connection[Any]] = TimerWheel(_TICK, self._look_whether_it_reads)
         self._observes = self._pending is not None or self._on_peer_gone != "ignore"
         self._deadlines = None
         if Deadlines.needed(limits, handshakes=handshakes):
@@ -111,6 +119,8 @@ class LimitEnforcer:
         """`connection` has ended."""
         if self._observes:
             connection.socket._wire._observer = None
+            if self._left.pop(connection, None) is not None:
+                self._left_wheel.discard(connection)
         if self._deadlines is not None:
             self._deadlines.discard(connection)
         if self._peers is not None:
@@ -150,6 +160,7 @@ class LimitEnforcer:
 
     def close(self) -> None:
         """All have ended."""
+        self._left_wheel.close()
         if self._deadlines is not None:
             self._deadlines.close()
         if self._rate is not None:
@@ -159,22 +170,21 @@ class LimitEnforcer:
         """Do what is to be done when a peer leaves; it may be told several times."""
         gone = connection.socket.peer_gone
         if not gone and self._on_peer_gone == "cancel":
-            self._expect_read(connection, connection.socket.bytes_read)
+            self._left[connection] = connection.socket.bytes_read
+            self._left_wheel.add(connection, _TIME_TO_READ)
         gone.set()
 
-    def _expect_read(self, connection: Connection[Any], bytes_read: int) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_later(_TIME_TO_READ, self._cut_unless_it_read, connection, bytes_read)
-
-    def _cut_unless_it_read(self, connection: Connection[Any], bytes_read: int) -> None:
-        """A handler that reads, though slowly, comes to the end by itself."""
+    def _look_whether_it_reads(self, connection: Connection[Any]) -> float | None:
+        """A handler that reads, though slowly, comes to the end by itself; return when to look again."""
         wire = connection.socket._wire
         if wire.closed or wire.peer_ended or wire.lost is not None or wire.waits_for_input:
-            return
-        if wire.bytes_read == bytes_read:
+            return None
+        if wire.bytes_read == self._left[connection]:
+            self._left_wheel.slice.take(END_UNITS)
             self.cut(connection, CloseCause.PEER_GONE)
-        else:
-            self._expect_read(connection, wire.bytes_read)
+            return None
+        self._left[connection] = wire.bytes_read
+        return _TIME_TO_READ
 
     def on_unsent(self, connection: Connection[Any], count: int) -> None:
         """`count` bytes of `connection` wait for its peer."""

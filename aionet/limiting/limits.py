@@ -21,7 +21,8 @@ class ConnectionLimits:
     """One policy for all connections of a spawner. ``None`` is no limit.
 
     Deadlines are kept by a timer wheel, not by a timer each: a connection is looked at now and then, and is
-    cut when a deadline has passed, at the latest an eighth of the shortest one afterwards.
+    cut when a deadline has passed, at the latest an eighth of the shortest one afterwards. Where thousands
+    are due at once, they are cut in slices between which the loop has turns, so the last ones a little later.
 
     Raises `TypeError` or `ValueError`, naming the limit and its value.
     """

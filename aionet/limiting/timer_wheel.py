@@ -8,6 +8,10 @@ items. An item may come up to a tick late, never early (G. Varghese, A. Lauck: H
 Wheels, 1987; slots here are a dictionary, so there are no rounds to count).
 
 `on_due(item)` says in how many seconds the item is due again, or ``None`` if it is not.
+
+*Many at once.* The items that are due are gone through in slices (`wires/slices.py`), those of the oldest
+slot first. An item that waits for a later slice may still be discarded. Where the work for all of them takes
+longer than a tick, items come later than a tick by that time.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
+
+from ..wires.slices import Slice
 
 __all__ = ["TimerWheel"]
 
@@ -30,8 +36,10 @@ class TimerWheel(Generic[T]):
         self._on_due = on_due
         self._slots: dict[int, set[T]] = {}
         self._slot_of: dict[T, int] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None  # or the call of the next slice
         self._opens = 0  # the slot that the timer opens
+        self.slice = Slice()
+        """Of the work in progress: `on_due` takes from it what its decision costs later."""
 
     def __len__(self) -> int:
         return len(self._slot_of)
@@ -57,6 +65,8 @@ class TimerWheel(Generic[T]):
 
     def close(self) -> None:
         """Forget everything."""
+        for due in self._slots.values():  # one of them may be in progress
+            due.clear()
         self._slots.clear()
         self._slot_of.clear()
         if self._timer is not None:
@@ -71,17 +81,27 @@ class TimerWheel(Generic[T]):
 
     def _turn(self) -> None:
         self._opens = 0  # what is added meanwhile sets no timer
+        self.slice.begin()
         now = self._loop.time() / self._tick
         try:
-            for slot in sorted(slot for slot in self._slots if slot <= now):
+            while self._slots and (slot := min(self._slots)) <= now and not self.slice.over:
                 self._open(slot)
         finally:
             if self._timer is not None:  # else it was closed
                 self._timer = None
-                if self._slots:
-                    self._set_timer(min(self._slots))
+                self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        if not self._slots:
+            return
+        slot = min(self._slots)
+        if slot <= now:
+            self._timer = self._loop.call_soon(self._turn)
+        else:
+            self._set_timer(slot)
 
     def _open(self, slot: int) -> None:
+        """Go through the items of `slot`, as far as the slice allows."""
         due = self._slots[slot]
         while due:
             item = due.pop()
@@ -89,4 +109,7 @@ class TimerWheel(Generic[T]):
             again = self._on_due(item)
             if again is not None:
                 self.add(item, again)
-        self._slots.pop(slot, None)
+            if self.slice.over:
+                break
+        if not due:
+            self._slots.pop(slot, None)

@@ -11,6 +11,7 @@ from typing import Self
 
 from ..native._compiled import Reactor
 from ..wires.budget import BUDGET
+from ..wires.slices import Slices
 
 __all__ = ["NativeLoopState"]
 
@@ -18,10 +19,13 @@ __all__ = ["NativeLoopState"]
 class NativeLoopState(Reactor):
     """One per event loop in use."""
 
-    __slots__ = ()
+    __slots__ = ("ends",)
 
     one_shot = False
     tells_errors = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.ends = Slices(loop)
 
     @property
     def reactor(self) -> Self:

@@ -291,6 +291,16 @@ static int import_number(const char *module_name, const char *name, int *place)
     return value == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
+static int import_seconds(const char *module_name, const char *name, double *place)
+{
+    PyObject *number;
+    if (import_from(module_name, name, &number) < 0)
+        return -1;
+    *place = PyFloat_AsDouble(number);
+    Py_DECREF(number);
+    return *place == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
 static int intern(PyObject **place, const char *text)
 {
     *place = PyUnicode_InternFromString(text);
@@ -352,7 +362,8 @@ static int module_exec(PyObject *module)
         import_from("aionet.wires.descriptors", "waiting", &state->closed_descriptors) ||
         import_from("aionet.wires.lingering", "BROKEN_OFF", &state->broken_off) ||
         import_number("aionet.wires.budget", "BUDGET", &state->budget) ||
-        import_number("aionet.wires.budget", "UNIT_BITS", &state->unit_bits))
+        import_number("aionet.wires.budget", "UNIT_BITS", &state->unit_bits) ||
+        import_seconds("aionet.wires.budget", "SLICE_SECONDS", &state->slice_seconds))
         return -1;
 #if PY_VERSION_HEX >= 0x030C0000
     if (import_if_there("asyncio.tasks", "_swap_current_task", &state->swap_task))

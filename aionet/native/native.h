@@ -38,6 +38,7 @@
 #include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -86,6 +87,7 @@ typedef struct {
     PyObject *context_keyword, *msg_keyword, *name_keyword; /* ("context",), ("msg",) and ("name",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     int budget, unit_bits; /* of fairness: wires/budget.py has the numbers, wires/event_loop.py the theory */
+    double slice_seconds;  /* the same of wires/slices.py */
     Operation *free_operations, *free_tls_operations;
     Wait *free_waits;
     int free_operation_count, free_tls_operation_count, free_wait_count;
@@ -132,6 +134,11 @@ typedef struct {
     uint32_t writes; /* EPOLLOUT, where room to write is told of */
 } Slot;
 
+typedef struct {
+    Operation *first, *last; /* linked by `next_ready`; owned */
+    int length;
+} ReadyQueue;
+
 struct Reactor {
     PyObject_HEAD
     ModuleState *state;
@@ -146,7 +153,8 @@ struct Reactor {
     int turn_asked; /* whether the loop was asked to run `wake_ready` */
     unsigned long forks;
     uint32_t generation;
-    Operation *first_ready, *last_ready; /* to be woken; owned */
+    ReadyQueue ready;   /* operations to be woken */
+    ReadyQueue endings; /* the same, whose connections have ended */
     Stream *alone; /* that the last look at the instance found, and nothing else; borrowed while it is watched */
     int guesses;   /* turns since then */
     int readers;   /* streams that somebody waits for */
@@ -166,6 +174,8 @@ void reactor_forget(Reactor *reactor, int fd, PyObject *watcher, int stays_open)
 void reactor_note(Reactor *reactor, const struct epoll_event *events, int count); /* no code of the user's runs */
 int reactor_wake_ready(Reactor *reactor);                                        /* runs tasks */
 void reactor_queue(Reactor *reactor, Operation *operation);
+void reactor_queue_ending(Reactor *reactor, Operation *operation); /* behind those that `reactor_queue` queues */
+int reactor_may_look_on(Reactor *reactor, double began); /* after a full batch: whether to look for more at once */
 int reactor_wake_later(Reactor *reactor, Operation *operation);
 int reactor_ask_for_a_turn(Reactor *reactor); /* for newcomers, and for whoever is to be woken later */
 int reactor_enter(Reactor *reactor, PyObject *task);
@@ -179,6 +189,13 @@ void reactor_on_lost_word(Reactor *reactor, int fd); /* the same, and it kept th
 static inline int is_inherited(Reactor *reactor)
 {
     return reactor->forks != forks;
+}
+
+static inline double monotonic_seconds(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + time.tv_nsec / 1e9;
 }
 
 /* An operation that moved so many bytes has completed at once. */

@@ -13,6 +13,10 @@
  * them is woken, one after the other, from a list of owned references: what runs then may close, cancel and
  * open what it likes. If it raises KeyboardInterrupt the rest of the list is woken in another turn.
  *
+ * *Ends of connections* are woken after all other events of the turn, and in slices (wires/slices.py): the last step of
+ * a connection's task costs several times what a message costs, and thousands of peers may leave at the same moment. A
+ * full batch of events is followed by further looks, so that a message does not wait behind the ends.
+ *
  * *What Python raises in the first half* has no caller that could be given it. As in any callback of a loop,
  * KeyboardInterrupt and SystemExit end the run, once the turn is over and all that were noted are woken; anything else
  * is for the loop's exception handler. If an interrupt or a lack of memory kept the word of an event from its watcher,
@@ -393,30 +397,42 @@ void reactor_note(Reactor *reactor, const struct epoll_event *events, int count)
     }
 }
 
-void reactor_queue(Reactor *reactor, Operation *operation)
+static void append(ReadyQueue *queue, Operation *operation)
 {
     if (operation->queued)
         return;
     operation->queued = 1;
     operation->next_ready = NULL;
-    if (reactor->last_ready != NULL)
-        reactor->last_ready->next_ready = operation;
+    if (queue->last != NULL)
+        queue->last->next_ready = operation;
     else
-        reactor->first_ready = operation;
-    reactor->last_ready = (Operation *)Py_NewRef(operation);
+        queue->first = operation;
+    queue->last = (Operation *)Py_NewRef(operation);
+    queue->length++;
 }
 
-static Operation *next_ready(Reactor *reactor)
+static Operation *take_first(ReadyQueue *queue)
 {
-    Operation *operation = reactor->first_ready;
+    Operation *operation = queue->first;
     if (operation != NULL) {
-        reactor->first_ready = operation->next_ready;
-        if (reactor->first_ready == NULL)
-            reactor->last_ready = NULL;
+        queue->first = operation->next_ready;
+        if (queue->first == NULL)
+            queue->last = NULL;
         operation->next_ready = NULL;
         operation->queued = 0;
+        queue->length--;
     }
     return operation;
+}
+
+void reactor_queue(Reactor *reactor, Operation *operation)
+{
+    append(&reactor->ready, operation);
+}
+
+void reactor_queue_ending(Reactor *reactor, Operation *operation)
+{
+    append(&reactor->endings, operation);
 }
 
 /* Whether the loop is; then the exception that says so is cleared. */
@@ -507,27 +523,54 @@ static void look_at_debug_mode(Reactor *reactor)
     Py_XDECREF(debug);
 }
 
+/* -1: the loop is going down. */
+static int wake(Reactor *reactor, Operation *operation) /* steals it */
+{
+    int failed = operation_wake(operation) < 0;
+    Py_DECREF(operation);
+    if (!failed)
+        return 0;
+    if (!is_interrupt()) {
+        reactor_leave(reactor);
+        reactor_on_failure(reactor);
+        return 0;
+    }
+    PyObject *raised = take_exception();
+    reactor_leave(reactor);
+    int left = reactor->ready.first != NULL || reactor->endings.first != NULL || reactor->interrupt != NULL;
+    if (left && reactor_ask_for_a_turn(reactor) < 0 && !keep_interrupt(reactor))
+        PyErr_WriteUnraisable((PyObject *)reactor);
+    raise_taken(raised);
+    return -1;
+}
+
+/* A slice of them; the others follow in the loop's next turn. -1: the loop is going down. */
+static int wake_endings(Reactor *reactor)
+{
+    if (reactor->endings.first == NULL || reactor->turn_asked) /* that turn has a slice of its own */
+        return 0;
+    double over = monotonic_seconds() + reactor->state->slice_seconds;
+    do {
+        if (wake(reactor, take_first(&reactor->endings)) < 0)
+            return -1;
+    } while (reactor->endings.first != NULL && monotonic_seconds() < over);
+    if (reactor->endings.first != NULL && reactor_ask_for_a_turn(reactor) < 0) {
+        reactor_leave(reactor);
+        reactor_on_failure(reactor); /* the next turn with an event takes a slice as well */
+    }
+    return 0;
+}
+
 int reactor_wake_ready(Reactor *reactor)
 {
     Operation *operation;
     if (reactor->turns++ % TURNS_PER_LOOK == 0)
         look_at_debug_mode(reactor);
-    while ((operation = next_ready(reactor)) != NULL) {
-        int failed = operation_wake(operation) < 0;
-        Py_DECREF(operation);
-        if (failed && !is_interrupt()) {
-            reactor_leave(reactor);
-            reactor_on_failure(reactor);
-        } else if (failed) { /* the loop is going down */
-            PyObject *raised = take_exception();
-            reactor_leave(reactor);
-            int left = reactor->first_ready != NULL || reactor->interrupt != NULL;
-            if (left && reactor_ask_for_a_turn(reactor) < 0 && !keep_interrupt(reactor))
-                PyErr_WriteUnraisable((PyObject *)reactor);
-            raise_taken(raised);
+    while ((operation = take_first(&reactor->ready)) != NULL)
+        if (wake(reactor, operation) < 0)
             return -1;
-        }
-    }
+    if (wake_endings(reactor) < 0)
+        return -1;
     reactor_leave(reactor);
     return raise_interrupt(reactor);
 }
@@ -582,6 +625,23 @@ static void note_whether_alone(Reactor *reactor, const struct epoll_event *event
     reactor->guesses = 0;
 }
 
+/* A batch of ends leaves nearly all of the turn to the messages behind it. */
+int reactor_may_look_on(Reactor *reactor, double began)
+{
+    return reactor->ready.length < EVENTS_PER_TURN &&
+           monotonic_seconds() < began + reactor->state->slice_seconds;
+}
+
+static void look_on(Reactor *reactor, struct epoll_event *events)
+{
+    double began = monotonic_seconds();
+    int count = EVENTS_PER_TURN;
+    while (count == EVENTS_PER_TURN && reactor_may_look_on(reactor, began)) {
+        count = epoll_wait(reactor->epoll, events, EVENTS_PER_TURN, 0);
+        reactor_note(reactor, events, count);
+    }
+}
+
 static int look(Reactor *reactor)
 {
     struct epoll_event events[EVENTS_PER_TURN];
@@ -594,6 +654,8 @@ static int look(Reactor *reactor)
     }
     note_whether_alone(reactor, events, count);
     reactor_note(reactor, events, count);
+    if (count == EVENTS_PER_TURN)
+        look_on(reactor, events);
     return reactor_wake_ready(reactor);
 }
 
@@ -692,7 +754,9 @@ static int reactor_traverse(PyObject *self, visitproc visit, void *arg)
         if (watcher != NULL && (!is_stream(reactor, watcher) || ((Stream *)watcher)->anchored))
             Py_VISIT(watcher);
     }
-    for (Operation *operation = reactor->first_ready; operation != NULL; operation = operation->next_ready)
+    for (Operation *operation = reactor->ready.first; operation != NULL; operation = operation->next_ready)
+        Py_VISIT(operation);
+    for (Operation *operation = reactor->endings.first; operation != NULL; operation = operation->next_ready)
         Py_VISIT(operation);
     return 0;
 }
@@ -701,7 +765,7 @@ static int reactor_clear(PyObject *self)
 {
     Reactor *reactor = (Reactor *)self;
     Operation *operation;
-    while ((operation = next_ready(reactor)) != NULL)
+    while ((operation = take_first(&reactor->ready)) != NULL || (operation = take_first(&reactor->endings)) != NULL)
         Py_DECREF(operation);
     newcomers_clear(reactor);
     for (int fd = 0; fd < reactor->slot_count && reactor->watched > 0; fd++) {

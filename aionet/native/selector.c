@@ -15,7 +15,6 @@
 #include "native.h"
 
 #include <math.h>
-#include <time.h>
 
 enum { EVENTS_PER_SELECT = 256 };
 
@@ -27,13 +26,6 @@ typedef struct {
     int epoll;
     unsigned long forks;
 } Selector;
-
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec + time.tv_nsec / 1e9;
-}
 
 /* What epoll_wait(2) takes: rounded up, so that a timer is due when it returns. */
 static int milliseconds(double seconds)
@@ -97,6 +89,18 @@ static int wait_for_events(Selector *selector, struct epoll_event *events, int t
     return count;
 }
 
+/* After a full batch: what is ready behind it, as far as this turn has room. It ends at a descriptor of asyncio's, which
+ * stays ready and would be found again. */
+static void look_on(Selector *selector, Reactor *reactor, struct epoll_event *events, PyObject *found)
+{
+    double began = monotonic_seconds();
+    int count = EVENTS_PER_SELECT;
+    while (count == EVENTS_PER_SELECT && PyList_GET_SIZE(found) == 0 && reactor_may_look_on(reactor, began)) {
+        count = epoll_wait(selector->epoll, events, EVENTS_PER_SELECT, 0);
+        take_events(selector, events, count, found);
+    }
+}
+
 /* The loop replaces its list of timers now and then, but not while it selects. -1: an error is set. */
 static int look_up_timers(Selector *selector)
 {
@@ -126,18 +130,20 @@ static int select_once(Selector *selector, int *timeout, double deadline, PyObje
     }
     Reactor *reactor = (Reactor *)Py_XNewRef(selector->reactor);
     int ours = take_events(selector, events, count, found);
+    if (count == EVENTS_PER_SELECT && reactor != NULL)
+        look_on(selector, reactor, events, found);
     int failed = reactor != NULL && reactor_wake_ready(reactor) < 0;
     Py_XDECREF(reactor);
     if (failed)
         return -1;
-    if (ours == 0 || ours < count || *timeout == 0 || selector->epoll < 0)
+    if (ours == 0 || ours < count || PyList_GET_SIZE(found) > 0 || *timeout == 0 || selector->epoll < 0)
         return 0;
     int idle = loop_is_idle(selector, first_timer);
     if (idle <= 0)
         return idle;
     if (PyErr_CheckSignals() < 0)
         return -1;
-    double left = deadline ? deadline - now() : 0;
+    double left = deadline ? deadline - monotonic_seconds() : 0;
     if (deadline)
         *timeout = milliseconds(left);
     return !deadline || left > 0;
@@ -157,7 +163,7 @@ static PyObject *selector_select(PyObject *self, PyObject *argument)
         PyErr_SetString(PyExc_ValueError, "a timeout is a number of seconds, not NaN");
         return NULL;
     }
-    double deadline = argument == Py_None || seconds <= 0 ? 0 : now() + seconds;
+    double deadline = argument == Py_None || seconds <= 0 ? 0 : monotonic_seconds() + seconds;
     int timeout = argument == Py_None ? -1 : milliseconds(seconds);
     if (look_up_timers(selector) < 0)
         return NULL;

@@ -374,7 +374,9 @@ static inline void note_events(Stream *stream, uint32_t events)
         stream->unsure = 1;
     if (events & (EPOLLIN | ENDING)) {
         stream->readable = 1;
-        if (stream->reader != NULL)
+        if (stream->reader != NULL && (events & ENDING))
+            reactor_queue_ending(stream->reactor, stream->reader);
+        else if (stream->reader != NULL)
             reactor_queue(stream->reactor, stream->reader);
     }
 }

@@ -1,14 +1,21 @@
-"""The numbers of fairness, for both engines; what they are for stands in `event_loop.py`.
+"""The numbers of fairness, for both engines; `event_loop.py` and `slices.py` say what they are for.
 
 Nothing is imported here, so that the compiled module, too, can take them from here when it is loaded.
 """
 
 from __future__ import annotations
 
-__all__ = ["BUDGET", "UNIT_BITS"]
+__all__ = ["BUDGET", "END_UNITS", "SLICE_SECONDS", "UNIT_BITS"]
 
 BUDGET = 64
 """How much may complete at once before a task yields a turn of the loop: so many small operations."""
 
 UNIT_BITS = 14
 """An operation costs 1, and 1 more for each full ``1 << UNIT_BITS`` bytes that it moved."""
+
+SLICE_SECONDS = 0.001
+"""How long a slice of work for many connections lasts."""
+
+END_UNITS = 4
+"""What the end of a connection takes of the budget of a slice. With a line in an access log an end costs
+much more than a beginning."""

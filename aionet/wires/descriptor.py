@@ -29,11 +29,13 @@ from .contract import Buffer
 from .lingering import BROKEN_OFF, PAUSES, close_as_before, reset_on_close, reset_whatever_closes, settled
 from .queueing import QueueingWire
 from .raw_socket import RawSocket
+from .reactor import ERROR, HANGUP
 from .sending import OutgoingQueue
 
 __all__ = ["DescriptorWire", "as_address"]
 
 _ADDRESSES = (SocketAddress, UnixAddress)
+_LOST = HANGUP | ERROR
 
 
 class DescriptorWire(QueueingWire):
@@ -172,6 +174,21 @@ class DescriptorWire(QueueingWire):
             not blocked
         ):  # by the reactor, which repeats what is interrupted; the loop's own callbacks are lost then
             self._state.reactor.ask_again(self._fd)
+
+    def _on_writable(self, events: int) -> None:
+        """There is room for what waits, or the connection is lost, which fails it."""
+        if events & _LOST:
+            self._state.ends.add(self._write_on)
+        else:
+            self._write_on()
+
+    def _write_on(self) -> None:
+        try:
+            if self._outgoing:
+                self._outgoing.on_writable()
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            self._state.reactor.ask_again(self._fd)
+            raise
 
     # Observing ----------------------------------------------------------------------------------------
 

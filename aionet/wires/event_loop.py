@@ -20,6 +20,9 @@ its own), and reads out of a socket's buffer are counted by number: their bytes 
 
 *After a fork* (`forks.py`) the states that the child finds are `inherited`: their wires and listeners refuse.
 
+*Ends* of connections of which thousands may come in one turn, which wake a task or fail writes, pass through
+`ends` (`slices.py`).
+
 The state of a loop lives as long as something holds it: a wire, a listener, a connect in progress.
 """
 
@@ -34,6 +37,7 @@ from ..errors import SocketInheritedError
 from ..native import compiled
 from .budget import BUDGET
 from .reactor import make_reactor
+from .slices import Slices
 
 __all__ = ["SCRATCH_BYTES", "EventLoopState", "running_state"]
 
@@ -44,12 +48,14 @@ SCRATCH_BYTES = 256 * 1024
 class EventLoopState:
     """One per event loop in use."""
 
-    __slots__ = ("__weakref__", "budget", "inherited", "loop", "reactor", "scratch")
+    __slots__ = ("__weakref__", "budget", "ends", "inherited", "loop", "reactor", "scratch")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.reactor = make_reactor(loop)
         self.budget = BUDGET
+        self.ends = Slices(loop)
+        """What has to be called because connections have ended."""
         self.inherited = False
         """Whether this process is a fork's child, and what belongs to the loop is the parent's."""
         self.scratch: memoryview | None = None

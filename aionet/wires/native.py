@@ -66,7 +66,7 @@ class NativeWire(Stream, DescriptorWire):
         if self._peer_watched and events & _ENDING and self._observer is not None:
             self._observer.on_peer_gone()
         if self._outgoing and events & _MAY_WRITE:
-            self._outgoing.on_writable()
+            self._on_writable(events)
         return events
 
     async def _send_rest(self, buffers: tuple[Buffer, ...], sent: int) -> int:

@@ -9,7 +9,7 @@ another reason (`_unsure`): the end of the stream or an error was announced, whi
 event; urgent data has come, at which recv(2) stops (tcp(7)); or on a Unix socket, where it stops after bytes
 that descriptors came with (unix(7)). So a message over TCP costs one `recv` and nothing else. The
 event only wakes the task; the bytes are taken in the task's own step, which is why a cancelled read cannot
-lose any.
+lose any. Tasks whose connection has ended are woken in slices (`slices.py`).
 
 *Memory* is taken for what came, not for what the caller named: a read of more than `_CHUNK` goes through one
 buffer of the loop's, and costs a copy.
@@ -270,9 +270,12 @@ class PortableWire(DescriptorWire):
             self._readable = True
             waiter = self._read_waiter
             if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+                if events & _ENDING:
+                    self._state.ends.add(self._wake_reader)
+                else:
+                    waiter.set_result(None)
         if self._outgoing and events & _MAY_WRITE:
-            self._outgoing.on_writable()
+            self._on_writable(events)
 
     # Sending ------------------------------------------------------------------------------------------
 

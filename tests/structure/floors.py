@@ -18,7 +18,6 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "peers",
         "handshake_places",
         "cleaning_up",
-        "signals",
         "close_reason",
         "hanging_up",
         "early_signals",
@@ -40,6 +39,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "scope",
         "tls",
         "unfinished",
+        "signals",
     ),
     3: (
         "stream_socket",

@@ -25,9 +25,14 @@ class Clock(asyncio.SelectorEventLoop):
     def go_to(self, moment: float) -> None:
         while self._scheduled and self._scheduled[0].when() <= moment:
             self.now = max(self.now, self._scheduled[0].when())
-            self.call_soon(self.stop)
-            self.run_forever()
+            self.give_turn()
+            while self._ready:
+                self.give_turn()
         self.now = moment
+
+    def give_turn(self) -> None:
+        self.call_soon(self.stop)
+        self.run_forever()
 
 
 @pytest.fixture
