@@ -47,6 +47,8 @@ class CloseCause(enum.Enum):
     PENDING_BYTES = "too many bytes pending", "server", "cut"
     EXHAUSTED = "no resources", "server", "cut"
     """The process or the system had no descriptors, memory or epoll watches left for it."""
+    TLS_RECORD_FLOOD = "too many TLS records without data", "server", "cut"
+    """The peer sent key updates, tickets or the like, one after the other, and no data."""
     FULL = "no room", "server", "rejected"
     TOO_MANY_OF_PEER = "too many of this peer", "server", "rejected"
     TOO_FAST_OF_PEER = "too many a second of this peer", "server", "rejected"

@@ -41,6 +41,7 @@ class TlsFailure(enum.Enum):
     TIMEOUT = "the handshake took too long"
     INJECTED = "bytes came before TLS began"
     TRUNCATED = "the stream ended without close_notify"
+    RECORD_FLOOD = "too many records without data"
     PROTOCOL = "a record was bad, or not to be expected"
 
     def __str__(self) -> str:
@@ -49,7 +50,7 @@ class TlsFailure(enum.Enum):
     @property
     def of_handshakes(self) -> bool:
         """Whether a server's handshake can fail for it."""
-        return self not in (TlsFailure.TRUNCATED, TlsFailure.INJECTED)
+        return self not in (TlsFailure.TRUNCATED, TlsFailure.INJECTED, TlsFailure.RECORD_FLOOD)
 
     @property
     def of_certificate(self) -> bool:

@@ -31,6 +31,7 @@ from .errors import (
     TlsError,
 )
 from .stream_socket import AsyncStreamSocket
+from .tls_failure import TlsFailure
 from .unfinished import OnUnfinished, leaves_unfinished
 from .wires.contract import Wire
 from .wires.lingering import RESET_HERE
@@ -51,7 +52,7 @@ OnCrash = Callable[[Any, Exception], object]
 def cause_of_return(wire: Wire) -> CloseCause:
     """Return why a connection ends on `wire` whose handler has returned."""
     if wire.lost is not None:  # which the handler, a relay for instance, has dealt with
-        return CloseCause.RESET if wire.lost is RESET_HERE else CloseCause.PEER_LOST
+        return CloseCause.RESET if wire.lost is RESET_HERE else _cause_of_loss(wire.lost)
     return CloseCause.PEER_ENDED if wire.peer_ended else CloseCause.COMPLETED
 
 
@@ -82,9 +83,14 @@ def verdict_on(
         return _handshake_failed(connection, error, on_crash)
     if _peer_left(error, socket, _TLS_BROKE):
         _log.debug("connection from %s ended: %s", socket.peer_address, error)
-        return decided or CloseCause.PEER_LOST
+        return decided or _cause_of_loss(error)
     _report_crash(socket, error, on_crash)
     return decided or CloseCause.FAILED
+
+
+def _cause_of_loss(error: BaseException) -> CloseCause:
+    is_flood = isinstance(error, TlsError) and error.failure is TlsFailure.RECORD_FLOOD
+    return CloseCause.TLS_RECORD_FLOOD if is_flood else CloseCause.PEER_LOST
 
 
 def shortage_in(error: BaseException | None) -> ResourceExhaustedError | None:

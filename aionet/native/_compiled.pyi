@@ -126,6 +126,11 @@ class Tls:
     _incoming: Any
     _encrypted: Any
     _ahead: bytes
+    _unfed: bytes
+    _unfed_at: int
+    _record_left: int
+    _unread_records: int
+    _idle_records: int
     _outgoing: Any
     _own_loss: Any
     _bytes_sent: int

@@ -363,7 +363,10 @@ static int module_exec(PyObject *module)
         import_from("aionet.wires.lingering", "BROKEN_OFF", &state->broken_off) ||
         import_number("aionet.wires.budget", "BUDGET", &state->budget) ||
         import_number("aionet.wires.budget", "UNIT_BITS", &state->unit_bits) ||
-        import_seconds("aionet.wires.budget", "SLICE_SECONDS", &state->slice_seconds))
+        import_seconds("aionet.wires.budget", "SLICE_SECONDS", &state->slice_seconds) ||
+        import_number("aionet.wires.tls.records", "RECORD_COST", &state->record_cost) ||
+        import_number("aionet.wires.tls.records", "LARGE_RECORD", &state->large_record) ||
+        import_number("aionet.wires.tls.records", "MOST_WITHOUT_DATA", &state->most_without_data))
         return -1;
 #if PY_VERSION_HEX >= 0x030C0000
     if (import_if_there("asyncio.tasks", "_swap_current_task", &state->swap_task))

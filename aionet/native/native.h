@@ -86,6 +86,7 @@ typedef struct {
         *str_stopping, *str_throw, *str_write;
     PyObject *context_keyword, *msg_keyword, *name_keyword; /* ("context",), ("msg",) and ("name",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
+    int record_cost, large_record, most_without_data; /* of TLS: wires/tls/records.py */
     int budget, unit_bits; /* of fairness: wires/budget.py has the numbers, wires/event_loop.py the theory */
     double slice_seconds;  /* the same of wires/slices.py */
     Operation *free_operations, *free_tls_operations;

@@ -16,6 +16,9 @@
  * most, and so how much plaintext, and how large an object to make. Mostly it is one record (`single`), of which
  * nothing is left when it was read; else the BIO is asked.
  *
+ * *Records.* One small record, or several large ones, are given to OpenSSL at once, and the rest waits in `unfed`:
+ * wires/tls/records.py has the theory, the numbers, and the same in Python.
+ *
  * *Answers.* A read may have made one (to a KeyUpdate, say), which is to go before the next record that this side sends
  * (RFC 8446, 4.6.3). A single record that had data in it made none.
  *
@@ -31,6 +34,7 @@ enum {
     RECORD_BYTES = 16384,       /* of plaintext, at the most, in one record */
     MOST_WRITTEN = 65536,       /* that are encrypted at once: `PIECE` of wires/tls/writes.py */
     UNKNOWN = RECORD_BYTES + 1, /* above a record: a read of so much leaves nothing of it */
+    HEADER_BYTES = 5,           /* of a record: type, version, length (RFC 8446, 5.1) */
 };
 
 struct Tls {
@@ -39,8 +43,11 @@ struct Tls {
     Stream *stream; /* beneath, once that is the short way's; owned */
     PyObject *engine; /* of the SSLObject, what it calls itself */
     PyObject *lower, *object, *incoming, *encrypted, *ahead, *outgoing, *own_loss;
+    PyObject *unfed; /* bytes of ciphertext that came, of which OpenSSL was given the first `unfed_at`; or NULL */
+    Py_ssize_t unfed_at, record_left;
     long long bytes_read, bytes_sent;
     Py_ssize_t held;
+    int unread_records, idle_records;
     char single, more, reading, established, truncated, eof_asked, closed, peer_ended;
 };
 
@@ -132,6 +139,12 @@ static int may_read(Tls *tls)
            !stream->closed && !is_inherited(stream->reactor) && !is_set(stream->lost) && (tls->ahead == NULL || PyBytes_GET_SIZE(tls->ahead) == 0);
 }
 
+/* So many records have had no data. */
+static void charge_records(Tls *tls, int records)
+{
+    tls->stream->reactor->budget -= records * tls->state->record_cost;
+}
+
 /* Something was read: what may be left. */
 static int note_left(Tls *tls, Py_ssize_t asked, Py_ssize_t got)
 {
@@ -141,13 +154,18 @@ static int note_left(Tls *tls, Py_ssize_t asked, Py_ssize_t got)
         return 0;
     }
     if (tls->single) {
-        tls->held = tls->more = 0;
+        tls->held = tls->more = tls->unread_records = 0;
         return 0;
     }
     PyObject *pending = PyObject_GetAttr(tls->incoming, tls->state->str_pending);
     tls->held = pending == NULL ? UNKNOWN : PyLong_AsSsize_t(pending);
     tls->more = tls->held != 0;
     Py_XDECREF(pending);
+    tls->unread_records -= tls->unread_records > 0;
+    if (!tls->more) { /* all are read, and those before this one had no data */
+        charge_records(tls, tls->unread_records);
+        tls->unread_records = 0;
+    }
     return pending == NULL || tls->held < 0 ? -1 : 0;
 }
 
@@ -176,8 +194,16 @@ static Outcome note_refusal(Tls *tls)
     int answers = has_answers(tls);
     if (answers < 0)
         return FAILED;
-    tls->more = answers > 0; /* then the other half is to ask again, and to send them */
-    return answers ? RARE : WANTS_MORE;
+    /* The other half asks again where it has answers to send, or a flood to end. */
+    tls->more = answers > 0 || tls->idle_records + tls->unread_records > tls->state->most_without_data;
+    if (tls->more)
+        return RARE;
+    charge_records(tls, tls->unread_records);
+    tls->idle_records += tls->unread_records;
+    tls->unread_records = 0;
+    if (tls->record_left == 0)
+        tls->held = 0;
+    return WANTS_MORE;
 }
 
 /* Send what reading has made this side say: somebody who only reads must not gather answers. */
@@ -227,6 +253,7 @@ static Outcome decrypt(Operation *operation, Tls *tls, PyObject **result)
         return got < 0 ? FAILED : RARE;
     }
     tls->bytes_read += got;
+    tls->idle_records = 0;
     if (!tls->single && answer(tls) < 0)
         return drop(tls, data, LOST);
     if (note_left(tls, asked, got) < 0)
@@ -238,33 +265,102 @@ static Outcome decrypt(Operation *operation, Tls *tls, PyObject **result)
 /* Whether this is one record of data (RFC 8446, 5.1), no less and no more. */
 static int is_a_record(const unsigned char *bytes, Py_ssize_t length)
 {
-    enum { APPLICATION_DATA = 23, HEADER_BYTES = 5 };
+    enum { APPLICATION_DATA = 23 };
     return length > HEADER_BYTES && bytes[0] == APPLICATION_DATA && HEADER_BYTES + (bytes[3] << 8 | bytes[4]) == length;
 }
 
-/* Take what the kernel has into the BIO. GOT: there was something. */
+/* How many of these bytes are the records that OpenSSL is given next; notes how many records are among them. */
+static Py_ssize_t next_records(Tls *tls, const unsigned char *bytes, Py_ssize_t length)
+{
+    Py_ssize_t at = 0, left = tls->record_left;
+    int count = 0, small = 0;
+    for (;;) {
+        if (left == 0) {
+            if (length - at < HEADER_BYTES)
+                break;
+            Py_ssize_t size = HEADER_BYTES + (bytes[at + 3] << 8 | bytes[at + 4]);
+            if (size < tls->state->large_record && small++)
+                break;
+            left = size;
+        }
+        Py_ssize_t part = Py_MIN(left, length - at);
+        at += part;
+        left -= part;
+        if (left > 0)
+            break;
+        count++;
+    }
+    tls->record_left = left;
+    tls->unread_records = count;
+    return at;
+}
+
+/* Give OpenSSL what is next of these bytes; how many that was, or -1 and an error is set. */
+static Py_ssize_t feed(Tls *tls, const char *bytes, Py_ssize_t length)
+{
+    Py_ssize_t next = next_records(tls, (const unsigned char *)bytes, length);
+    if (next == 0)
+        return 0;
+    PyObject *written = call_with_bytes(tls->stream->reactor, tls->state->bio_write, tls->incoming, bytes, next);
+    if (written == NULL) {
+        break_off(tls);
+        return -1;
+    }
+    Py_DECREF(written);
+    tls->single = tls->held == 0 && is_a_record((const unsigned char *)bytes, next);
+    tls->held += next;
+    tls->more = 1;
+    return next;
+}
+
+/* Keep these bytes for later; 0, or -1 and an error is set. */
+static int keep_unfed(Tls *tls, const char *bytes, Py_ssize_t length)
+{
+    PyObject *unfed = length == 0 ? NULL : PyBytes_FromStringAndSize(bytes, length);
+    if (length > 0 && unfed == NULL) {
+        break_off(tls);
+        return -1;
+    }
+    Py_XSETREF(tls->unfed, unfed);
+    tls->unfed_at = 0;
+    return 0;
+}
+
+/* GOT: OpenSSL was given what is next of what is here. */
+static Outcome feed_next(Tls *tls)
+{
+    if (tls->unfed == NULL)
+        return WANTS_MORE;
+    const char *bytes = PyBytes_AS_STRING(tls->unfed) + tls->unfed_at;
+    Py_ssize_t length = PyBytes_GET_SIZE(tls->unfed) - tls->unfed_at, next = feed(tls, bytes, length);
+    if (next <= 0)
+        return next < 0 ? FAILED : WANTS_MORE;
+    tls->unfed_at += next;
+    if (length - next < HEADER_BYTES && keep_unfed(tls, bytes + next, length - next) < 0)
+        return FAILED;
+    return GOT;
+}
+
+/* Take what the kernel has. GOT: there was something. */
 static Outcome take_in(Tls *tls)
 {
     Stream *stream = tls->stream;
     char *scratch = reactor_scratch(stream->reactor);
     if (scratch == NULL)
         return FAILED;
-    Py_ssize_t received = stream_receive_into(stream, scratch, READ_BYTES);
+    Py_ssize_t begun = tls->unfed == NULL ? 0 : PyBytes_GET_SIZE(tls->unfed) - tls->unfed_at; /* a part of a header */
+    Py_ssize_t received = stream_receive_into(stream, scratch + begun, READ_BYTES);
     if (received == WOULD_BLOCK)
         return WANTS_MORE;
     if (received < 0)
         return LOST;
     if (received == 0) /* the end without close_notify: the stream tells it again */
         return RARE;
-    PyObject *written = call_with_bytes(stream->reactor, tls->state->bio_write, tls->incoming, scratch, received);
-    if (written == NULL) {
-        break_off(tls);
+    if (begun > 0)
+        memcpy(scratch, PyBytes_AS_STRING(tls->unfed) + tls->unfed_at, begun);
+    Py_ssize_t length = begun + received, next = feed(tls, scratch, length);
+    if (next < 0 || ((begun > 0 || next < length) && keep_unfed(tls, scratch + next, length - next) < 0))
         return FAILED;
-    }
-    Py_DECREF(written);
-    tls->single = tls->held == 0 && is_a_record((unsigned char *)scratch, received);
-    tls->held += received;
-    tls->more = 1;
     return GOT;
 }
 
@@ -344,6 +440,13 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
                 reactor_charge(tls->stream->reactor, 0);
             return operation_finish_with(operation, data, result);
         }
+        int is_more_there = tls->unfed != NULL || tls->stream->readable;
+        if (outcome == WANTS_MORE && is_more_there && tls->stream->reactor->budget <= 0) {
+            stream_set_reader(tls->stream, operation);
+            return operation_yield_turn(operation, YIELDED_BEFORE, result);
+        }
+        if (outcome == WANTS_MORE)
+            outcome = feed_next(tls);
         if (outcome == WANTS_MORE) {
             if (!tls->stream->readable) {
                 PySendResult status = operation_wait_for_input(operation, result);
@@ -820,6 +923,22 @@ static int tls_set_part(PyObject *self, PyObject *value, void *offset)
     return 0;
 }
 
+static PyObject *tls_get_unfed(PyObject *self, void *unused)
+{
+    PyObject *unfed = ((Tls *)self)->unfed;
+    return unfed == NULL ? PyBytes_FromStringAndSize(NULL, 0) : Py_NewRef(unfed);
+}
+
+static int tls_set_unfed(PyObject *self, PyObject *value, void *unused)
+{
+    if (value == NULL || !PyBytes_CheckExact(value)) {
+        PyErr_SetString(PyExc_TypeError, "ciphertext is bytes");
+        return -1;
+    }
+    Py_XSETREF(((Tls *)self)->unfed, PyBytes_GET_SIZE(value) == 0 ? NULL : Py_NewRef(value));
+    return 0;
+}
+
 static PyObject *tls_get_ahead(PyObject *self, void *unused)
 {
     PyObject *ahead = ((Tls *)self)->ahead;
@@ -847,6 +966,7 @@ static int tls_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(tls->incoming);
     Py_VISIT(tls->encrypted);
     Py_VISIT(tls->ahead);
+    Py_VISIT(tls->unfed);
     Py_VISIT(tls->outgoing);
     Py_VISIT(tls->own_loss);
     return 0;
@@ -862,6 +982,7 @@ static int tls_clear(PyObject *self)
     Py_CLEAR(tls->incoming);
     Py_CLEAR(tls->encrypted);
     Py_CLEAR(tls->ahead);
+    Py_CLEAR(tls->unfed);
     Py_CLEAR(tls->outgoing);
     Py_CLEAR(tls->own_loss);
     return 0;
@@ -889,6 +1010,10 @@ static PyMemberDef tls_members[] = {
     {"_truncated", T_BOOL, offsetof(Tls, truncated), 0, NULL},
     {"_eof_asked", T_BOOL, offsetof(Tls, eof_asked), 0, NULL},
     {"_bytes_sent", T_LONGLONG, offsetof(Tls, bytes_sent), 0, NULL},
+    {"_idle_records", T_INT, offsetof(Tls, idle_records), 0, NULL},
+    {"_record_left", T_PYSSIZET, offsetof(Tls, record_left), 0, NULL},
+    {"_unfed_at", T_PYSSIZET, offsetof(Tls, unfed_at), 0, NULL},
+    {"_unread_records", T_INT, offsetof(Tls, unread_records), 0, NULL},
     {"bytes_read", T_LONGLONG, offsetof(Tls, bytes_read), 0, NULL},
     {"closed", T_BOOL, offsetof(Tls, closed), 0, NULL},
     {"peer_ended", T_BOOL, offsetof(Tls, peer_ended), 0, NULL},
@@ -903,6 +1028,7 @@ static PyGetSetDef tls_getset[] = {
     {"_incoming", tls_get_part, tls_set_part, NULL, PART(incoming)},
     {"_encrypted", tls_get_part, tls_set_part, NULL, PART(encrypted)},
     {"_ahead", tls_get_ahead, tls_set_ahead, NULL, NULL},
+    {"_unfed", tls_get_unfed, tls_set_unfed, NULL, NULL},
     {"_established", tls_get_established, tls_set_established, NULL, NULL},
     {"_more", tls_get_more, tls_set_more, NULL, NULL},
     {"_reading", tls_get_reading, tls_set_reading, NULL, NULL},

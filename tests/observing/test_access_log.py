@@ -146,6 +146,7 @@ ELSEWHERE = {
     "reset_early",  # tests/spawner/test_overload.py: it has to come before the server
     "handshake_evicted",  # tests/tls_server/test_spawner.py: they take TLS
     "too_many_handshakes",
+    "tls_record_flood",  # tests/tls/test_record_floods.py
 }
 
 

@@ -9,6 +9,10 @@ made, because an object keeps the verification, the versions and the session tic
 was made with, whatever context it is given later (SSL_set_SSL_CTX(3)). The choice may take its time. The
 wire may be closed meanwhile: then the choice is cancelled, and the task is not.
 
+*Records.* A peer decides how many records its flight has. OpenSSL is given a few small ones at a time
+(`records.py`), and others have a turn between; what comes behind the handshake is not in OpenSSL's hands, but
+for those few, when it ends.
+
 *A missing certificate.* In TLS 1.2 a server that requires one of a client without any answers with the
 alert "handshake failure" (RFC 5246, 7.4.6), as where no cipher is shared; GnuTLS sends "decode error". What
 tells is this side's own last flight: it began with a Certificate message that had no certificate.
@@ -32,6 +36,7 @@ __all__ = ["Handshake"]
 
 _CHUNK = 64 * 1024
 _RECORD = 5  # type, version, length
+_SMALL_RECORDS = 8  # that OpenSSL is given at once: those of a flight
 _MAY_MISS_A_CERTIFICATE = ("SSLV3_ALERT_HANDSHAKE_FAILURE", "TLSV1_ALERT_DECODE_ERROR")
 _NO_CERTIFICATE = (
     b"\x0b\x00\x00\x03\x00\x00\x00"  # a Certificate message with an empty list (RFC 5246, 7.4.2)
@@ -61,9 +66,19 @@ class Handshake:
         if self._choice is not None:
             await self._choose(wire, self._choice)
         elif self.server_side:  # the client speaks first
-            wire._incoming.write(await self._receive(wire))
+            await self._hear(wire)
         while not self._step(wire) or wire._seal.failure is not None:
-            wire._incoming.write(await self._receive(wire))
+            await self._hear(wire)
+
+    async def _hear(self, wire: TlsWire) -> None:
+        """Give OpenSSL what is next of the peer's records."""
+        if not wire._feed_next(_SMALL_RECORDS):
+            wire._take_in(await self._receive(wire), _SMALL_RECORDS)
+            return
+        wire._state.budget -= 1
+        if wire._state.budget <= 0:
+            await wire._state.yield_turn()
+            wire._refuse_if_closed("handshake")
 
     def stop(self, loop: asyncio.AbstractEventLoop) -> None:
         """The wire closes: end a choice that is in progress."""
@@ -71,10 +86,10 @@ class Handshake:
             self._choosing.reschedule(loop.time())
 
     async def _choose(self, wire: TlsWire, choice: ContextChoice) -> None:
-        chosen = False
+        heard, chosen = bytearray(), False
         while not chosen:
             ciphertext = await self._receive(wire)
-            wire._incoming.write(ciphertext)
+            heard += ciphertext
             chosen = choice.feed(ciphertext)
         self.server_name = choice.server_name
         self._choosing = asyncio.timeout(None)  # which is used to cancel what is within, not the task
@@ -89,6 +104,7 @@ class Handshake:
             self._choosing = None
         wire._refuse_if_closed("handshake")
         wire._begin_tls(context, server_side=True)
+        wire._take_in(bytes(heard), _SMALL_RECORDS)
 
     def _refuse(self, wire: TlsWire, refusal: RefusedHandshakeError) -> Any:
         wire._refuse_if_closed("handshake")

@@ -10,7 +10,7 @@ two and the wire beneath.
 is asked for. `_more` says whether asking may bring anything, so that OpenSSL is not asked, and no
 `SSLWantReadError` raised, for every record. A read that is cancelled while it waits below has taken nothing.
 Tickets, key updates and alerts are dealt with on the way; what they make this side say is handed down at
-once.
+once. How many of them OpenSSL meets in one call, and in a row, is bounded (`records.py`).
 
 *Writing* is in `writes.py`.
 
@@ -57,6 +57,7 @@ from .base import TlsBase
 from .choice import ContextChoice
 from .handshake import Handshake
 from .info import TlsInfo
+from .records import MOST_WITHOUT_DATA, RECORD_COST, RecordIntake
 from .writes import PIECE, Seal, SealedQueue
 
 __all__ = ["TlsWire"]
@@ -67,10 +68,9 @@ _MOST_ANSWERS = 100  # that wait for room below
 _LEAST_OVERHEAD = (
     21  # bytes of a record that are not the caller's: 5 of header and 16 of tag (RFC 5246, 7905, 8446)
 )
-_ROUNDS = 16  # of input thrown away in a row while closing: a peer that floods must not hold the loop
 
 
-class TlsWire(TlsBase, WireOver):
+class TlsWire(TlsBase, RecordIntake, WireOver):
     """TLS over `lower`, which it owns. `shake_hands` comes first; until then writes wait."""
 
     __slots__ = (
@@ -89,6 +89,7 @@ class TlsWire(TlsBase, WireOver):
         "_seal",
         "_session",
         "_state",
+        "_written_when_idle",
         "info",
     )
 
@@ -140,6 +141,9 @@ class TlsWire(TlsBase, WireOver):
         self._gone = False
         self._own_loss = None
         self._outgoing = None
+        self._begin_intake()
+        self._written_when_idle = 0
+        """What had been written when records without data were last forgiven."""
         self._own_bytes = lower.bytes_written
         """Bytes below that are not the caller's, but for what belongs to records with data."""
         self._own_tail = 0
@@ -182,6 +186,7 @@ class TlsWire(TlsBase, WireOver):
             self._handshake = None
         self._established = True
         self._more = self._incoming.pending > 0
+        self._unread_records = 0
         self.info = TlsInfo.of(self._tls, handshake.server_name)
         self._seal.open()
 
@@ -212,14 +217,16 @@ class TlsWire(TlsBase, WireOver):
     async def _receive_slowly(self, max_bytes: int) -> bytes:
         if self._reading or self.closed or self._state.inherited:
             raise self._busy_error()
-        if self._more:  # else the wire below sees to it that others have their turn
+        if self._more or self._unfed:  # else the wire below sees to it that others have their turn
             await self.reader_turn()
         while True:
-            if self._more:
+            while self._more or self._feed_next():
                 data = self._decrypt(max_bytes)
                 if data is not None:
                     self._state.budget -= len(data) >> UNIT_BITS
                     return data
+                if self._state.budget <= 0:
+                    await self._yield_turn_reading()
             if self.peer_ended:
                 await self.reader_turn()
                 return b""
@@ -232,7 +239,7 @@ class TlsWire(TlsBase, WireOver):
                 raise
             finally:
                 self._reading = False
-            self._feed(ciphertext)
+            self._hear(ciphertext)
 
     async def _receive_into_slowly(self, buffer: memoryview) -> int:
         data = await self._receive_slowly(min(buffer.nbytes, _CHUNK))
@@ -245,18 +252,17 @@ class TlsWire(TlsBase, WireOver):
 
     def receive_now(self, max_bytes: int) -> bytes:
         while True:
-            if self._more:
+            while self._more or self._feed_next():
                 data = self._decrypt(max_bytes)
                 if data is not None:
                     return data
             if self.peer_ended or self._truncated:
                 return b""
-            self._feed(self._lower.receive_now(_CHUNK))
+            self._hear(self._lower.receive_now(_CHUNK))
 
-    def _feed(self, ciphertext: bytes) -> None:
+    def _hear(self, ciphertext: bytes) -> None:
         if ciphertext:
-            self._incoming.write(ciphertext)
-            self._more = True
+            self._take_in(ciphertext)
         elif self._accept_truncation:
             self.peer_ended = True
         else:
@@ -283,11 +289,35 @@ class TlsWire(TlsBase, WireOver):
         if data:
             self.bytes_read += len(data)
             self._more = len(data) == asked or self._incoming.pending > 0
+            self._note_data()
             return data
         self._more = False
-        if data is not None:
+        if data is None:
+            self._note_no_data()
+        else:
             self.peer_ended = True
+            self._unfed = b""  # a stream has one end (RFC 8446, 6.1)
         return data
+
+    def _note_data(self) -> None:
+        self._idle_records = 0
+        if self._more:
+            self._unread_records = max(self._unread_records - 1, 0)
+        else:  # with this one all are read, and those before it had no data
+            self._state.budget -= RECORD_COST * max(self._unread_records - 1, 0)
+            self._unread_records = 0
+
+    def _note_no_data(self) -> None:
+        """OpenSSL has read all that it was given, and asks for more. Raises `TlsError` for a flood."""
+        self._state.budget -= RECORD_COST * self._unread_records
+        self._idle_records += self._unread_records
+        self._unread_records = 0
+        if self._idle_records <= MOST_WITHOUT_DATA:
+            return
+        written = self.bytes_written
+        if written == self._written_when_idle:
+            raise self._lose_by("read", None, TlsFailure.RECORD_FLOOD)
+        self._idle_records, self._written_when_idle = 0, written
 
     def _take_ahead(self, max_bytes: int) -> bytes:
         data, self._ahead = self._ahead[:max_bytes], self._ahead[max_bytes:]
@@ -534,17 +564,16 @@ class TlsWire(TlsBase, WireOver):
         return self._patience <= 0 or self.peer_ended or self._truncated or self._own_loss is not None
 
     async def _until_goodbye(self) -> None:
-        rounds = 0
+        state = self._state
         while not self._said_goodbye():
             try:
-                self.receive_now(_CHUNK)
+                state.budget -= 1 + (len(self.receive_now(_CHUNK)) >> UNIT_BITS)
             except BlockingIOError:
                 await self.until_input(self._patience)
             except (OSError, AionetError):
                 return
-            rounds += 1
-            if rounds % _ROUNDS == 0:
-                await asyncio.sleep(0)
+            if state.budget <= 0:  # a peer that floods must not hold the loop
+                await state.yield_turn()
 
     # Errors -------------------------------------------------------------------------------------------
 
