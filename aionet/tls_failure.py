@@ -27,6 +27,7 @@ class TlsFailure(enum.Enum):
     PLAINTEXT = "the peer does not speak TLS"
     NO_COMMON_VERSION = "no common version of TLS"
     NO_COMMON_CIPHER = "no common cipher"
+    NO_COMMON_GROUP = "no common group for the key exchange"
     NO_COMMON_PROTOCOL = "no common application protocol (ALPN)"
     UNKNOWN_NAME = "no certificate for the name that was asked for (SNI)"
     CERTIFICATE_EXPIRED = "the certificate has expired"
@@ -88,6 +89,8 @@ _BY_REASON = (
     ("CALLBACK_FAILED", TlsFailure.UNKNOWN_NAME),  # of the server's look for a certificate
     ("HTTP_REQUEST", TlsFailure.PLAINTEXT),
     ("HTTPS_PROXY_REQUEST", TlsFailure.PLAINTEXT),
+    ("NO_SUITABLE_KEY_SHARE", TlsFailure.NO_COMMON_GROUP),
+    ("NO_SUITABLE_GROUPS", TlsFailure.NO_COMMON_GROUP),
     ("NO_SHARED_CIPHER", TlsFailure.NO_COMMON_CIPHER),
     ("HANDSHAKE_FAILURE", TlsFailure.NO_COMMON_CIPHER),
     ("INSUFFICIENT_SECURITY", TlsFailure.NO_COMMON_CIPHER),

@@ -2,14 +2,16 @@
 
 Theory of operation
 -------------------
-The ClientHello (RFC 8446, 4.1.2) is plaintext and comes first. Two of its extensions decide how a server
-begins: the name of the host (SNI, RFC 6066, 3) chooses the context of the handshake, and the application
-protocols (ALPN, RFC 7301) may be none of the server's. `ssl` offers no way to read them in time: once an
-`ssl.SSLObject` exists, a part of its context can no longer be exchanged.
+The ClientHello (RFC 8446, 4.1.2) is plaintext and comes first. Four of its extensions decide how a server
+begins: the name of the host (SNI, RFC 6066, 3) chooses the context of the handshake, the application
+protocols (ALPN, RFC 7301) may be none of the server's, and groups and key shares may ask for a key exchange
+that is too dear (`key_exchange.py`). `ssl` offers no way to read them in time: once an `ssl.SSLObject`
+exists, a part of its context can no longer be exchanged.
 
 *Fragments.* A ClientHello may arrive byte by byte, and may be spread over several records (RFC 8446, 5.1).
-`HelloReader` puts it together, and looks at each byte once. A record has at least one byte, so what has to
-be kept is bounded.
+`HelloReader` puts it together, and looks at each byte once. A record has at least one byte, so what has to be
+kept is bounded. Lists are kept as the bytes that they came as: a ClientHello may have thousands of names, and
+a server looks for one of its own.
 
 *What is no ClientHello* is judged by OpenSSL, not here. It counts as one that names no host and offers no
 protocol: even where OpenSSL accepts what is refused here, the context was chosen as for any client without
@@ -19,7 +21,7 @@ a name. The same holds for a name inside an encrypted ClientHello (ECH): what is
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 __all__ = ["ClientHello", "HelloReader"]
@@ -30,7 +32,7 @@ _SIZE = struct.Struct(">H")
 _MESSAGE = 4  # type, length
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _VERSION_AND_RANDOM = 2 + 32
-_SERVER_NAME, _ALPN = 0, 16
+_SERVER_NAME, _GROUPS, _ALPN, _KEY_SHARES = 0, 10, 16, 51
 _HOST_NAME = 0
 _LONGEST_RECORD = 16384
 _LONGEST = 65536  # a tenth of it is rare
@@ -41,11 +43,29 @@ class ClientHello(NamedTuple):
 
     server_name: str | None = None
     """The name of the host (SNI), as it was sent; bytes that are not ASCII are escaped."""
-    protocols: tuple[str, ...] = ()
-    """The application protocols that it offers (ALPN), the preferred one first."""
+    alpn: bytes = b""
+    """The application protocols that it offers (ALPN, RFC 7301, 3.1): names, each behind its length."""
+    groups: bytes = b""
+    """The groups that it supports (RFC 8446, 4.2.7), two bytes each."""
+    key_shares: bytes | None = None
+    """Its key shares (RFC 8446, 4.2.8); ``None`` where it sends none, as in TLS 1.2."""
+    is_name_ascii: bool = True
+    readable: bool = True
+
+    @property
+    def protocols(self) -> Iterator[str]:
+        """The application protocols, the preferred one first."""
+        return (name.decode("ascii", "backslashreplace") for name in _names_in(self.alpn))
+
+    def offers_any(self, protocols: Iterable[str]) -> bool:
+        """Whether one of these application protocols is among its own."""
+        wanted = {name.encode("ascii") for name in protocols}
+        if not any(len(name).to_bytes(1) + name in self.alpn for name in wanted):
+            return False  # looking at name after name takes a hundred times as long
+        return any(name in wanted for name in _names_in(self.alpn))
 
 
-_UNREADABLE = ClientHello()
+_UNREADABLE = ClientHello(readable=False)
 
 
 class HelloReader:
@@ -98,8 +118,9 @@ def _parsed(body: bytes) -> ClientHello:
     at += 1 + body[at]  # session
     at += 2 + _SIZE.unpack_from(body, at)[0]  # cipher suites
     at += 1 + body[at]  # compression
-    name: str | None = None
-    protocols: tuple[str, ...] = ()
+    name: bytes | None = None
+    alpn = groups = b""
+    shares: bytes | None = None
     if at < len(body):
         extensions = _vector(body, at)
         at = 0
@@ -108,11 +129,19 @@ def _parsed(body: bytes) -> ClientHello:
             at += _EXTENSION.size + length
             if at > len(extensions):
                 raise IndexError("cut short")
-            if kind == _SERVER_NAME:
-                name = _host_in(_vector(extensions[at - length : at], 0))
-            elif kind == _ALPN:
-                protocols = tuple(_names_in(_vector(extensions[at - length : at], 0)))
-    return ClientHello(name, protocols)
+            if kind in (_SERVER_NAME, _GROUPS, _ALPN, _KEY_SHARES):
+                content = _vector(extensions[at - length : at], 0)
+                if kind == _SERVER_NAME:
+                    name = _host_in(content)
+                elif kind == _ALPN:
+                    alpn = content
+                elif kind == _GROUPS:
+                    groups = content
+                else:
+                    shares = content
+    if not name:
+        return ClientHello(None, alpn, groups, shares)
+    return ClientHello(name.decode("ascii", "backslashreplace"), alpn, groups, shares, name.isascii())
 
 
 def _vector(data: bytes, start: int) -> bytes:
@@ -123,17 +152,17 @@ def _vector(data: bytes, start: int) -> bytes:
     return content
 
 
-def _host_in(listed: bytes) -> str | None:
+def _host_in(listed: bytes) -> bytes:
     """Return the one name there may be (RFC 6066, 3)."""
     if listed[0] != _HOST_NAME:
         raise ValueError("another type of name")
-    return _vector(listed, 1).decode("ascii", "backslashreplace") or None
+    return _vector(listed, 1)
 
 
-def _names_in(listed: bytes) -> Iterator[str]:
-    while listed:
-        name = listed[1 : 1 + listed[0]]
-        if len(name) < listed[0]:
-            raise IndexError("cut short")
-        yield name.decode("ascii", "backslashreplace")
-        listed = listed[1 + len(name) :]
+def _names_in(listed: bytes) -> Iterator[bytes]:
+    """Yield the names in a list; the last one may be cut short, which OpenSSL refuses."""
+    at = 0
+    while at < len(listed):
+        end = at + 1 + listed[at]
+        yield listed[at + 1 : end]
+        at = end

@@ -9,10 +9,11 @@ way; the wire's owner closes it, gracefully enough for the alert to arrive, or a
 from __future__ import annotations
 
 import functools
+import ssl
 from typing import Any
 
 from ..wires.tls.wire import TlsWire
-from .choosing import ServerChoice
+from .choosing import CheckedName, ServerChoice
 from .server import ServerTls, TlsForServer
 from .sessions import keep_session, session_key, take_session
 
@@ -40,23 +41,13 @@ def make_tls(
         accept_truncation: whether an end of the stream below counts as the end of the TLS stream.
         initial: ciphertext that was read already.
     """
-    if isinstance(tls, ServerTls):
-        tls.look()
-        choice = ServerChoice(tls, wire)
+    if isinstance(tls, ServerTls) or server_side:
+        context, choice = _context_or_choice(tls, wire)
         return TlsWire(
             wire,
-            None,
+            context,
             server_side=True,
             choice=choice,
-            patience=patience,
-            accept_truncation=accept_truncation,
-            initial=initial,
-        )
-    if server_side:
-        return TlsWire(
-            wire,
-            tls,
-            server_side=True,
             patience=patience,
             accept_truncation=accept_truncation,
             initial=initial,
@@ -73,3 +64,13 @@ def make_tls(
         keep_session=functools.partial(keep_session, tls, key),
         initial=initial,
     )
+
+
+def _context_or_choice(
+    tls: TlsForServer, wire: Any
+) -> tuple[ssl.SSLContext, None] | tuple[None, CheckedName]:
+    """Return the context of a server's handshake, or what has to read the ClientHello first."""
+    if isinstance(tls, ServerTls):
+        tls.look()
+        return None, ServerChoice(tls, wire)
+    return (tls, None) if tls.sni_callback is None else (None, CheckedName(tls))

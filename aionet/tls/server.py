@@ -11,6 +11,10 @@ host, as one that connects to an IP address (RFC 6066, 3), gets the certificate 
 connected to. One that names an unknown host, or for whose address there is none, gets the first: it is the
 client that has to judge, and it does.
 
+*Key exchange*: elliptic and hybrid groups only. Where `ssl` cannot say that, there is a second context for
+each set of certificates, with one group, for the few clients that would lead OpenSSL to a finite-field one
+(`key_exchange.py`).
+
 *A reload makes everything anew*: a connection that is in the middle of its handshake, or served, keeps what
 it has. What cannot be used, or is out of date, is refused, and the old stays. New contexts have new keys for
 session tickets, too: who came with a certificate of an authority that is no longer trusted does not come in
@@ -43,7 +47,16 @@ from .certificates import (
     matching,
 )
 from .client_checks import ClientChecks
+from .client_hello import ClientHello
 from .contexts import default_context
+from .key_exchange import (
+    elliptic_groups_of,
+    leads_to_elliptic,
+    offer_elliptic_only,
+    offer_one_group,
+    offers_finite_field,
+    warn_of_finite_field,
+)
 
 __all__ = ["Choose", "ServerTls", "TlsForServer", "checked_server_tls", "optional_server_tls"]
 
@@ -66,6 +79,10 @@ class _Loaded:
     default: ssl.SSLContext
     by_name: Mapping[str, ssl.SSLContext]
     has_addresses: bool
+    elliptic: frozenset[int]
+    """The groups that the contexts offer beside finite-field ones; empty if those are not to be avoided."""
+    with_one_group: Mapping[ssl.SSLContext, ssl.SSLContext]
+    """The same as a context, for clients that would lead it to a finite-field group."""
 
 
 class ServerTls:
@@ -91,6 +108,10 @@ class ServerTls:
             return the same one for the same host. If it raises, the client is refused with the alert
             "internal error". The time that it takes counts as the handshake's; it is cancelled where the
             handshake ends meanwhile.
+        finite_field_groups: offer the finite-field groups (ffdhe2048 and larger, RFC 7919) of TLS 1.3, too,
+            where OpenSSL does. One ClientHello then costs a server up to 150 ms (D(HE)at). By default the
+            key exchange is elliptic or hybrid (post-quantum); before Python 3.15 a client that prefers
+            finite-field groups has to know the curve P-256.
         password: of encrypted keys, or a function that returns it.
         configure: called with each new `ssl.SSLContext`, to set what has no name here.
 
@@ -120,6 +141,7 @@ class ServerTls:
         client_crl: _Path | None = None,
         alpn: Sequence[str] = (),
         choose: Choose | None = None,
+        finite_field_groups: bool = False,
         password: Password = None,
         configure: Callable[[ssl.SSLContext], object] | None = None,
     ) -> None:
@@ -132,12 +154,14 @@ class ServerTls:
         self._alpn = _checked_protocols(alpn)
         self._password = password
         self._choose = choose
+        self._finite_field_groups = finite_field_groups
         self._configure = configure
         self._begin()
 
     def _begin(self) -> None:
         self._loaded = self._load()
         self._refused: _Signature | None = None
+        self._has_checked_choice = False
         self._seen = self._loaded.signature
         self._next_look = time.monotonic() + self.look_every
         for certificate in self._loaded.certificates:
@@ -217,8 +241,23 @@ class ServerTls:
         first = certificates[0]
         known = [*first.names, *first.addresses]
         default = by_name[known[0]] if known else self._context_with((first,))
+        elliptic = self._groups_to_keep_to(default)
+        with_one_group: dict[ssl.SSLContext, ssl.SSLContext] = {}
+        if elliptic:
+            shown = {default: (first,)} | {context: together for together, context in contexts.items()}
+            for context, together in shown.items():
+                with_one_group[context] = self._context_with(together)
+                offer_one_group(with_one_group[context], elliptic)
         has_addresses = any(certificate.addresses for certificate in certificates)
-        return _Loaded(signature, tuple(certificates), default, by_name, has_addresses)
+        return _Loaded(
+            signature, tuple(certificates), default, by_name, has_addresses, elliptic, with_one_group
+        )
+
+    def _groups_to_keep_to(self, context: ssl.SSLContext) -> frozenset[int]:
+        """Return the elliptic groups of `context`, if it offers finite-field groups and should not."""
+        if self._finite_field_groups or not offers_finite_field(context):
+            return frozenset()
+        return elliptic_groups_of(context)
 
     def _context_with(self, certificates: Iterable[Certificate]) -> ssl.SSLContext:
         context = self._set_up(_new_context())
@@ -231,6 +270,8 @@ class ServerTls:
             self._clients.apply_to(context)
         if self._alpn:
             context.set_alpn_protocols(list(self._alpn))
+        if not self._finite_field_groups:
+            offer_elliptic_only(context)
         if self._configure is not None:
             self._configure(context)
         return context
@@ -249,10 +290,23 @@ class ServerTls:
         found: ssl.SSLContext | None = None if name is None else matching(loaded.by_name, name)
         return found or loaded.default
 
+    def context_without_finite_field(self, context: ssl.SSLContext, hello: ClientHello) -> ssl.SSLContext:
+        """Return `context`, which is from `context_for`, or what `hello` needs in its place."""
+        loaded = self._loaded
+        if not loaded.elliptic or leads_to_elliptic(hello, loaded.elliptic):
+            return context
+        return loaded.with_one_group[context]
+
+    def check_choice(self, context: ssl.SSLContext) -> None:
+        """Write a warning if the first context that `choose` has returned offers finite-field groups."""
+        if not self._has_checked_choice and not self._finite_field_groups:
+            self._has_checked_choice = True
+            warn_of_finite_field(context)
+
     # Travelling ---------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_files", "_clients", "_alpn", "_password", "_choose", "_configure")
+        own = ("_files", "_clients", "_alpn", "_password", "_choose", "_finite_field_groups", "_configure")
         return {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -277,6 +331,7 @@ def checked_server_tls(tls: object) -> TlsForServer:
         raise ValueError(
             "tls is a client's context: make one with ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
         )
+    warn_of_finite_field(tls)
     return tls
 
 

@@ -400,7 +400,7 @@ def test_protocols_and_versions(authority: Authority) -> None:
     assert tls.context.minimum_version is ssl.TLSVersion.TLSv1_2
     set_up: list[ssl.SSLContext] = []
     configured = ServerTls(*authority.pair("server").files, configure=set_up.append)
-    assert set_up == [configured.context]
+    assert configured.context in set_up
 
 
 # Changes ----------------------------------------------------------------------------------------------
