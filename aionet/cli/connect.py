@@ -11,8 +11,10 @@ peer has ended, and only what has been typed by then is sent.
 
 *Delivered* is what the peer's TCP has acknowledged: a peer that has closed answers what comes then with a
 reset, which may arrive after the last write. Once the peer has ended there is no other sign of it, so every
-write is followed by a wait for its acknowledgement, and so is the end. A Unix socket hands over at once, and
-its peer's close makes the next write fail.
+write is followed by a wait for its acknowledgement, and so is the end. A Unix socket delivers at once, to the
+peer's receive queue. A peer that closes with bytes left in it makes the next write fail, and leaves an error
+in the socket (ECONNRESET), which is looked for after each write and after the end. A peer that closes later
+than that, or continues to exist without reading, cannot be told from one that reads.
 
 *Ctrl-C* cancels the one task that owns all the others. It goes through the loop's own signal handling: that
 of `asyncio.Runner` does not wake a loop that is just about to wait, and the signal is then seen at the next
@@ -26,7 +28,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
+import socket
 from contextlib import suppress
 from typing import Any
 
@@ -96,9 +100,9 @@ async def _connect(
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
-    async with await dial(address, timeout, tls, options) as socket:
+    async with await dial(address, timeout, tls, options) as connection:
         with StandardInput() as standard_input, StandardOutput() as standard_output:
-            conversation = _Conversation(socket, standard_input, standard_output)
+            conversation = _Conversation(connection, standard_input, standard_output)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     sending = tasks.create_task(conversation.send())
@@ -115,11 +119,11 @@ class _Conversation:
 
     def __init__(
         self,
-        socket: AsyncStreamSocket[Any],
+        connection: AsyncStreamSocket[Any],
         standard_input: StandardInput,
         standard_output: StandardOutput,
     ) -> None:
-        self._socket = socket
+        self._socket = connection
         self._input = standard_input
         self._output = standard_output
         self._peer_ended = False
@@ -151,3 +155,6 @@ class _Conversation:
         if isinstance(self._socket, AsyncTcpSocket):
             with suppress(NotImplementedError):  # not Linux: the kernel does not say
                 await self._socket.wait_acknowledged()
+        elif number := self._socket.raw_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            where = self._socket.peer_address
+            raise ConnectionLostError(number, os.strerror(number), operation="connect", peer_address=where)

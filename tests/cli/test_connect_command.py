@@ -86,7 +86,8 @@ def collect(sock: socket.socket) -> bytes:
 
 def start(address: str, *more: object, **options: Any) -> subprocess.Popen[bytes]:
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen(command("connect", address, *more), env=environment(), **options)
+    environ = environment(**options.pop("env", {}))
+    return subprocess.Popen(command("connect", address, *more), env=environ, **options)
 
 
 def reset(sock: socket.socket) -> None:
@@ -409,6 +410,33 @@ def test_input_that_the_peer_leaves_unread_is_an_error(listener: socket.socket, 
         errors = process.stderr.read()
     peer.end()
     assert lost(name_of(listener), errors), errors
+
+
+@pytest.mark.parametrize("engine", ["native", "portable"])
+def test_what_a_peer_leaves_unread_in_a_unix_socket_is_an_error(tmp_path: Path, engine: str) -> None:
+    """The peer ends its direction, and closes when the input has arrived, without reading it."""
+
+    def end_then_close(sock: socket.socket) -> None:
+        sock.sendall(b"hello")
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1, socket.MSG_PEEK)
+
+    address = f"unix:{tmp_path}/socket"
+    with (
+        serve_over_unix(tmp_path / "socket") as listener,
+        start(address, stdin=subprocess.PIPE, bufsize=0, env={"AIONET_ENGINE": engine}) as process,
+    ):
+        peer = Peer(listener, end_then_close)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.read(5) == b"hello"
+        process.stdin.write(b"one\n")
+        peer.end()
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 1
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert lost(address, errors), errors
 
 
 @both_loops
