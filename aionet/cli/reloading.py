@@ -23,7 +23,8 @@ parent, which passes each on as SIGTERM: a second one ends the drain, as it does
 third one kills a child whose event loop hangs. At a change the drain is given a second, then a second signal;
 a handler that ignores all of it is killed. A child that is stopped is continued first.
 
-*A parent that is killed* closes the pipe, at which the child ends itself as at a SIGTERM.
+*A parent that is killed* closes the pipe. A thread of the child then ends it by the same steps, because its
+event loop may hang.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ from types import FrameType
 from typing import Any
 
 from ..announcing import say
+from .failing import CommandError
+from .serving import STARTED_IN
 
 __all__ = ["report_imports", "run_again_at_changes"]
 
@@ -50,6 +53,7 @@ _INTERVAL = 0.5  # seconds between two looks at the files
 _KILLS = 3  # which signal kills the child
 _GRACE = 1.0  # seconds for connections to finish, and for handlers to end after that
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+_STEPS = (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)  # with the grace after each
 _WITHOUT_MEANING = (signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -57,7 +61,10 @@ _WITHOUT_MEANING = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def report_imports() -> bool:
-    """Tell the parent of every source file from now on; return whether there is a parent to tell."""
+    """Tell the parent of every source file from now on; return whether there is a parent to tell.
+
+    Raises `CommandError` if the current directory is gone.
+    """
     pipe = os.environ.pop(_PIPE, None)
     if pipe is None:
         return False
@@ -79,7 +86,9 @@ def _end_with_parent(pipe: int) -> None:
     poll = select.poll()
     poll.register(pipe, 0)  # which reports POLLERR all the same
     poll.poll()
-    os.kill(os.getpid(), signal.SIGTERM)
+    for number in _STEPS:
+        os.kill(os.getpid(), number)
+        time.sleep(_GRACE)
 
 
 class _Reporter:
@@ -87,7 +96,7 @@ class _Reporter:
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
-        self._directory = os.path.join(os.getcwd(), "")
+        self._directory = os.path.join(_current_directory(), "")
         os.set_inheritable(pipe, False)
 
     def find_spec(
@@ -117,9 +126,9 @@ class _Reporter:
 def run_again_at_changes(configuration_file: str | None) -> int:
     """Run this process's command line in a child, again whenever a file changes.
 
-    Returns the exit code of the last child.
+    Returns the exit code of the last child. Raises `CommandError` if the current directory is gone.
     """
-    watched = _WatchedFiles()
+    watched = _WatchedFiles(_current_directory())
     if configuration_file is not None:
         watched.add(os.path.abspath(configuration_file))
     supervisor = _Supervisor(watched)
@@ -154,7 +163,7 @@ class _Supervisor:
                 if self._asked_to_end:  # before there was a child to tell
                     _signal(child, signal.SIGTERM)
                 if changed := self._wait_for_a_change(child, pipe):
-                    say(f"changed: {', '.join(map(os.path.relpath, changed))}; restarting")
+                    say(f"changed: {', '.join(map(self._watched.shown, changed))}; restarting")
                     _stop(child)
             if not changed or self._asked_to_end:
                 return _exit_code(child)
@@ -187,13 +196,18 @@ class _Supervisor:
 class _WatchedFiles:
     """What the server is made of, each file with the time of its last change; ``None`` if it is missing."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
         self._changed_at: dict[str, int | None] = {}
         self._unread = b""
 
     def add(self, file: str) -> None:
         """Watch `file`, too."""
         self._changed_at[file] = _changed_at(file)
+
+    def shown(self, file: str) -> str:
+        """Return the name of `file` for people: relative to the directory in which the command began."""
+        return os.path.relpath(file, self._directory)
 
     def read_reports(self, pipe: int) -> bool:
         """Enter what a child has reported through `pipe`; return whether there may be more."""
@@ -215,6 +229,12 @@ class _WatchedFiles:
         changed = [file for file, before in self._changed_at.items() if found[file] != before]
         self._changed_at = found
         return changed
+
+
+def _current_directory() -> str:
+    if STARTED_IN.real is None:
+        raise CommandError("the current directory is gone")
+    return STARTED_IN.real
 
 
 def _changed_at(file: str) -> int | None:
@@ -245,7 +265,7 @@ def _new_child() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
     """End `child`, if need be by force."""
-    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+    for number in _STEPS:
         _signal(child, number)
         if _ended_within(child, _GRACE):
             return

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command_line import (
+    PATIENCE,
     AionetServer,
     aionet,
     command,
@@ -22,6 +23,7 @@ from command_line import (
     receive_exactly,
     receive_to_end,
 )
+from helpers import require_program
 from processes import Process
 
 pytestmark = pytest.mark.slow
@@ -299,6 +301,35 @@ def test_the_child_ends_with_its_parent(directory: Path) -> None:
         assert child.ends()
         with pytest.raises(ConnectionRefusedError):
             connect_raw(server.address)
+
+
+def test_a_child_that_hangs_ends_with_its_parent(directory: Path) -> None:
+    (directory / "app.py").write_text(BLOCKS)
+    with (
+        ReloadingServer(directory) as server,
+        Process(server.children()[0]) as child,
+        connect_raw(server.address) as sock,
+    ):
+        assert receive_exactly(sock, 1) == b"1"
+        server.process.kill()
+        assert child.ends()
+        with pytest.raises(ConnectionRefusedError):
+            connect_raw(server.address)
+
+
+@pytest.mark.parametrize("words", [("serve", "app:handler"), ("echo",)])
+def test_a_directory_that_is_gone_is_one_line(directory: Path, words: tuple[str, ...]) -> None:
+    gone = directory / "gone"
+    gone.mkdir()
+    script = f'cd {gone} && rmdir {gone} && exec "$@"'
+    done = subprocess.run(
+        [require_program("sh"), "-c", script, "sh", *command(*words, "--reload")],
+        capture_output=True,
+        timeout=PATIENCE,
+        env=environment(),
+    )
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == ["aionet: the current directory is gone"]
 
 
 def test_a_child_that_is_stopped_is_ended(directory: Path) -> None:
