@@ -14,6 +14,7 @@ wheel, in slices as deadlines are.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
