@@ -9,7 +9,8 @@ takes one. What is not accepted waits in the kernel's queue.
 
 *Only what is served takes a token.* A connection that is turned away gives its token back, and one that its
 peer has reset before it was accepted takes none. Otherwise a stranger that does nothing but connect, beyond
-its own limits or only to leave again, would use up the rate of all others.
+its own limits or only to leave again, would use up the rate of all others. A peer that has ended its side and
+not reset the connection may wait for an answer, and takes one.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import json
 import random
+import re
 import signal
 import socket
 import struct
@@ -293,6 +294,24 @@ def test_a_target_that_refuses_is_one_line_and_a_reset() -> None:
     assert code == 0
     assert len(errors.splitlines()) == 1
     assert "cannot connect to 127.0.0.1:1: Connection refused" in errors
+
+
+def test_many_failures_are_many_events_and_few_lines() -> None:
+    """Programs are told of each; the log has a few of a second, and the number of the others."""
+    with AionetServer("relay", LOCAL, "127.0.0.1:1") as relay:
+        for _ in range(100):
+            with pytest.raises(ConnectionResetError), connect_raw(relay.address) as client:
+                client.recv(1)
+        errors = [relay.next_event()["error"] for _ in range(100)]
+        relay.signal()
+        code, _, log = relay.ended()
+    assert code == 0
+    assert errors == ["cannot connect to 127.0.0.1:1: Connection refused"] * 100
+    text = "cannot connect to 127.0.0.1:1: Connection refused"
+    lines = [line for line in log.splitlines() if text in line]
+    counts = [int(number) for line in lines for number in re.findall(r"and (\d+) more like this", line)]
+    assert counts
+    assert len(lines) - len(counts) + sum(counts) == 100
 
 
 def test_a_target_that_is_no_socket(tmp_path: Path) -> None:
