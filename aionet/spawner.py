@@ -58,7 +58,6 @@ from .limiting.enforcing import LimitEnforcer
 from .limiting.intake import Intake
 from .limiting.limits import ConnectionLimits
 from .no_copies import refuse_to_be_copied
-from .peers import peer_of
 from .signals import Draining
 from .spawner_stats import SpawnerStats, TlsCounts, stats_of
 from .stream_server import AsyncStreamConnectionServer
@@ -438,10 +437,9 @@ class ConnectionSpawner(Generic[SocketT]):
 
     def _take_care(self, enforcer: LimitEnforcer, connection: Connection[SocketT], *, shakes: bool) -> bool:
         """Begin to enforce the limits on `connection`, which they admit; false if that fails."""
-        peer = None
-        if self._preface is None:
+        named = self._preface is None
+        if named:
             enforcer.admit(connection)
-            peer = peer_of(connection.socket.peer_address)
         try:
             enforcer.begin(connection)
         except ResourceExhaustedError as error:
@@ -452,7 +450,7 @@ class ConnectionSpawner(Generic[SocketT]):
         if shakes:
             connection._phase = "handshake"
             if self._intake.handshakes is not None:
-                self._intake.handshakes.begin(connection, peer)
+                self._intake.handshakes.begin(connection, named=named)
         return True
 
     # Serving ------------------------------------------------------------------------------------------

@@ -85,6 +85,11 @@ class LimitEnforcer:
             or Deadlines.needed(limits, handshakes=handshakes)
         )
 
+    @property
+    def counts_peers(self) -> bool:
+        """Whether a limit is for each peer; else the address, which takes longest to make, is not needed."""
+        return self._peers is not None or self._rate is not None
+
     def refusal_of(self, peer: Any) -> CloseCause | None:
         """Return why there may not be one more connection of `peer`, if that is so."""
         if self._peers is not None and not self._peers.allows(peer):
@@ -95,6 +100,8 @@ class LimitEnforcer:
 
     def admit(self, connection: Connection[Any]) -> CloseCause | None:
         """Count `connection` as one of its peer, or return why there may not be one more."""
+        if not self.counts_peers:
+            return None
         peer = peer_of(connection.socket.peer_address)
         refusal = self.refusal_of(peer)
         if refusal is None:

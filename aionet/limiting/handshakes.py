@@ -62,13 +62,14 @@ class Handshakes:
             return False  # another server's connection has taken the place since
         return peer is None or self._places.allows(peer)
 
-    def begin(self, connection: Connection[Any], peer: Any) -> None:
-        """That of `connection` begins, which is allowed; `peer` is ``None`` if it is one of its own."""
+    def begin(self, connection: Connection[Any], *, named: bool) -> None:
+        """That of `connection` begins, which is allowed; its peer is known if it is `named`."""
         loser = self._places.gives_way()
         if loser is not None:
             self._places.end(loser)
             self._cut(loser)
         now = self._loop.time()
+        peer = peer_of(connection.socket.peer_address) if named else None
         self._places.begin(connection, connection if peer is None else peer, now)
         self._hold_for(self._places.seconds_to_next(now))
 

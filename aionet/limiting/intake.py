@@ -137,8 +137,11 @@ class Intake:
         `shakes`: it begins with a handshake; `named`: its address is that of its peer already.
         """
         assert self._enforcer is not None
+        handshakes = self.handshakes if shakes else None
+        if handshakes is None and not self._enforcer.counts_peers:
+            return None
         peer = peer_of(socket.peer_address) if named else None
-        if shakes and self.handshakes is not None and not self.handshakes.allows(peer):
+        if handshakes is not None and not handshakes.allows(peer):
             return CloseCause.TOO_MANY_HANDSHAKES
         return self._enforcer.refusal_of(peer)
 
