@@ -169,11 +169,11 @@ class TlsAcceptor:
 
     def _begin(self, socket: AsyncStreamSocket[Any]) -> None:
         loop = asyncio.get_running_loop()
-        loser = self._places.gives_way()
-        if loser is not None:
-            self._places.end(loser)
-            _log.info("handshake with %s cut: evicted", self._handshakes[loser].peer_address)
-            loser.cancel()
+        evicted = self._places.gives_way()
+        if evicted is not None:
+            self._places.end(evicted)
+            _log.info("handshake with %s cut: evicted", self._handshakes[evicted].peer_address)
+            evicted.cancel()
         task = loop.create_task(self._shake(socket))
         self._handshakes[task] = socket
         peer = peer_of(socket.peer_address)

@@ -3,11 +3,11 @@
 Theory of operation
 -------------------
 A handshake costs more than anything that a client can ask for by a few bytes, and one that is not finished
-holds its memory until its deadline. Whose may begin, and whose gives way, is `HandshakePlaces`' affair. While
-all places are taken by handshakes that do not give way yet, the servers whose connections begin with one are
-held, in the very step that took the last of them: others wait in the kernel's queue, and the cap is exact.
-Each that ends, however it ends, lets one more in, and so does the time at which one gives way. Then a
-connection is accepted, and only if that may have a place, another one is cut for it.
+holds its memory until its deadline. `HandshakePlaces` decides which handshake may begin, and which one ends
+for another. While all places are taken and no handshake may be ended yet, the servers whose connections begin
+with one are held, in the very step that took the last place: others wait in the kernel's queue, and the cap
+is exact. A handshake that ends, however it ends, releases them, and so does the time at which one may be
+ended. That one is cut only when a connection was accepted that may have its place.
 
 *The peer* of a connection with a preface is known when that has ended, and until then a peer of its own: the
 address is a proxy's.
@@ -37,7 +37,7 @@ class Handshakes:
         acceptors: Sequence[Acceptor],
         cut: Callable[[Connection[Any]], object],
     ) -> None:
-        """`cut(connection)` ends one that gives way."""
+        """`cut(connection)` ends the handshake of a connection for another one."""
         min_age = min(MIN_AGE, (limits.handshake_timeout or MIN_AGE * 2) / 2)
         most, most_of_peer = limits.max_handshakes, limits.max_handshakes_per_peer
         self._places: HandshakePlaces[Connection[Any]] = HandshakePlaces(most, most_of_peer, min_age)
@@ -64,10 +64,10 @@ class Handshakes:
 
     def begin(self, connection: Connection[Any], *, named: bool) -> None:
         """That of `connection` begins, which is allowed; its peer is known if it is `named`."""
-        loser = self._places.gives_way()
-        if loser is not None:
-            self._places.end(loser)
-            self._cut(loser)
+        evicted = self._places.gives_way()
+        if evicted is not None:
+            self._places.end(evicted)
+            self._cut(evicted)
         now = self._loop.time()
         peer = peer_of(connection.socket.peer_address) if named else None
         self._places.begin(connection, connection if peer is None else peer, now)
@@ -83,7 +83,7 @@ class Handshakes:
         return allowed
 
     def end(self, connection: Connection[Any]) -> None:
-        """That of `connection` has ended; it may have been told before."""
+        """That of `connection` has ended; a second call does nothing."""
         if self._places.end(connection):
             self._release()
 

@@ -77,7 +77,7 @@ class Intake:
         self._enforcer = enforcer
         if enforcer is not None and shaking and Handshakes.needed(self._limits):
             self.handshakes = Handshakes(
-                self._limits, shaking, lambda loser: enforcer.cut(loser, CloseCause.HANDSHAKE_EVICTED)
+                self._limits, shaking, lambda one: enforcer.cut(one, CloseCause.HANDSHAKE_EVICTED)
             )
         if self._limits.accept_rate is not None:
             self._rate = AcceptRate(self._limits.accept_rate, acceptors)

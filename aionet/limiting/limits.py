@@ -55,7 +55,7 @@ class ConnectionLimits:
     max_handshakes: int | None = None
     """What comes before the handler may be in progress for so many connections at a time; others wait in the
     kernel's queue. When the oldest of the peer with the most is a second old, or half of
-    `handshake_timeout`, it is reset in favour of a newcomer. Servers whose connections begin with the handler
+    `handshake_timeout`, it is reset for a newcomer. Servers whose connections begin with the handler
     are not held."""
 
     max_handshakes_per_peer: int | None = None
