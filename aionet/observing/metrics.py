@@ -4,9 +4,9 @@ Theory of operation
 -------------------
 Nothing is counted for Prometheus's sake while connections are served: the collector reads at each scrape what
 is counted anyway (`ConnectionSpawner.stats`), asks the kernel about the listeners, and makes metrics of it.
-The bytes of those who live are added up then, which takes a few milliseconds for ten thousand connections.
-It is to be collected in the thread of the loop: counters of one step are of one moment.
-"""
+The bytes of those who live are added up then; `refresh` does so in slices, so that ten thousand connections
+do not hold up the loop for milliseconds. It is to be collected in the thread of the loop: counters of one
+step are of one moment."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..spawner import ConnectionSpawner
+from ..spawner_stats import SpawnerStats
 from .loop_lag import LoopLag
 from .metric_families import connection_metrics, lag_metrics, queue_metrics
 from .prometheus_library import Collector, Metric, generate_latest
@@ -39,11 +40,20 @@ class SpawnerCollector(Collector):
     def __init__(self, spawner: ConnectionSpawner[Any], *, loop_lag: LoopLag | None = None) -> None:
         spawner.count_traffic()
         self._spawner = spawner
+        self._stats: SpawnerStats | None = None
         self._loop_lag = loop_lag
+
+    async def refresh(self) -> None:
+        """Add up in slices what the next `collect` tells; without it that does so at once.
+
+        Cancel safety: nothing is lost.
+        """
+        self._stats = await self._spawner.stats_in_slices()
 
     def collect(self) -> Iterator[Metric]:
         """Every metric as it is at this moment."""
-        yield from connection_metrics(self._spawner.stats)
+        stats, self._stats = self._stats or self._spawner.stats, None
+        yield from connection_metrics(stats)
         yield from queue_metrics(sock for server in self._spawner.servers for sock in server.raw_sockets)
         if self._loop_lag is not None:
             yield from lag_metrics(self._loop_lag.cumulated, self._loop_lag.sum, self._loop_lag.last)

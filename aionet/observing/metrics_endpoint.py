@@ -35,7 +35,7 @@ from ..serving import listen
 from ..spawner import ConnectionSpawner
 from ..stream_server import AsyncStreamConnectionServer
 from ..stream_socket import AsyncStreamSocket
-from .metrics import CONTENT_TYPE, exposition
+from .metrics import CONTENT_TYPE, SpawnerCollector, exposition
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -72,7 +72,8 @@ async def serve_metrics(
     Args:
         address: where; a port alone is one of 127.0.0.1. Name an interface to open it to others. It may be
             a server that listens already; it is closed at the end.
-        collector: a `SpawnerCollector`, or a `prometheus_client.CollectorRegistry` of several.
+        collector: a `SpawnerCollector`, or a `prometheus_client.CollectorRegistry` of several, whose bytes
+            are not added up in slices.
 
     Raises:
         ResolveError, OSError: the address cannot be bound.
@@ -122,6 +123,8 @@ async def _answer(socket: AsyncStreamSocket[Any], collector: Collector) -> None:
     except _RequestError as bad:
         await socket.write(_head_of_reply(bad.status, 0))
         return
+    if isinstance(collector, SpawnerCollector):
+        await collector.refresh()
     body = exposition(collector)
     await socket.write(_head_of_reply(HTTPStatus.OK, len(body)))
     if method == b"GET":

@@ -20,7 +20,7 @@ import pickle
 import runpy
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TypeAlias
@@ -40,15 +40,21 @@ _WORKER_MAIN = "__aionet_worker__"  # what __name__ is in the main script while 
 _in_worker = False
 
 Measure: TypeAlias = Callable[
-    [ConnectionSpawner[Any]], AbstractContextManager[Callable[[], tuple[Counts, Counts]]]
+    [ConnectionSpawner[Any]], AbstractContextManager[Callable[[], Awaitable[tuple[Counts, Counts]]]]
 ]
-"""Makes a context, for the loop of a spawner, of a function that returns counts and gauges."""
+"""Makes a context, for the loop of a spawner, of a coroutine function that returns counts and gauges."""
 
 
 @contextmanager
-def plainly_counted(spawner: ConnectionSpawner[Any]) -> Iterator[Callable[[], tuple[Counts, Counts]]]:
+def plainly_counted(
+    spawner: ConnectionSpawner[Any],
+) -> Iterator[Callable[[], Awaitable[tuple[Counts, Counts]]]]:
     """Measure nothing but what `spawner` counts anyway."""
-    yield lambda: (spawner.stats.counters(), {})
+
+    async def measure() -> tuple[Counts, Counts]:
+        return spawner.stats.counters(), {}
+
+    yield measure
 
 
 @dataclass(frozen=True, kw_only=True)

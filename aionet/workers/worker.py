@@ -28,7 +28,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -130,7 +130,7 @@ class _Worker:
             for task in (telling, beating, listening):
                 task.cancel()
             await asyncio.wait([telling, beating, listening])
-            self._tell({**_figures(*measure()), "report": dataclasses.asdict(reports[0])})
+            self._tell({**_figures(*await measure()), "report": dataclasses.asdict(reports[0])})
         await leave_behind(self._spawner.connections, _log.warning, status=self._status)
         if self._status:
             sys.exit(self._status)
@@ -206,11 +206,11 @@ class _Worker:
             await asyncio.sleep(self._settings.beat)
             self._tell({"alive": True})
 
-    async def _tell_figures(self, measure: Callable[[], tuple[Counts, Counts]]) -> None:
+    async def _tell_figures(self, measure: Callable[[], Awaitable[tuple[Counts, Counts]]]) -> None:
         told: dict[str, Any] = {}
         while True:
             await asyncio.sleep(_REPORT_EVERY)
-            figures = _figures(*measure())
+            figures = _figures(*await measure())
             if figures != told:
                 self._tell(figures)
                 told = figures

@@ -18,10 +18,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 import aionet
+from aionet import traffic
 from aionet.observing import LoopLag
 from aionet.observing.accept_queue import listen_failures
 from aionet.observing.metrics import SpawnerCollector, exposition
 from aionet.observing.metrics_endpoint import serve_metrics
+from aionet.observing.worker_figures import measured
 
 from .conftest import Stage
 
@@ -153,6 +155,43 @@ async def test_bytes_are_not_counted_for_nobody(stage: Stage) -> None:
     assert (spawner.stats.bytes_read, spawner.stats.bytes_written) == (None, None)
     spawner.count_traffic()
     assert (spawner.stats.bytes_read, spawner.stats.bytes_written) == (1, 2)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("asks", ["endpoint", "worker"])
+async def test_many_connections_are_added_up_in_slices(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    """The loop has its turns meanwhile, and a connection that ends then is counted once."""
+    monkeypatch.setattr(traffic, "_SLICE", 2)
+    spawner = aionet.ConnectionSpawner(obey)
+    server = stage.tcp_server()
+    await stage.serve(spawner, server)
+    clients = [stage.client(server) for _ in range(40)]
+    with measured(spawner) as measure:
+        collector = SpawnerCollector(spawner)
+        for client in clients:
+            client.send_now(b"12345")
+            assert await client.receive_exactly(10) == b"1234512345"
+
+        async def read() -> float:
+            if asks == "worker":
+                return (await measure())[0]["bytes_read"]
+            await collector.refresh()
+            return Samples(exposition(collector).decode())["bytes_read_total"]
+
+        async def end_one_after_the_other() -> int:
+            turns = 0
+            while not reading.done():
+                turns += 1
+                if spawner.connections:
+                    spawner.connections[0].socket.abort()
+                await asyncio.sleep(0)
+            return turns
+
+        reading = asyncio.create_task(read())
+        assert await end_one_after_the_other() >= 20
+        assert await reading == spawner.stats.bytes_read == 200
 
 
 # The kernel's queue -------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ async def test_stats_survive_the_way_to_the_supervisor(stage: Stage) -> None:
         clients[0].send_now(b"crash")
         clients[1].send_now(b"obey")
         await until(lambda: spawner.stats.active == 1)
-        counts, gauges = json.loads(json.dumps(measure()))
+        counts, gauges = json.loads(json.dumps(await measure()))
     assert stats_from(counts) == spawner.stats
     assert stats_from(counts).causes == spawner.stats.causes
     assert (stats_from(counts).bytes_read, stats_from(counts).bytes_written) == (9, 9)
