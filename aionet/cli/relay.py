@@ -46,7 +46,7 @@ _log = Log("aionet.relay")
 _StreamSocket: TypeAlias = AsyncStreamSocket[Any]
 
 _DEFAULT_TIMEOUT = 10.0
-_LOOP_PAUSE = 1.0  # seconds in which nobody is relayed after a connection that came back
+_LOOP_PAUSE = 1.0  # seconds without a relayed connection after one that came back
 _TARGET = "--target-"
 _SIDES: dict[str | None, str | None] = {None: None, "a": "client", "b": "target"}
 _VERSIONS: dict[str | None, Literal[1, 2] | None] = {None: None, "v1": 1, "v2": 2}
@@ -205,7 +205,7 @@ class _Relaying:
             raise CommandError(f"the target {self._target} is this relay, which listens on {own}")
 
     def _refuse_if_leading_here(self, seconds: float) -> None:
-        """Raise `ConnectError` for `seconds` from now on, and as long as it was told before."""
+        """Raise `ConnectError` for `seconds` from now on, or for the rest of an earlier call's."""
         now = asyncio.get_running_loop().time()
         self._loops_until = max(self._loops_until, now + seconds)
         if now < self._loops_until:

@@ -44,7 +44,7 @@ class SpawnerCollector(Collector):
         self._loop_lag = loop_lag
 
     async def refresh(self) -> None:
-        """Add up in slices what the next `collect` tells; without it that does so at once.
+        """Add up in slices what the next `collect` reports; without it that does so at once.
 
         Cancel safety: nothing is lost.
         """

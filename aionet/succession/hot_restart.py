@@ -5,8 +5,8 @@ Theory of operation
 Connections queue in the kernel all the while, in the same sockets, so none is refused; what is said meanwhile
 stands in `handing_over.py`. Whatever goes wrong before the successor's last word, the predecessor goes on.
 
-*Several at a time* may ask for the listening sockets and prepare: the copies harm nobody. The first that is
-ready is told to go; others that are ready wait for what comes of it, a few seconds at most. So a process that
+*Several at a time* may ask for the listening sockets and prepare: the copies are harmless. The first that is
+ready is let go; others that are ready wait for the result, a few seconds at most. So a process that
 asks and then stalls delays neither a restart by SIGUSR2 nor another process.
 
 *Which directory.* The successor is started in the working directory as the user calls it: where that is a

@@ -389,7 +389,7 @@ NASTY = [
 
 @pytest.mark.parametrize("value", NASTY, ids=range(len(NASTY)))
 def test_no_value_of_any_option_raises(capsys: pytest.CaptureFixture[str], write: Write, value: str) -> None:
-    """Each is accepted, or told in one line that is about it."""
+    """Each is accepted, or one line is about it."""
     assert main(["serve", "aionet.cli.echo:echo", "--check"]) == 0
     names = [line.lstrip("# ").split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
     assert len(names) > 30

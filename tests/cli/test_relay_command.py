@@ -456,7 +456,7 @@ def test_a_client_that_leaves_while_its_target_is_dialled(
         (["127.0.0.1:7"], "[::ffff:127.0.0.1]:7", True),
         (["127.0.0.1:7"], "localhost:7", False),  # until it is resolved
         (["0.0.0.0:7", "[::]:7"], "127.0.0.9:7", True),
-        (["0.0.0.0:7"], "192.0.2.1:7", False),  # of nobody
+        (["0.0.0.0:7"], "192.0.2.1:7", False),  # of another host
         (["0.0.0.0:7"], "[::1]:7", False),
         (["127.0.0.1:7"], "unix:/x", False),
         (["unix:@a"], "unix:@a", True),
@@ -487,9 +487,9 @@ def test_a_relay_to_a_name_of_itself_makes_one_connection() -> None:
         code, output, _ = relay.ended()
         assert code == 0
         ends = [json.loads(line) for line in output.splitlines()]
-        told = [end["error"] for end in ends if end["event"] == "closed" and end["lost"] == "target"]
-        assert told
-        assert all("leads back to this relay" in error for error in told)
+        refusals = [end["error"] for end in ends if end["event"] == "closed" and end["lost"] == "target"]
+        assert refusals
+        assert all("leads back to this relay" in error for error in refusals)
         assert len(ends) < 20
 
 

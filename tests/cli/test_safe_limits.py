@@ -128,7 +128,7 @@ def test_connections_are_a_share_of_the_descriptors(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["echo", pytest.param("relay", marks=pytest.mark.slow)])
-def test_silent_clients_shut_nobody_out(name: str) -> None:
+def test_silent_clients_do_not_shut_others_out(name: str) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(AionetServer("echo", *LOCAL, prefix=with_descriptors(SOFT, HARD)))
         if name == "relay":

@@ -254,7 +254,7 @@ async def test_a_rate_does_not_delay_the_end(stage: Stage) -> None:
         await waiting.receive()
 
 
-async def test_the_last_descriptor_costs_nobody_a_connection(stage: Stage) -> None:
+async def test_the_last_descriptor_evicts_no_connection(stage: Stage) -> None:
     """accept(2) fails without a descriptor also where no connection waits."""
     _, spawner, server, _ = await serving(stage, on_full="evict_idle")
     first = stage.client(server)
