@@ -43,7 +43,7 @@ class CloseCause(enum.Enum):
     HANDLER_TIMEOUT = "handler took too long", "server", "cut"
     PEER_GONE = "peer left while the handler worked", "peer", "cut"
     EVICTED = "evicted", "server", "cut"
-    """It had been idle for the longest when there was no room for another one."""
+    """Its place was needed for another one (`ConnectionLimits.on_full`)."""
     PENDING_BYTES = "too many bytes pending", "server", "cut"
     EXHAUSTED = "no resources", "server", "cut"
     """The process or the system had no descriptors, memory or epoll watches left for it."""

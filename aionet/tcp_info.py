@@ -203,12 +203,20 @@ def read_tcp_info(sock: socket.socket) -> TcpInfo:
     return TcpInfo.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ROOM))
 
 
-def idle_seconds(sock: socket.SocketType) -> float | None:
-    """Seconds since *sock* last sent or received data; None where that is not known, as of a Unix socket."""
+def idle_seconds(fd: int) -> float | None:
+    """Seconds since the socket at `fd` last sent or received data, to a few milliseconds.
+
+    ``None`` where that is not known, as of a Unix socket. Raises `OSError` where `fd` is no socket.
+    """
+    if sys.platform != "linux":
+        return None
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)  # whatever it is: nothing is asked of it
     try:
         data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA.size)
-    except (AttributeError, OSError):  # another system, or no TCP
+    except OSError:  # no TCP
         return None
+    finally:
+        sock.detach()
     return min(_LAST_DATA.unpack(data)) * _MILLISECONDS if len(data) == _LAST_DATA.size else None
 
 

@@ -329,7 +329,7 @@ _LIMITS: dict[str, dict[str, Any]] = {
     "on_full": {
         "choices": ["pause", "reset", "evict_idle"],
         "help": "what becomes of connections beyond --max-connections: they wait, are reset, or take the"
-        " place of the one that has been idle for the longest",
+        " place of one that has been idle for long, of a peer with many connections first",
     },
     "max_per_peer": {
         "type": connections,

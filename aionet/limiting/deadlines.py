@@ -18,19 +18,21 @@ What counts as progress:
 slices (`wires/slices.py`), of which a cut takes its part; so the last of ten thousand is cut some tenths of a
 second after the first.
 
-The connections stand in the order in which they were last seen to move bytes, so that the one that has been
-idle for the longest is at hand.
+*Evicting.* Where the place of an idle connection may be needed, what looks find out is kept in order
+(`idle_order.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 from ..close_reason import CloseCause
 from ..connection import Connection
 from ..wires.budget import END_UNITS
+from .idle_order import IdleOrder
 from .limits import ConnectionLimits
 from .timer_wheel import TimerWheel
 
@@ -74,7 +76,8 @@ class Deadlines:
         shortest = min(_seconds_of(limits, handshakes=handshakes), default=_IDLE_LOOK * _LOOKS)
         self._period = shortest / _LOOKS
         self._wheel: TimerWheel[_AnyConnection] = TimerWheel(self._period / _TICKS, self._look)
-        self._seen: dict[_AnyConnection, _Seen | None] = {}  # who was idle for the longest comes first
+        self._seen: dict[_AnyConnection, _Seen | None] = {}
+        self._order = IdleOrder() if limits.on_full == "evict_idle" else None
 
     @staticmethod
     def needed(limits: ConnectionLimits, *, handshakes: bool) -> bool:
@@ -85,15 +88,27 @@ class Deadlines:
         """Look after `connection` from now on."""
         self._seen[connection] = None  # most connections of a busy server end before the first look
         self._wheel.add(connection, self._period, connection.started)
+        if self._order is not None:
+            self._order.add(connection, connection.started)
+
+    def on_peer_known(self, connection: _AnyConnection) -> None:
+        """A proxy has said who the peer of `connection` is."""
+        if self._order is not None:
+            self._order.move(connection)
 
     def discard(self, connection: _AnyConnection) -> None:
         """`connection` has ended."""
         self._seen.pop(connection, None)
         self._wheel.discard(connection)
+        if self._order is not None:
+            self._order.discard(connection)
 
     def most_idle(self) -> _AnyConnection | None:
-        """Return the connection that was idle for the longest, of those that are not being cut already."""
-        return next((connection for connection in self._seen if connection._cause is None), None)
+        """Return the connection that is to give way (see `IdleOrder`); it is returned once."""
+        if self._order is None:
+            return None
+        now = self._time()
+        return self._order.pick(now, partial(self._last_moved, now=now))
 
     def close(self) -> None:
         """Stop looking."""
@@ -110,16 +125,19 @@ class Deadlines:
             return None
         now = self._time()
         next_look = self._period
-        seen = self._seen[connection]
-        if seen is None:
-            seen = self._seen[connection] = _Seen(connection.started)
-        for ends, cause in self._due(connection, seen, now):
+        for ends, cause in self._due(connection, self._what_was_seen(connection), now):
             if ends <= now:
                 self._wheel.slice.take(END_UNITS)
                 self._cut(connection, cause)
                 return _HARD
             next_look = min(next_look, ends - now)
         return next_look
+
+    def _what_was_seen(self, connection: _AnyConnection) -> _Seen:
+        seen = self._seen[connection]
+        if seen is None:
+            seen = self._seen[connection] = _Seen(connection.started)
+        return seen
 
     def _due(self, connection: _AnyConnection, seen: _Seen, now: float) -> Iterator[tuple[float, CloseCause]]:
         """Yield when each deadline ends, as far as anything is known by now."""
@@ -130,7 +148,7 @@ class Deadlines:
             return
         if limits.handler_timeout is not None:
             yield connection.started + limits.handler_timeout, CloseCause.HANDLER_TIMEOUT
-        moved_at = self._last_moved(connection, seen, now)
+        moved_at = self._last_moved(connection, now)
         if limits.read_stall_timeout is not None:
             yield _reading_since(connection, seen, now) + limits.read_stall_timeout, CloseCause.READ_STALLED
         if limits.write_stall_timeout is not None:
@@ -138,14 +156,15 @@ class Deadlines:
         if limits.idle_timeout is not None:
             yield moved_at + limits.idle_timeout, CloseCause.IDLE
 
-    def _last_moved(self, connection: _AnyConnection, seen: _Seen, now: float) -> float:
-        wire = connection.socket._wire
+    def _last_moved(self, connection: _AnyConnection, now: float) -> float:
+        """When it was last seen to have moved bytes."""
+        seen, wire = self._what_was_seen(connection), connection.socket._wire
         moved = wire.bytes_read + wire.bytes_written
         if moved != seen.moved:
             seen.moved = moved
             seen.moved_at = now
-            del self._seen[connection]
-            self._seen[connection] = seen  # to the end of the order
+            if self._order is not None:
+                self._order.update(connection, now - (wire.facts()[1] or 0.0))
         return seen.moved_at
 
 

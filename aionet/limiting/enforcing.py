@@ -100,16 +100,18 @@ class LimitEnforcer:
 
     def admit(self, connection: Connection[Any]) -> CloseCause | None:
         """Count `connection` as one of its peer, or return why there may not be one more."""
-        if not self.counts_peers:
-            return None
-        peer = peer_of(connection.socket.peer_address)
-        refusal = self.refusal_of(peer)
-        if refusal is None:
+        if self.counts_peers:
+            peer = peer_of(connection.socket.peer_address)
+            refusal = self.refusal_of(peer)
+            if refusal is not None:
+                return refusal
             if self._peers is not None:
                 self._peers.admit(connection)
             if self._rate is not None and peer is not None:
                 self._rate.take(peer)
-        return refusal
+        if self._deadlines is not None:
+            self._deadlines.on_peer_known(connection)
+        return None
 
     def begin(self, connection: Connection[Any]) -> None:
         """Look after `connection` from now on."""
@@ -160,7 +162,7 @@ class LimitEnforcer:
         connection.socket.abort()  # whatever else ends it, its bytes are to go now
 
     def cut_most_idle(self) -> bool:
-        """Make room, at the cost of the connection that was idle for the longest; whether there is one."""
+        """Make room at the cost of an idle connection (see `IdleOrder`); whether there is one."""
         connection = None if self._deadlines is None else self._deadlines.most_idle()
         if connection is not None:
             self.cut(connection, CloseCause.EVICTED)

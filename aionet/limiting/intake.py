@@ -13,7 +13,7 @@ accepting goes on, and the newcomer waits, or is turned away (`overload.py`).
 connection its place.
 
 *Descriptors* may run out whatever the limits say. A server asks what to do then: one of those who wait is
-reset, or the connection that was idle for the longest has to go. Connections that were taken already may lack
+reset, or an idle connection has to go (`idle_order.py`). Connections that were taken already may lack
 resources as well (`shortage.py`).
 """
 

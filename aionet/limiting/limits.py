@@ -32,8 +32,9 @@ class ConnectionLimits:
 
     on_full: OnFull = "pause"
     """When there is no room, or no descriptor left: ``"pause"`` leaves newcomers in the kernel's queue;
-    ``"reset"`` accepts and resets them; ``"evict_idle"`` resets the connection that has been idle for the
-    longest and takes its place; a coroutine function is called with the socket, to say a word of regret for a
+    ``"reset"`` accepts and resets them; ``"evict_idle"`` resets another connection and takes its place: the
+    one whose idle time, multiplied by the number of connections of its peer (as `max_per_peer` counts them),
+    is the largest; a coroutine function is called with the socket, to say a word of regret for a
     second at most, before it is closed (where there is no descriptor for it, it is reset)."""
 
     max_per_peer: int | None = None

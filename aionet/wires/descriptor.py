@@ -200,7 +200,7 @@ class DescriptorWire(QueueingWire):
         if self._fd == -1:
             return None, None
         try:
-            return self._unacknowledged(), idle_seconds(self._sock)
+            return self._unacknowledged(), idle_seconds(self._fd)
         except (OSError, NotImplementedError):
             return None, None
 
