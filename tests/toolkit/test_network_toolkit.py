@@ -329,3 +329,36 @@ def test_another_engine_than_the_one_that_runs_is_refused() -> None:
     with pytest.raises((RuntimeError, ValueError), match="nonsense"):
         aionet.NetworkToolkit(engine="nonsense")
     aionet.NetworkToolkit(engine=aionet.implementation())
+
+
+@pytest.mark.asyncio
+async def test_many_are_closed_with_turns_in_between(caplog: pytest.LogCaptureFixture) -> None:
+    turns: list[int] = []
+
+    class Closing:
+        def __init__(self, number: int) -> None:
+            self._number = number
+
+        def __repr__(self) -> str:
+            return f"<socket {self._number:03}>"
+
+        async def aclose(self) -> None:
+            turns.append(turn)
+
+    turn = 0
+
+    def count() -> None:
+        nonlocal turn, handle
+        turn += 1
+        handle = asyncio.get_running_loop().call_soon(count)
+
+    toolkit = aionet.NetworkToolkit()
+    toolkit._ledger.update(Closing(number) for number in range(200))
+    handle = asyncio.get_running_loop().call_soon(count)
+    closed = await toolkit.aclose()
+    handle.cancel()
+    assert closed == [f"<socket {number:03}>" for number in range(200)]
+    assert len(turns) == 200
+    assert max(map(turns.count, turns)) <= 64
+    assert "the toolkit closed 200" in caplog.text
+    assert caplog.text.endswith("and 180 more\n")
