@@ -19,7 +19,7 @@ one of them with the largest product goes.
 *Structure.* A heap for each peer has its connections, and a heap for each number of connections has the peers
 that hold so many, both by the time of the last movement. Only the first peer of each number can have the
 largest product, and among n connections there are at most √(2n) such numbers. Peers are counted as by
-`max_per_peer` (`admission.py`); on Unix sockets each connection is a peer of its own.
+`max_per_peer` (`peers.py`); on Unix sockets each connection is a peer of its own.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class IdleOrder:
 
     def add(self, connection: _AnyConnection, moved_at: float) -> None:
         """`connection` may be evicted from now on; it has moved bytes at `moved_at`, or began then."""
-        address = connection.socket.peer_address
-        key = peer_of(address) or connection
+        found = peer_of(connection.socket.peer_address)
+        key = connection if found is None else found
         peer = self._peers.get(key)
         if peer is None:
             peer = self._peers[key] = _Peer(key)
