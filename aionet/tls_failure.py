@@ -51,7 +51,7 @@ class TlsFailure(enum.Enum):
     @property
     def of_handshakes(self) -> bool:
         """Whether a server's handshake can fail for it."""
-        return self not in (TlsFailure.TRUNCATED, TlsFailure.INJECTED, TlsFailure.RECORD_FLOOD)
+        return self not in (TlsFailure.TRUNCATED, TlsFailure.INJECTED)
 
     @property
     def of_certificate(self) -> bool:

@@ -36,6 +36,7 @@ _SERVER_NAME, _GROUPS, _ALPN, _KEY_SHARES = 0, 10, 16, 51
 _HOST_NAME = 0
 _LONGEST_RECORD = 16384
 _LONGEST = 65536  # a tenth of it is rare
+_MOST_RECORDS = 1024  # that carry a ClientHello; with more the handshake fails (wires/tls/handshake.py)
 
 
 class ClientHello(NamedTuple):
@@ -71,13 +72,17 @@ _UNREADABLE = ClientHello(readable=False)
 class HelloReader:
     """Reads the ClientHello of one connection."""
 
-    __slots__ = ("_message", "_records")
+    __slots__ = ("_count", "_message", "_records", "_wanted")
 
     def __init__(self) -> None:
         self._records = bytearray()
         """What came and is not a whole record yet."""
         self._message = bytearray()
         """What the records so far have carried."""
+        self._count = 0
+        """How many records that were."""
+        self._wanted = 1
+        """How much of the message is needed to say more about it."""
 
     def feed(self, data: bytes) -> ClientHello | None:
         """Take what came next; return the ClientHello once that is known, ``None`` if more has to come."""
@@ -91,9 +96,12 @@ class HelloReader:
             if len(records) < end:
                 break
             self._message += records[start + _RECORD.size : end]
+            self._count += 1
             start = end
-            if (hello := self._read_message()) is not None:
+            if len(self._message) >= self._wanted and (hello := self._read_message()) is not None:
                 return hello
+            if self._count == _MOST_RECORDS:
+                return _UNREADABLE
         del records[:start]
         return None if b"\x16\x03".startswith(records[:2]) or len(records) > 2 else _UNREADABLE
 
@@ -101,10 +109,13 @@ class HelloReader:
         message = self._message
         if message[0] != _CLIENT_HELLO:
             return _UNREADABLE
-        end = _MESSAGE + int.from_bytes(message[1:_MESSAGE])
+        if len(message) < _MESSAGE:
+            self._wanted = _MESSAGE
+            return None
+        self._wanted = end = _MESSAGE + int.from_bytes(message[1:_MESSAGE])
         if end > _LONGEST:
             return _UNREADABLE
-        if len(message) < max(end, _MESSAGE):
+        if len(message) < end:
             return None
         try:
             return _parsed(bytes(message[_MESSAGE:end]))

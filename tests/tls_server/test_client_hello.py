@@ -200,3 +200,21 @@ async def test_a_name_that_is_not_ascii_does_not_come_to_a_callback(
     await spawner.drain(0.0)
     await serving
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("chosen", [False, True])
+async def test_a_handshake_of_very_many_records_fails(authority: Authority, chosen: bool) -> None:
+    """Of each record a server knows more than its one byte: 100 kB took 25 ms."""
+    pair = authority.pair("server")
+    spawner = aionet.ConnectionSpawner(lambda sock: sock.read())
+    tls = ServerTls(*pair.files) if chosen else authority.server(pair)
+    server = aionet.AsyncTcpConnectionServer("127.0.0.1:0", tls=tls)
+    serving = asyncio.create_task(spawner.serve(server))
+    await asyncio.sleep(0)
+    with await RawPeer.connect(("127.0.0.1", server.address.port)) as client:
+        client.send_now(in_records(with_extension(hello(), 0xFE0D, bytes(2000))[5:], 1))
+        assert await client.end() in ("end", "reset")
+    assert spawner.stats.tls_failures == {TlsFailure.RECORD_FLOOD: 1}
+    await spawner.drain(0.0)
+    await serving

@@ -10,8 +10,8 @@ was made with, whatever context it is given later (SSL_set_SSL_CTX(3)). The choi
 wire may be closed meanwhile: then the choice is cancelled, and the task is not.
 
 *Records.* A peer decides how many records its flight has. OpenSSL is given a few small ones at a time
-(`records.py`), and others have a turn between; what comes behind the handshake is not in OpenSSL's hands, but
-for those few, when it ends.
+(`records.py`), others have a turn between, and a handshake of very many records fails. Of what comes behind
+the handshake OpenSSL has no more than those few when it ends.
 
 *A missing certificate.* In TLS 1.2 a server that requires one of a client without any answers with the
 alert "handshake failure" (RFC 5246, 7.4.6), as where no cipher is shared; GnuTLS sends "decode error". What
@@ -36,7 +36,8 @@ __all__ = ["Handshake"]
 
 _CHUNK = 64 * 1024
 _RECORD = 5  # type, version, length
-_SMALL_RECORDS = 8  # that OpenSSL is given at once: those of a flight
+_SMALL_RECORDS = 32  # that OpenSSL is given at once: more than an honest flight has
+_MOST_RECORDS = 1024  # of one handshake: a ClientHello may come in records of a byte
 _MAY_MISS_A_CERTIFICATE = ("SSLV3_ALERT_HANDSHAKE_FAILURE", "TLSV1_ALERT_DECODE_ERROR")
 _NO_CERTIFICATE = (
     b"\x0b\x00\x00\x03\x00\x00\x00"  # a Certificate message with an empty list (RFC 5246, 7.4.2)
@@ -46,7 +47,16 @@ _NO_CERTIFICATE = (
 class Handshake:
     """The handshake of one wire. The wire's attributes are its own, too."""
 
-    __slots__ = ("_choice", "_choosing", "_flight", "_heard", "_initial", "server_name", "server_side")
+    __slots__ = (
+        "_choice",
+        "_choosing",
+        "_count",
+        "_flight",
+        "_heard",
+        "_initial",
+        "server_name",
+        "server_side",
+    )
 
     def __init__(
         self, *, server_side: bool, server_name: str | None, choice: ContextChoice | None, initial: bytes
@@ -59,6 +69,8 @@ class Handshake:
         self._choosing: asyncio.Timeout | None = None
         self._flight = b""
         self._heard = False
+        self._count = 0
+        """Records of the peer's."""
         self._initial = initial
 
     async def run(self, wire: TlsWire) -> None:
@@ -71,14 +83,17 @@ class Handshake:
             await self._hear(wire)
 
     async def _hear(self, wire: TlsWire) -> None:
-        """Give OpenSSL what is next of the peer's records."""
+        """Give OpenSSL what is next of the peer's records. Raises `TlsError` for a flood of them."""
         if not wire._feed_next(_SMALL_RECORDS):
             wire._take_in(await self._receive(wire), _SMALL_RECORDS)
-            return
-        wire._state.budget -= 1
-        if wire._state.budget <= 0:
-            await wire._state.yield_turn()
-            wire._refuse_if_closed("handshake")
+        else:
+            wire._state.budget -= 1
+            if wire._state.budget <= 0:
+                await wire._state.yield_turn()
+                wire._refuse_if_closed("handshake")
+        self._count += wire._unread_records
+        if self._count > _MOST_RECORDS:
+            raise wire._lose_by("handshake", None, TlsFailure.RECORD_FLOOD)
 
     def stop(self, loop: asyncio.AbstractEventLoop) -> None:
         """The wire closes: end a choice that is in progress."""
