@@ -20,7 +20,8 @@
  * wires/tls/records.py has the theory, the numbers, and the same in Python.
  *
  * *Answers.* A read may have made one (to a KeyUpdate, say), which is to go before the next record that this side sends
- * (RFC 8446, 4.6.3). A single record that had data in it made none.
+ * (RFC 8446, 4.6.3). A single record that had data in it made none. Answers to several records are sent together, once
+ * there is data or nothing more is here.
  *
  * *Broken off.* Ciphertext or plaintext that was taken from one place and could not be brought to the next one, for want
  * of memory or because a signal's handler raised, is gone. Nothing that follows is understood then, so the connection is
@@ -49,6 +50,7 @@ struct Tls {
     Py_ssize_t held;
     int unread_records, idle_records;
     char single, more, reading, established, truncated, eof_asked, closed, peer_ended;
+    char unanswered; /* reading may have made answers that were not sent yet */
 };
 
 typedef struct {
@@ -178,6 +180,12 @@ static int has_answers(Tls *tls)
     return answers;
 }
 
+/* Whether a record, or its beginning, is here that OpenSSL was not given yet. */
+static int has_next(Tls *tls)
+{
+    return tls->unfed != NULL && PyBytes_GET_SIZE(tls->unfed) - tls->unfed_at >= HEADER_BYTES;
+}
+
 /* Reading raised: there was not enough, or it was the end, or something is wrong. */
 static Outcome note_refusal(Tls *tls)
 {
@@ -191,8 +199,10 @@ static Outcome note_refusal(Tls *tls)
         return FAILED;
     }
     PyErr_Clear();
-    int answers = has_answers(tls);
-    if (answers < 0)
+    int answers = 0;
+    if (has_next(tls))
+        tls->unanswered = 1; /* one system call for the answers to many records */
+    else if ((answers = has_answers(tls)) < 0)
         return FAILED;
     /* The other half asks again where it has answers to send, or a flood to end. */
     tls->more = answers > 0 || tls->idle_records + tls->unread_records > tls->state->most_without_data;
@@ -209,6 +219,7 @@ static Outcome note_refusal(Tls *tls)
 /* Send what reading has made this side say: somebody who only reads must not gather answers. */
 static int answer(Tls *tls)
 {
+    tls->unanswered = 0;
     int answers = has_answers(tls);
     if (answers <= 0)
         return answers;
@@ -254,7 +265,7 @@ static Outcome decrypt(Operation *operation, Tls *tls, PyObject **result)
     }
     tls->bytes_read += got;
     tls->idle_records = 0;
-    if (!tls->single && answer(tls) < 0)
+    if ((!tls->single || tls->unanswered) && answer(tls) < 0)
         return drop(tls, data, LOST);
     if (note_left(tls, asked, got) < 0)
         return drop(tls, data, FAILED);

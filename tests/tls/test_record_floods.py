@@ -123,7 +123,7 @@ async def test_key_updates_between_data_are_no_flood(tmp_path: Path, size: int) 
     async with visiting(tmp_path, echo) as visit:
         sent = b""
         for number in range(3):
-            sent += b"".join(visit.records.key_update() for _ in range(30))
+            sent += b"".join(visit.records.key_update(requested=at % 3 == 0) for at in range(30))
             sent += visit.records.data(b"%d" % number)
         await visit.send(sent, size)
         assert await visit.receive(3) == b"012"

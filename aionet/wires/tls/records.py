@@ -74,6 +74,10 @@ class RecordIntake:
         self._unfed, self._unfed_at = ciphertext, 0
         self._feed_next(small)
 
+    def _has_next(self) -> bool:
+        """Whether a record, or its beginning, is here that OpenSSL was not given yet."""
+        return len(self._unfed) - self._unfed_at >= _HEADER
+
     def _feed_next(self, small: int = 1) -> bool:
         """Give OpenSSL what comes next of what is here; whether there was anything."""
         unfed, start = self._unfed, self._unfed_at

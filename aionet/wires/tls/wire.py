@@ -284,7 +284,7 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
             self._more = False
             self._reply()
             raise self._error("read", error) from error
-        if self._encrypted.pending:
+        if self._encrypted.pending and (data is not None or not self._has_next()):
             self._reply()
         if data:
             self.bytes_read += len(data)
