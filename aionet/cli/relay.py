@@ -214,10 +214,12 @@ class _Relaying:
             )
 
     def on_close(self, connection: Connection[Any], reason: CloseReason) -> None:
-        """Announce the end of a connection that was relayed."""
+        """Announce the end of a connection, unless it was turned away."""
         passage = self._passages.pop(connection.socket, None)
-        if passage is None:  # it was turned away
-            return
+        if passage is None:
+            if reason.cause.outcome == "rejected":
+                return
+            passage = _ended_before_its_handler(connection, reason)
         server, report = passage.server, passage.report
         sent = 0 if server is None else server.bytes_written - passage.sent_before
         self.announcer.event(
@@ -246,6 +248,13 @@ async def _find_lost(client: _StreamSocket) -> None:
             pass
     except (ConnectionLostError, TlsError):
         pass
+
+
+def _ended_before_its_handler(connection: Connection[Any], reason: CloseReason) -> _Passage:
+    """Return the passage of a connection that was cut, or failed, in its handshake: TLS or PROXY protocol."""
+    started = asyncio.get_running_loop().time() - reason.age
+    problem = None if reason.tls_failure is None else str(reason.tls_failure)
+    return _Passage(str(connection.socket.peer_address), started, problem=problem)
 
 
 async def _send_header(server: _StreamSocket, client: _StreamSocket, version: Literal[1, 2]) -> None:

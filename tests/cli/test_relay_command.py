@@ -379,6 +379,39 @@ def test_a_connection_that_is_cut_is_told(target: socket.socket, limit: str, cau
     assert (event["client_to_target"], event["target_to_client"]) == (4, 11)
 
 
+@pytest.mark.parametrize(
+    ("options", "sent", "cause"),
+    [
+        (["--handshake-timeout", "0.3"], b"", "handshake took too long"),
+        (["--handshake-timeout", "0.3"], b"PROXY ", "handshake took too long"),
+        ([], b"GET / HTTP/1.0\r\n\r\n", "handshake failed"),
+    ],
+)
+def test_a_connection_that_ends_in_its_handshake_is_told(
+    target: socket.socket, options: list[str], sent: bytes, cause: str
+) -> None:
+    name = name_of(target)
+    with (
+        AionetServer("relay", LOCAL, name, "--proxy-protocol", "127.0.0.0/8", *options) as relay,
+        connect_raw(relay.address) as client,
+    ):
+        client.sendall(sent)
+        event = relay.next_event()
+        assert event.pop("seconds") > 0
+        assert event == {
+            "event": "closed",
+            "client": name_of(client),
+            "target": name,
+            "client_to_target": 0,
+            "target_to_client": 0,
+            "lost": None,
+            "error": None,
+            "undelivered": 0,
+            "truncated": [],
+            "cause": cause,
+        }
+
+
 @pytest.mark.parametrize(("kind", "request_"), [("tcp", "short"), ("tcp", "long"), ("unix", "long")])
 def test_a_target_that_takes_nothing_is_given_up(tmp_path: Path, kind: str, request_: str) -> None:
     """Also where all that was sent to it fits into the kernel's buffers, and no write waits."""
