@@ -31,7 +31,7 @@ from ..tls.certificates import (
     load_pair,
     reading_authorities,
 )
-from ..tls.client import name_in_certificate
+from ..tls.client import checked_host, name_in_certificate
 from ..tls.contexts import default_context
 from ..tls.server import ServerTls
 from .arguments import Address, file_path
@@ -52,6 +52,14 @@ def _protocol(text: str) -> str:
     if not text.isascii() or not 0 < len(text) < 256:
         raise argparse.ArgumentTypeError(f"{text!r}: expected the name of a protocol, as h2 or http/1.1")
     return text
+
+
+def _host_name(text: str) -> str:
+    """An argparse type: the name of a host, as it is in a certificate."""
+    try:
+        return checked_host(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 _HELP_PASSWORD = (
@@ -211,6 +219,7 @@ def add_client_tls_arguments(
     )
     group.add_argument(
         f"{prefix}server-hostname",
+        type=_host_name,
         metavar="NAME",
         help="the name to ask for, and to find in the certificate (default: the host of the address)",
     )

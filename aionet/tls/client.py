@@ -10,12 +10,13 @@ is refused before anybody is called.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import ssl
 from typing import NamedTuple
 
 from .contexts import default_context
 
-__all__ = ["ClientTls", "checked_client", "client_tls", "name_in_certificate"]
+__all__ = ["ClientTls", "checked_client", "checked_host", "client_tls", "name_in_certificate"]
 
 
 class ClientTls(NamedTuple):
@@ -28,11 +29,26 @@ class ClientTls(NamedTuple):
 
 
 def name_in_certificate(host: str) -> str:
-    """Return what a certificate calls the host of an address: without a scope and without a final dot.
+    """Return what a certificate calls the host of an address.
 
-    No host means this one, ``"localhost"``.
+    That is its name without a scope and without a final dot, and an IPv4-mapped IPv6 address as IPv4. No host
+    means this one, ``"localhost"``.
     """
-    return host.partition("%")[0].rstrip(".") or "localhost"
+    name = host.partition("%")[0].rstrip(".") or "localhost"
+    return _without_mapping(name) if ":" in name else name
+
+
+def _without_mapping(address: str) -> str:
+    try:
+        return str(ipaddress.IPv6Address(address).ipv4_mapped or address)
+    except ValueError:
+        return address
+
+
+def checked_host(name: str) -> str:
+    """Return what a certificate calls the host `name`. Raises `ValueError` for what no host can be called."""
+    _refuse_bad_name(name)
+    return name_in_certificate(name)
 
 
 def client_tls(
@@ -84,8 +100,10 @@ def _checked_name(context: ssl.SSLContext, name: str | None) -> str | None:
     if name is not None and not isinstance(name, str):
         raise TypeError(f"server_hostname must be a text, not {name!r}")
     if name:
-        _refuse_bad_name(name)
-        return name
+        try:
+            return checked_host(name)
+        except ValueError as error:
+            raise ValueError(f"server_hostname={error}") from None
     if context.check_hostname:
         raise ValueError(f"server_hostname={name!r}: this context compares it with the certificate's")
     return None
@@ -93,10 +111,12 @@ def _checked_name(context: ssl.SSLContext, name: str | None) -> str | None:
 
 @functools.lru_cache(maxsize=1024)  # of good ones: trying takes as long as beginning a connection's TLS
 def _refuse_bad_name(name: str) -> None:
-    """Raise `ValueError` for what no host can be called; ssl knows."""
+    """Raise `ValueError` for what no host can be called; ssl knows, except for blanks and line ends."""
+    if not name.isprintable() or any(map(str.isspace, name)):
+        raise ValueError(f"{name!r} is not the name of a host: it has a character that none has")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(
             ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name
         )
     except (ValueError, TypeError) as error:
-        raise ValueError(f"server_hostname={name!r} is not the name of a host: {error}") from None
+        raise ValueError(f"{name!r} is not the name of a host: {error}") from None

@@ -299,6 +299,9 @@ async def test_a_handshake_that_is_broken_off_leaves_nothing(how):
         (True, 5, TypeError, "server_hostname must be a text, not 5"),
         (True, ".example", ValueError, "server_hostname='.example'"),
         (True, "a" * 64 + ".example", ValueError, "is not the name of a host"),
+        (True, "server\n.example", ValueError, "is not the name of a host"),
+        (True, "server .example", ValueError, "is not the name of a host"),
+        (True, ".", ValueError, "server_hostname='.' is not the name of a host"),
         (True, "server\0.example", ValueError, "is not the name of a host"),
     ],
 )

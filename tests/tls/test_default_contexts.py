@@ -57,6 +57,9 @@ def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch, tmp_
         ("example.org.", "example.org"),
         ("fe80::1%eth0", "fe80::1"),
         ("127.0.0.1", "127.0.0.1"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+        ("::ffff:7f00:1", "127.0.0.1"),
+        ("::1", "::1"),
         ("", "localhost"),
     ],
 )
@@ -66,3 +69,5 @@ def test_the_name_in_a_certificate(host, name):
     context = ssl.create_default_context()
     assert ClientTlsOptions(context, None).name_for(SocketAddress(host, port=443)) == name
     assert client_tls(True, None, name_in_certificate(host), False).server_hostname == name
+    if host:  # a name of its own is the same
+        assert client_tls(True, host, "other.example", False).server_hostname == name

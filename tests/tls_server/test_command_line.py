@@ -389,6 +389,17 @@ def test_mistakes_of_clients(mistaken: Any, arguments: list[str], message: str) 
     assert mistaken("connect", "127.0.0.1:1", *arguments) == (1, f"aionet: {message}\n")
 
 
+@pytest.mark.parametrize("name", ["", ".", "x" * 300, "a\nb", "a b"])
+@pytest.mark.parametrize(
+    ("prefix", "command"), [("--", ["connect", "127.0.0.1:1"]), ("--target-", ["relay", ":0", "127.0.0.1:1"])]
+)
+def test_a_name_that_no_host_can_have(mistaken: Any, prefix: str, command: list[str], name: str) -> None:
+    code, errors = mistaken(*command, f"{prefix}tls", f"{prefix}server-hostname", name)
+    assert code == 2
+    message = f"argument {prefix}server-hostname: {name!r} is not the name of a host: "
+    assert message in errors.splitlines()[0]
+
+
 def test_a_relay_that_ends_tls_and_one_that_begins_it(authority: Authority, app: Path) -> None:
     """A client in TLS, a relay that ends it, one that begins it again, and a server in TLS."""
     pair, inner = authority.pair("server"), authority.pair("inner", "inner.example")
