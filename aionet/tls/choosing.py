@@ -14,10 +14,14 @@ do finite-field arithmetic (`key_exchange.py`).
 *A name that is not ASCII* is no host's (RFC 6066, 3). `ssl` cannot decode it for an `sni_callback`, writes
 the traceback to standard error and sends the alert "internal error". So where a context has such a callback,
 the ClientHello is read first (`CheckedName` does nothing else), and the client is refused.
+
+A function that raises has failed, also if it raises `asyncio.CancelledError`, as one does that awaits a task
+of another connection that was cancelled. Only the cancellation of the connection's own task is one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import ssl
 from itertools import islice
@@ -117,12 +121,17 @@ class ServerChoice(CheckedName):
             raise RefusedHandshakeError(failure, message, _NO_APPLICATION_PROTOCOL)
 
     async def _chosen_by(self, choose: Choose, name: str | None) -> ssl.SSLContext | None:
+        task = asyncio.current_task()
+        assert task is not None
+        asked_to_end = task.cancelling()
         try:
             found = choose(name)
             if inspect.isawaitable(found):
                 found = await found
             return None if found is None else _servers(found)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
+            if task.cancelling() > asked_to_end:
+                raise
             _log.exception("the choice of a certificate for %r failed", name)
         failure = TlsFailure.UNKNOWN_NAME
         raise RefusedHandshakeError(failure, f"{failure}: choose({name!r}) failed", _INTERNAL_ERROR)

@@ -367,15 +367,35 @@ async def fail_slowly(name: str | None) -> None:
     raise TimeoutError("the store does not answer")
 
 
+async def await_what_was_cancelled(name: str | None) -> None:
+    """As a fetch is that several connections share, and that another one has cancelled."""
+    shared = asyncio.get_running_loop().create_future()
+    shared.cancel()
+    await shared
+
+
+def cancelled_at_once(name: str | None) -> None:
+    raise asyncio.CancelledError
+
+
 @pytest.mark.parametrize(
     ("choose", "says"),
     [
+        (await_what_was_cancelled, "asyncio.exceptions.CancelledError"),
+        (cancelled_at_once, "asyncio.exceptions.CancelledError"),
         (fail, "KeyError: 'lax.example'"),
         (fail_slowly, "the store does not answer"),
         (lambda name: "lax.pem", "choose must return an ssl.SSLContext or None, not 'lax.pem'"),
         (lambda name: ssl.create_default_context(), "a context for clients"),
     ],
-    ids=["raises", "raises later", "another type", "a client's"],
+    ids=[
+        "awaits a cancelled future",
+        "raises CancelledError",
+        "raises",
+        "raises later",
+        "another type",
+        "a client's",
+    ],
 )
 async def test_a_choice_that_fails(
     hosts: Hosts, caplog: pytest.LogCaptureFixture, choose: Any, says: str
