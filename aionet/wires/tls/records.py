@@ -69,6 +69,12 @@ class RecordIntake:
 
         `_feed_next` has returned false before.
         """
+        size, is_begun = len(ciphertext), self._unfed or self._record_left
+        if not is_begun and size > _HEADER and size == _HEADER + (ciphertext[3] << 8 | ciphertext[4]):
+            self._incoming.write(ciphertext)  # one record, as mostly
+            self._unread_records = 1
+            self._more = True
+            return
         if self._unfed:  # a part of a header
             ciphertext = self._unfed[self._unfed_at :] + ciphertext
         self._unfed, self._unfed_at = ciphertext, 0
