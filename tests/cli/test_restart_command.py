@@ -255,15 +255,17 @@ def test_a_second_server_at_the_same_control_socket(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["--replace"], "replace needs the path of the control socket"),
-        (["--control", ""], "the control socket needs a file"),
+        (["--replace"], 1, "replace needs the path of the control socket"),
+        (["--control", ""], 2, "argument --control: '': expected the path of a file"),
     ],
 )
-def test_arguments_that_do_not_go_together(directory: Path, arguments: list[str], message: str) -> None:
+def test_arguments_that_do_not_go_together(
+    directory: Path, arguments: list[str], code: int, message: str
+) -> None:
     done = aionet("serve", "app:upper", "--bind", "127.0.0.1:0", *arguments, cwd=directory)
-    assert done.returncode == 1
+    assert done.returncode == code
     assert message in done.stderr.decode()
     assert len(done.stderr.splitlines()) == 1
 
