@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 
 from .arguments import bound_addresses, file_access_from, limits_from
+from .combinations import check_combinations
 from .configuration import TABLE, Configuration
 from .configuration_file import toml_value
 from .failing import CommandError, complain
@@ -27,13 +28,20 @@ def check(args: argparse.Namespace, *checks: Callable[[argparse.Namespace], obje
     Each of `checks` raises `CommandError` if it finds anything.
     """
     configuration: Configuration = args.configuration
-    problems = [*configuration.problems, *_problems_found_by((limits_from, _files, *checks), args)]
+    problems = [
+        *configuration.problems,
+        *_problems_found_by((limits_from, _combinations, _files, *checks), args),
+    ]
     for problem in problems:
         complain(problem)
     if problems:
         return _BAD_USAGE
     print_out((_as_json(configuration) if args.json else "\n".join(_as_toml(configuration))) + "\n")
     return 0
+
+
+def _combinations(args: argparse.Namespace) -> None:
+    check_combinations(args, bound_addresses(args))
 
 
 def _files(args: argparse.Namespace) -> None:

@@ -40,6 +40,7 @@ from ..running import loop_factory
 from ..stream_socket import AsyncStreamSocket
 from ..tcp_socket import AsyncTcpSocket
 from .arguments import Address, add_loop_argument, fill_in, seconds, target_address
+from .combinations import check_combinations
 from .dialing import dial
 from .failing import CommandError, explain
 from .standard_streams import StandardInput, StandardOutput
@@ -81,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Connect, and copy until the peer has ended."""
+    check_combinations(args, [args.address])
     tls = client_tls_from(args)
     if tls is not None:
         tls.name_for(args.address)

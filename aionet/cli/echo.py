@@ -7,6 +7,7 @@ from typing import Any
 
 from ..stream_socket import AsyncStreamSocket
 from .arguments import add_server_arguments, bound_addresses, fill_in
+from .combinations import check_combinations
 from .configuration import add_configuration_arguments
 from .observing import add_observing_arguments
 from .safe_limits import OF_ECHO
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal."""
+    check_combinations(args, bound_addresses(args))
     return run_server(echo, bound_addresses(args), args)
 
 

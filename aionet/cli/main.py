@@ -102,9 +102,12 @@ def _carry_out(module: Any, args: argparse.Namespace) -> int:
 
         return check(args, module.check)
     if getattr(args, "reload", False):
+        from .arguments import bound_addresses
+        from .combinations import check_combinations
         from .reloading import report_imports, run_again_at_changes
 
         if not report_imports():
+            check_combinations(args, bound_addresses(args))
             return run_again_at_changes(args.configuration.file)
     code: int = module.run(args)
     return code

@@ -44,7 +44,8 @@ def add_observing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--access-log",
         choices=["text", "json", "off"],
-        help="log a line for every connection that ends (default: off)",
+        help="log a line for every connection that ends; off also where there is an --access-log-file"
+        " (default: off)",
     )
     parser.add_argument(
         "--access-log-file",

@@ -23,11 +23,11 @@ from ..announcing import Log
 from ..close_reason import CloseReason
 from ..connection import Connection
 from ..errors import ConnectError, ConnectionLostError, ResolveError, SocketClosedError, TlsError
-from ..options import KeepAlive
 from ..proxy_protocol import ProxyHeader
 from ..relaying import RelayReport, relay
 from ..stream_socket import AsyncStreamSocket
 from .arguments import Address, add_server_arguments, fill_in, listen_address, seconds, target_address
+from .combinations import check_combinations
 from .departures import ClientLeft, Departures
 from .dialing import begin_tls, dial
 from .failing import CommandError, explain
@@ -35,7 +35,7 @@ from .observing import add_observing_arguments
 from .own_addresses import arrived_here, leads_here
 from .safe_limits import OF_RELAYS
 from .serving import Announcer, run_server
-from .tcp_options import add_tcp_arguments, tcp_options_from
+from .tcp_options import RELAY_KEEPALIVE, add_tcp_arguments, tcp_options_from
 from .tls_options import ClientTlsOptions, add_client_tls_arguments, add_server_tls_arguments, client_tls_from
 from .write_stalls import WriteWatch
 
@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: --accept-truncation)",
     )
     add_server_arguments(parser, OF_RELAYS, bind=False)
-    add_tcp_arguments(parser, keepalive=KeepAlive())
+    add_tcp_arguments(parser, keepalive=RELAY_KEEPALIVE)
     add_server_tls_arguments(parser)
     add_client_tls_arguments(parser, _TARGET, "TARGET")
     add_observing_arguments(parser)
@@ -105,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Relay until a signal."""
+    check_combinations(args, [args.listen, args.target])
     tls = client_tls_from(args, _TARGET)
     if tls is not None:
         tls.name_for(args.target, _TARGET)

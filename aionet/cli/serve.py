@@ -28,6 +28,7 @@ from .arguments import (
     processes,
     seconds,
 )
+from .combinations import check_combinations
 from .configuration import add_configuration_arguments
 from .failing import CommandError
 from .observing import add_observing_arguments
@@ -121,7 +122,7 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the handler, and serve it until a signal."""
-    _check_processes(args)
+    check_combinations(args, bound_addresses(args))
     with early_signals_kept():
         handler = _load(*args.handler)
         if handler is None:
@@ -132,16 +133,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise `CommandError` if the handler cannot be had, or options do not go together."""
-    _check_processes(args)
+    """Raise `CommandError` if the handler or the certificates cannot be had."""
     check_server_tls(args)
     if args.handler is not None and _load(*args.handler) is None:
         raise CommandError(f"importing {args.handler[0]} failed, as shown above")
-
-
-def _check_processes(args: argparse.Namespace) -> None:
-    if args.worker_timeout is not None and args.workers is None:
-        raise CommandError("--worker-timeout needs --workers: nobody else would replace what hangs")
 
 
 def _load(module_name: str, path: str) -> Handler[Any] | None:

@@ -8,7 +8,10 @@ from typing import Any
 
 from ..options import KeepAlive, TcpOptions
 
-__all__ = ["add_tcp_arguments", "tcp_options_from"]
+__all__ = ["RELAY_KEEPALIVE", "add_tcp_arguments", "tcp_options_from"]
+
+RELAY_KEEPALIVE = KeepAlive()
+"""What ``relay`` has by default: this very object means that no option was given."""
 
 _NUMBER = re.compile(r"\s*[0-9]{1,18}\s*")
 _EXPECTED = "expected off, or IDLE[,INTERVAL[,COUNT]], as in 60,10,5"

@@ -312,7 +312,7 @@ def test_a_timeout_for_workers_needs_workers(directory: Path) -> None:
         done = aionet("serve", "app:upper", "--worker-timeout", 1, *more, cwd=directory)
         assert done.returncode == (2 if more else 1)
         assert done.stderr.decode() == (
-            "aionet: --worker-timeout needs --workers: nobody else would replace what hangs\n"
+            "aionet: --worker-timeout needs --workers: one process alone has no use for it\n"
         )
 
 
