@@ -19,9 +19,10 @@ from typing import Any
 
 
 async def echo(socket: Any) -> None:
-    """Send back what comes."""
+    """Send back what comes; keep nothing of it while the next read waits."""
     while data := await socket.read(65536):
         await socket.write(data)
+        del data
 
 
 async def lines(socket: Any) -> None:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from .attacker import trusting_all
 from .servers import PATIENCE, Server
 
 __all__ = ["answer", "honest", "scrape", "until"]
@@ -24,9 +25,10 @@ def honest(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), PATIENCE, ("127.78.0.1", 0))
 
 
-def answer(port: int, data: bytes) -> bytes:
+def answer(port: int, data: bytes, *, tls: bool = False) -> bytes:
     """What a new honest client receives for `data`."""
-    with honest(port) as sock:
+    bare = honest(port)
+    with trusting_all().wrap_socket(bare, server_hostname="server.example") if tls else bare as sock:
         sock.sendall(data)
         return sock.recv(4096)
 

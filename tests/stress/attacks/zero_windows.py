@@ -1,8 +1,8 @@
 """A request for a gigabyte, and then a window that is shut, or opened a little before each time-out.
 
-The peer's TCP acknowledges and takes nothing (a zero window, RFC 9293, 3.8.6.1): its connection lives,
-keepalive and TCP_USER_TIMEOUT see nothing wrong, and the server holds what it could not send. With ``sips``
-the client reads a little before each `deadline`, which begins it again. An event is a request, or a sip.
+The peer's TCP acknowledges and takes nothing (a zero window, RFC 9293, 3.8.6.1): its connection lives, the
+probes of keepalive are answered, and the server holds what it could not send. With ``sips`` the client reads
+a little before each `deadline`, which begins it again. An event is a request, or a sip.
 """
 
 from __future__ import annotations
