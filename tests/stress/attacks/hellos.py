@@ -1,4 +1,4 @@
-"""ClientHellos that are dear to answer or to read, each on a connection of its own. An event is one of them.
+"""ClientHellos that are expensive to answer or to read, each on a connection of its own. An event is one.
 
 ``finite_field``: a key share of ffdhe8192 alone, which costs a server a hundred times what an elliptic curve
 costs it (D(HE)at, CVE-2002-20001, CVE-2022-40735). ``protocols``: an ALPN list of as many names as fit,

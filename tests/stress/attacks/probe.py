@@ -31,7 +31,7 @@ from .servers import ENVIRONMENT, PATIENCE, spare_cpu
 __all__ = ["Latencies", "Probe", "probing"]
 
 THREADS = 8
-MESSAGE = b"the quick brown fox jumps over the lazy dog, and over it again.."
+MESSAGE = b"the quick brown fox jumps over the lazy dog, and over it again.\n"
 GIVEN_UP = 30.0  # seconds
 
 

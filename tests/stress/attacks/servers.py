@@ -41,7 +41,7 @@ RECOMMENDED = (
 )
 """The limits that the guide recommends; an option that is given again replaces the one here."""
 
-_IDLE_STEP = 0.05
+_IDLE_STEP = 0.03
 _IDLE_SHARE = 0.04
 
 
