@@ -11,6 +11,10 @@ budget (`budget.py`), whichever comes first; then the loop has a turn, and the n
 cancels a task or wakes it, which takes microseconds, and the task's last step takes the next turn. So each
 end costs `END_UNITS` of the budget as well, and the next turn has no more than 16 of these steps.
 
+*A busy server* whose connections are short has more ends than that in a turn all the time, and further turns
+for them cost it a fifth of its rate. So `Slices` measures: where the turn with the ends of a slice was short,
+the next slice has twice as many, and half as many where it was long.
+
 A slice does at least one item, so the work always advances. The clock is the wall clock: where the machine is
 busy, slices get shorter.
 
@@ -29,6 +33,8 @@ from time import perf_counter
 from .budget import BUDGET, END_UNITS, SLICE_SECONDS
 
 __all__ = ["Slice", "Slices"]
+
+_LEAST, _MOST = BUDGET // END_UNITS, BUDGET  # calls in a slice of `Slices`
 
 
 class Slice:
@@ -61,45 +67,59 @@ class Slice:
 
 
 class Slices:
-    """Makes calls, first come, first served: those of the first slice at once, the others in later turns.
+    """Makes calls, first come, first served: so many in `SLICE_SECONDS` at once, the others in later turns.
 
-    Each counts as the end of a connection. What one raises comes out of `add`, or is the error of a callback
-    of the loop; the calls behind it are made all the same. One that is interrupted by a signal is made again.
+    Each is, or wakes what does, the end of a connection. What one raises comes out of `add`, or is the error
+    of a callback of the loop; the calls behind it are made all the same. One that is interrupted by a signal
+    is made again. Where few calls come, each costs a look at the clock, and the loop no turn.
     """
 
-    __slots__ = ("_loop", "_next", "_queue", "_slice")
+    __slots__ = ("_began", "_left", "_loop", "_next", "_queue", "_share")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._queue: deque[Callable[[], object]] = deque()
-        self._slice = Slice()
+        self._share = self._left = _LEAST
+        """How many calls a slice has, and how many more this one."""
+        self._began = perf_counter()
         self._next: asyncio.Handle | None = None
-        """The look in the loop's next turn; ``None`` where no slice has begun in this one."""
+        """The slice of the loop's next turn, while calls wait."""
 
     def add(self, call: Callable[[], object]) -> None:
         """Make `call` now, or when its turn comes."""
         if self._next is None:
-            self._begin()
-        if self._queue or self._slice.over:
-            self._queue.append(call)
-        else:
-            self._slice.take(END_UNITS)
-            call()
-
-    def _begin(self) -> None:
-        self._next = self._loop.call_soon(self._turn)
-        self._slice.begin()
+            if (now := perf_counter()) >= self._began + SLICE_SECONDS:
+                self._began, self._left = now, self._share
+            if self._left > 0:
+                self._left -= 1
+                call()
+                return
+            self._next = self._loop.call_soon(self._turn)
+        self._queue.append(call)
 
     def _turn(self) -> None:
-        self._next = None
-        if not self._queue:
-            return
-        self._begin()
-        while self._queue and not self._slice.over:
-            self._slice.take(END_UNITS)
-            call = self._queue.popleft()
-            try:
-                call()
-            except (KeyboardInterrupt, SystemExit):
-                self._queue.appendleft(call)
-                raise
+        """Make the calls of the next slice; what those of the last one woke has had its step."""
+        now = perf_counter()
+        self._adapt(now - self._began)
+        self._began, self._left = now, self._share
+        try:
+            while self._queue and self._left > 0:
+                self._left -= 1
+                self._make_next()
+        finally:
+            self._next = self._loop.call_soon(self._turn) if self._queue else None
+
+    def _adapt(self, seconds: float) -> None:
+        """The last slice and the turn after it took so long."""
+        if seconds < 2 * SLICE_SECONDS:
+            self._share = min(2 * self._share, _MOST)
+        elif seconds > 4 * SLICE_SECONDS:
+            self._share = max(self._share // 2, _LEAST)
+
+    def _make_next(self) -> None:
+        call = self._queue.popleft()
+        try:
+            call()
+        except (KeyboardInterrupt, SystemExit):
+            self._queue.appendleft(call)
+            raise

@@ -15,18 +15,26 @@ pytestmark = pytest.mark.asyncio
 PER_SLICE = BUDGET // END_UNITS
 
 
-async def test_calls_are_made_in_order_and_so_many_in_a_turn() -> None:
+@pytest.mark.parametrize(("seconds", "most"), [(0.0001, BUDGET), (0.003, PER_SLICE)], ids=["short", "long"])
+async def test_calls_are_made_in_order_and_so_many_in_a_turn(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, most: int
+) -> None:
+    """More in a turn where the turns are short."""
+    now = [5.0]
+    monkeypatch.setattr("aionet.wires.slices.perf_counter", lambda: now[0])
     made: list[int] = []
     slices = Slices(asyncio.get_running_loop())
-    for number in range(10 * PER_SLICE):
+    for number in range(1000):
         slices.add(lambda number=number: made.append(number))  # type: ignore[misc]
-    assert 1 <= len(made) <= PER_SLICE  # the first slice has no turn to wait for
-    before = 0
-    while len(made) < 10 * PER_SLICE:
-        before = len(made)
+    assert len(made) == PER_SLICE  # the first slice has no turn to wait for
+    longest = 0
+    while (before := len(made)) < 1000:
+        now[0] += seconds
         await asyncio.sleep(0)
-        assert before < len(made) <= before + PER_SLICE
-    assert made == list(range(10 * PER_SLICE))
+        assert before < len(made) <= before + most
+        longest = max(longest, len(made) - before)
+    assert longest == most
+    assert made == list(range(1000))
 
 
 async def test_a_call_that_raises_does_not_keep_the_others_from_being_made(
