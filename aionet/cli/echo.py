@@ -53,3 +53,4 @@ async def echo(socket: AsyncStreamSocket[Any]) -> None:
     """Send back what comes until the stream ends."""
     async for chunk in socket:
         await socket.write(chunk)
+        del chunk  # else the next read would wait with it

@@ -134,6 +134,8 @@ class Tls:
     _outgoing: Any
     _own_loss: Any
     _bytes_sent: int
+    _incoming_peak: int
+    _encrypted_peak: int
     _established: bool
     _more: bool
     _reading: bool

@@ -316,6 +316,7 @@ static int prepare_names(ModuleState *state)
         intern(&state->str_on_events, "on_events") || intern(&state->str_busy_error, "_busy_error") ||
         intern(&state->str_closed_error, "_closed_error") ||
         intern(&state->str_note_interruption, "note_interruption") ||
+        intern(&state->str_note_growth, "_note_growth") ||
         intern(&state->str_note_end, "_note_end") || intern(&state->str_on_cold_events, "_on_cold_events") ||
         intern(&state->str_send_rest, "_send_rest") || intern(&state->str_read, "read") ||
         intern(&state->str_write, "write") || intern(&state->str_blocking, "_asyncio_future_blocking") ||

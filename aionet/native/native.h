@@ -81,7 +81,7 @@ typedef struct {
     PyObject *str_add_done_callback, *str_add_reader, *str_blocking, *str_busy_error, *str_call_soon, *str_cancel, *str_cancelling, *str_close,
         *str_closed_error, *str_context, *str_draining, *str_ends, *str_error, *str_finish_send, *str_get_coro,
         *str_is_closed, *str_linger, *str_note_end, *str_on_cold_events, *str_on_events, *str_operation,
-        *str_note_interruption, *str_pending, *str_read, *str_ready, *str_receive_into_slowly, *str_receive_slowly,
+        *str_note_growth, *str_note_interruption, *str_pending, *str_read, *str_ready, *str_receive_into_slowly, *str_receive_slowly,
         *str_refuse_if_lost, *str_reply, *str_scheduled, *str_selector, *str_send_rest, *str_send_slowly, *str_sslobj,
         *str_stopping, *str_throw, *str_write;
     PyObject *context_keyword, *msg_keyword, *name_keyword; /* ("context",), ("msg",) and ("name",) */

@@ -49,6 +49,7 @@ struct Tls {
     long long bytes_read, bytes_sent;
     Py_ssize_t held;
     int unread_records, idle_records;
+    int incoming_peak, encrypted_peak; /* of what the buffers had in them since their memory was given back */
     char single, more, reading, established, truncated, eof_asked, closed, peer_ended;
     char unanswered; /* reading may have made answers that were not sent yet */
 };
@@ -306,6 +307,21 @@ static Py_ssize_t next_records(Tls *tls, const unsigned char *bytes, Py_ssize_t 
     return at;
 }
 
+/* A buffer has more in it than before, and more memory: wires/tls/memory.py. -1: an error is set. */
+static int note_growth(Tls *tls, int *peak, Py_ssize_t held)
+{
+    *peak = (int)held;
+    PyObject *noted = PyObject_CallMethodNoArgs((PyObject *)tls, tls->state->str_note_growth);
+    Py_XDECREF(noted);
+    return noted == NULL ? -1 : 0;
+}
+
+/* OpenSSL was given so much, and has taken all that was there before. GOT, or FAILED. */
+static Outcome note_fed(Tls *tls, Py_ssize_t bytes)
+{
+    return bytes > tls->incoming_peak && note_growth(tls, &tls->incoming_peak, bytes) < 0 ? FAILED : GOT;
+}
+
 /* Give OpenSSL what is next of these bytes; how many that was, or -1 and an error is set. */
 static Py_ssize_t feed(Tls *tls, const char *bytes, Py_ssize_t length)
 {
@@ -349,7 +365,7 @@ static Outcome feed_next(Tls *tls)
     tls->unfed_at += next;
     if (length - next < HEADER_BYTES && keep_unfed(tls, bytes + next, length - next) < 0)
         return FAILED;
-    return GOT;
+    return note_fed(tls, next);
 }
 
 /* Take what the kernel has. GOT: there was something. */
@@ -372,7 +388,7 @@ static Outcome take_in(Tls *tls)
     Py_ssize_t length = begun + received, next = feed(tls, scratch, length);
     if (next < 0 || ((begun > 0 || next < length) && keep_unfed(tls, scratch + next, length - next) < 0))
         return FAILED;
-    return GOT;
+    return note_fed(tls, next);
 }
 
 /* The Python function that the socket's method stands for, or the wire's own slow way. */
@@ -610,7 +626,8 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
     Py_ssize_t bytes = view.len;
     int simple = bytes > 0 && bytes <= MOST_WRITTEN;
     PyObject *count = simple ? PyLong_FromSsize_t(bytes) : NULL; /* beforehand: later it must not fail */
-    int failed = count != NULL && encrypt(tls, view.buf, bytes) < 0;
+    int failed = count != NULL && (encrypt(tls, view.buf, bytes) < 0 ||
+                                   (bytes > tls->encrypted_peak && note_growth(tls, &tls->encrypted_peak, bytes) < 0));
     PyBuffer_Release(&view);
     if (!simple)
         return go_slowly(operation, result);
@@ -1025,6 +1042,8 @@ static PyMemberDef tls_members[] = {
     {"_record_left", T_PYSSIZET, offsetof(Tls, record_left), 0, NULL},
     {"_unfed_at", T_PYSSIZET, offsetof(Tls, unfed_at), 0, NULL},
     {"_unread_records", T_INT, offsetof(Tls, unread_records), 0, NULL},
+    {"_incoming_peak", T_INT, offsetof(Tls, incoming_peak), 0, NULL},
+    {"_encrypted_peak", T_INT, offsetof(Tls, encrypted_peak), 0, NULL},
     {"bytes_read", T_LONGLONG, offsetof(Tls, bytes_read), 0, NULL},
     {"closed", T_BOOL, offsetof(Tls, closed), 0, NULL},
     {"peer_ended", T_BOOL, offsetof(Tls, peer_ended), 0, NULL},

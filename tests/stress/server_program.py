@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import resource
+import ssl
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -27,6 +28,7 @@ MIB = 1 << 20
 async def echo(sock: Any) -> None:
     async for data in sock:
         await sock.write(data)
+        del data  # else the next read would wait with it
 
 
 async def lines(sock: Any) -> None:
@@ -78,6 +80,10 @@ class Program:
             on_close=self._on_close if options.get("records") else None,
         )
         self._tcp = aionet.TcpOptions(send_buffer=options.get("send_buffer"))
+        self._tls: ssl.SSLContext | None = None
+        if certificate := options.get("certificate"):
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(certificate)
         self._commands = b""
         self._draining: asyncio.Task[aionet.DrainReport] | None = None
 
@@ -87,7 +93,7 @@ class Program:
         assert serving is not None
         loop = asyncio.get_running_loop()
         loop.add_reader(0, self._on_commands, serving)
-        server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), options=self._tcp)
+        server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), options=self._tcp, tls=self._tls)
         tell(port=server.address.port, engine=aionet.implementation())
         try:
             await self._spawner.serve(server)

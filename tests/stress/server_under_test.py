@@ -74,6 +74,7 @@ class ServerUnderTest:
         records: keep what `on_close` is told, for `records`.
         counted: count the handlers that run, for `stats`.
         send_buffer: of each connection, in bytes.
+        certificate: the file with that of its TLS, and the key; plain TCP without one.
         prefix: the words of a program that runs it.
         limits: the fields of `ConnectionLimits`; ``on_full="regret"`` is a coroutine function.
     """
@@ -87,6 +88,7 @@ class ServerUnderTest:
         records: bool = False,
         counted: bool = False,
         send_buffer: int | None = None,
+        certificate: str | None = None,
         prefix: Sequence[str] = (),
         **limits: Any,
     ) -> None:
@@ -96,6 +98,7 @@ class ServerUnderTest:
             "records": records,
             "counted": counted,
             "send_buffer": send_buffer,
+            "certificate": certificate,
             "limits": limits,
         }
         self._command = [*prefix, sys.executable, str(_PROGRAM), json.dumps(options)]

@@ -23,10 +23,12 @@ _ATTRIBUTES = (
     "_ahead",
     "_bytes_sent",
     "_encrypted",
+    "_encrypted_peak",
     "_eof_asked",
     "_established",
     "_idle_records",
     "_incoming",
+    "_incoming_peak",
     "_lower",
     "_more",
     "_outgoing",
@@ -54,10 +56,13 @@ class TlsBase(_Base):  # type: ignore[misc]
     """Plaintext that had to be taken out before anybody asked for it."""
     _encrypted: ssl.MemoryBIO
     """What this side has encrypted and not yet handed down."""
+    _encrypted_peak: int
+    """The most bytes that were in it since its memory was given back (`memory.py`), or `SMALL`."""
     _established: bool
     """Whether the handshake is over."""
     _incoming: ssl.MemoryBIO
     """Ciphertext that came and was not yet decrypted."""
+    _incoming_peak: int
     _more: bool
     """Whether asking for plaintext may bring some, without more ciphertext."""
     _reading: bool

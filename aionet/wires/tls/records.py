@@ -27,6 +27,8 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
+from .memory import SMALL
+
 __all__ = ["LARGE_RECORD", "MOST_WITHOUT_DATA", "RECORD_COST", "RecordIntake"]
 
 LARGE_RECORD = 4096
@@ -59,6 +61,9 @@ class RecordIntake:
     """The most records that OpenSSL may hold unread."""
     _idle_records: int
     """Records in a row that had no data."""
+
+    def _note_fed(self, count: int) -> None:
+        raise NotImplementedError
 
     def _begin_intake(self) -> None:
         self._unfed = b""
@@ -94,6 +99,8 @@ class RecordIntake:
             return False
         self._incoming.write(unfed[start:end])
         self._more = True
+        if end - start > SMALL:
+            self._note_fed(end - start)
         if len(unfed) - end < _HEADER:
             self._unfed, self._unfed_at = unfed[end:], 0
         else:

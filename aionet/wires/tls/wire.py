@@ -57,6 +57,7 @@ from .base import TlsBase
 from .choice import ContextChoice
 from .handshake import Handshake
 from .info import TlsInfo
+from .memory import SMALL, capacity, give_back, large_buffers_of
 from .records import MOST_WITHOUT_DATA, RECORD_COST, RecordIntake
 from .writes import PIECE, Seal, SealedQueue
 
@@ -74,6 +75,7 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
     """TLS over `lower`, which it owns. `shake_hands` comes first; until then writes wait."""
 
     __slots__ = (
+        "__weakref__",
         "_accept_truncation",
         "_closing",
         "_eof_sent",
@@ -121,7 +123,8 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         self._loop = lower._loop
         self._incoming = ssl.MemoryBIO()
         self._encrypted = ssl.MemoryBIO()
-        self._seal = Seal(self._encrypted, lower, self._end, self._on_room)
+        self._incoming_peak = self._encrypted_peak = SMALL
+        self._seal = Seal(self._encrypted, lower, self._end, self._on_room, self._note_encrypted)
         if context is not None:
             self._begin_tls(
                 context, server_side=server_side, server_hostname=server_hostname, session=session
@@ -189,6 +192,7 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         self._unread_records = 0
         self.info = TlsInfo.of(self._tls, handshake.server_name)
         self._seal.open()
+        self.shrink()  # what the handshake has left of them
 
     def _begin_tls(
         self,
@@ -342,6 +346,40 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         finally:
             self._reading = False
         self._refuse_if_closed("read")
+
+    # Buffers ------------------------------------------------------------------------------------------
+
+    @property
+    def moved(self) -> int:
+        """Bytes of either direction so far."""
+        return self.bytes_read + self.bytes_written
+
+    def _note_fed(self, count: int) -> None:
+        """OpenSSL was given `count` bytes, and has taken all that was there before."""
+        if count > self._incoming_peak:
+            self._incoming_peak = count
+            self._note_growth()
+
+    def _note_encrypted(self, count: int) -> None:
+        """`count` bytes were encrypted, and were all that was in their buffer."""
+        if count > self._encrypted_peak:
+            self._encrypted_peak = count
+            self._note_growth()
+
+    def _note_growth(self) -> None:
+        """One of the buffers has become larger than it was."""
+        buffers = large_buffers_of(self._state)
+        if buffers is not None:
+            buffers.note(self, capacity(self._incoming_peak) + capacity(self._encrypted_peak))
+
+    def shrink(self) -> bool:
+        """Give back the memory of the buffers; false if something is in them."""
+        if self._incoming.pending or self._encrypted.pending:
+            return False
+        give_back(self._incoming)
+        give_back(self._encrypted)
+        self._incoming_peak = self._encrypted_peak = SMALL
+        return True
 
     # Sending ------------------------------------------------------------------------------------------
 

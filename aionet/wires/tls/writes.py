@@ -35,6 +35,7 @@ from ..event_loop import EventLoopState
 from ..lingering import BROKEN_OFF
 from ..outgoing import Outgoing
 from ..sending import OutgoingQueue, nothing
+from .memory import SMALL
 
 __all__ = ["PIECE", "Seal", "SealedQueue"]
 
@@ -52,6 +53,7 @@ class Seal:
         "_encrypted",
         "_end",
         "_lower",
+        "_note_encrypted",
         "_on_room",
         "_pause",
         "_piece",
@@ -68,15 +70,18 @@ class Seal:
         lower: Any,
         end: Callable[[], None],
         on_room: Callable[[], None],
+        note_encrypted: Callable[[int], None],
     ) -> None:
         """`encrypted` is where ciphertext is left. `encrypt_with` comes before the first `send`.
 
-        `end()` ends the stream, and `on_room()` is told when it is no longer `busy`.
+        `end()` ends the stream, `on_room()` is called when it is no longer `busy`, and
+        `note_encrypted(count)` when so many bytes are taken out of `encrypted`.
         """
         self._encrypted = encrypted
         self._lower = lower
         self._end = end
         self._on_room = on_room
+        self._note_encrypted = note_encrypted
         self.rests: set[asyncio.Future[None]] = set()
         """What is done when what was encrypted has been handed down, as far as it was not yet."""
         self._shaken = False
@@ -141,8 +146,11 @@ class Seal:
 
     def hand_down(self) -> None:
         """Send what is there in encrypted form."""
+        ciphertext = self._encrypted.read()
         try:
-            rest = self._lower.begin_send(self._encrypted.read())
+            if len(ciphertext) > SMALL:
+                self._note_encrypted(len(ciphertext))
+            rest = self._lower.begin_send(ciphertext)
         except OSError as error:
             self.failure = OSError(error.errno, error.strerror)
             raise
@@ -159,6 +167,7 @@ class Seal:
     def forget(self) -> None:
         """The wires are closed, and nothing holds the upper one any longer."""
         self._end = self._on_room = nothing
+        self._note_encrypted = _ignore
         if self._pause is not None:
             self._pause.cancel()
         for rest in self.rests:
@@ -224,6 +233,10 @@ class SealedQueue(OutgoingQueue):
         if self._seal.rests:
             raise BlockingIOError
         return done
+
+
+def _ignore(_: int) -> None:
+    pass
 
 
 def _first_bytes(views: list[memoryview], most: int) -> bytes:
