@@ -31,7 +31,10 @@ class WatchesConnections(Protocol):
         """Its peer has left; may be told several times."""
 
     def on_unsent(self, connection: Connection[Any], count: int) -> None:
-        """So many of its bytes wait for the peer."""
+        """Its wire holds so many bytes for the peer."""
+
+    def on_buffered(self, connection: Connection[Any], count: int) -> None:
+        """Its socket's buffer holds so many bytes."""
 
 
 class Connection(ConnectionBase, Generic[SocketT]):
@@ -90,8 +93,12 @@ class Connection(ConnectionBase, Generic[SocketT]):
         self._enforcer.on_peer_gone(self)
 
     def on_unsent(self, count: int) -> None:
-        """So many bytes wait for the peer."""
+        """The wire holds so many bytes for the peer."""
         self._enforcer.on_unsent(self, count)
+
+    def on_buffered(self, count: int) -> None:
+        """The socket's buffer holds so many bytes."""
+        self._enforcer.on_buffered(self, count)
 
     @property
     def task(self) -> asyncio.Task[None]:

@@ -25,11 +25,13 @@ _SMALL = 4096  # what is cheaper to copy twice than to make a view for
 class ReceiveBuffer:
     """A queue of bytes that can be searched."""
 
-    __slots__ = ("_data", "_searched", "_separators")
+    __slots__ = ("_data", "_searched", "_separators", "counted")
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._separators: tuple[bytes, ...] = ()
+        self.counted = False
+        """Whether limits know that there are bytes in it."""
         self._searched = 0  # no separator of `_separators` starts before this place
 
     def __len__(self) -> int:

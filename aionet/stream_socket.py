@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncStreamSocket"]
 
 _CHUNK = 65536
+_COUNTED = 4096  # bytes in a buffer from which on limits count them
 _LARGEST_CHUNK = 256 * 1024  # asked of the kernel at once for `read_exactly` or `peek` of a lot
 
 AddressT = TypeVar("AddressT", SocketAddress, UnixAddress)
@@ -124,7 +125,10 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         if not self._received:
             return await self._wire.receive(max_bytes)
         await self._wire.reader_turn()
-        return self._received.take(max_bytes)
+        data = self._received.take(max_bytes)
+        if self._received.counted:
+            self._count_buffered(self._received, len(self._received))
+        return data
 
     async def read_exactly(self, n: int) -> bytes:
         """Read exactly `n` bytes.
@@ -155,6 +159,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             except MemoryError:
                 self._wire.note_gap()
                 raise
+            self._count_buffered(buffered, len(buffered))
             if not data:
                 raise self._incomplete(buffered.take(len(buffered)), f"{n} bytes")
         return buffered.take(n)
@@ -168,6 +173,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
                 data := await self._wire.receive(min(missing, _LARGEST_CHUNK))
             ):
                 whole.write(data)
+                self._count_buffered(buffered, whole.tell())
         except MemoryError:  # where, is not known
             self._wire.note_gap()
             raise
@@ -239,7 +245,10 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
             with whole.cast("B") as view:
                 if self._received:
                     await self._wire.reader_turn()
-                    return self._received.take_into(view)
+                    count = self._received.take_into(view)
+                    if self._received.counted:
+                        self._count_buffered(self._received, len(self._received))
+                    return count
                 return await self._wire.receive_into(view)
 
     async def peek(self, n: int = 1, *, at_least: int = 1) -> bytes:
@@ -639,9 +648,20 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         """Return the buffer; what is in it may not be taken while another task waits, nor after closing."""
         if self._received is None:
             self._received = ReceiveBuffer()
-        elif self._received:
+            return self._received
+        if self._received:
             await self._wire.reader_turn()
+        if self._received.counted:
+            self._count_buffered(self._received, len(self._received))
         return self._received
+
+    def _count_buffered(self, buffered: ReceiveBuffer, count: int) -> None:
+        """Let limits know, if there are any, that so many bytes are held for a buffered read."""
+        if buffered.counted or count >= _COUNTED:
+            observer = self._wire._observer
+            if observer is not None:
+                buffered.counted = count > 0
+                observer.on_buffered(count)
 
     async def _fill(self, buffered: ReceiveBuffer, wanted: str) -> None:
         data = await self._wire.receive(_CHUNK)
@@ -655,6 +675,7 @@ class AsyncStreamSocket(SocketBase, Generic[AddressT]):
         except MemoryError:
             self._wire.note_gap()
             raise
+        self._count_buffered(buffered, len(buffered))
 
     def _incomplete(self, partial: bytes, wanted: str) -> IncompleteReadError:
         message = f"the stream ended after {len(partial)} bytes, before {wanted}"

@@ -372,8 +372,8 @@ _LIMITS: dict[str, dict[str, Any]] = {
     "max_pending_bytes": {
         "type": byte_count,
         "metavar": "BYTES",
-        "help": "what writes that wait for their peers may hold in all, as in 64MiB; beyond that the"
-        " connections that hold the most are reset",
+        "help": "what all connections may hold in waiting writes, buffers and reads in hand, as in 64MiB;"
+        " beyond that those that hold the most are reset",
     },
     "on_peer_gone": {
         "choices": ["ignore", "event", "cancel"],

@@ -119,6 +119,8 @@ class LimitEnforcer:
             self._deadlines.add(connection)
         if self._observes:
             wire = connection.socket._wire
+            if self._pending is not None:
+                self._pending.add(connection)
             connection._enforcer = self
             wire._observer = connection
             if self._on_peer_gone != "ignore":
@@ -171,6 +173,8 @@ class LimitEnforcer:
     def close(self) -> None:
         """All have ended."""
         self._left_wheel.close()
+        if self._pending is not None:
+            self._pending.close()
         if self._deadlines is not None:
             self._deadlines.close()
         if self._rate is not None:
@@ -197,6 +201,11 @@ class LimitEnforcer:
         return _TIME_TO_READ
 
     def on_unsent(self, connection: Connection[Any], count: int) -> None:
-        """`count` bytes of `connection` wait for its peer."""
+        """The wire of `connection` holds `count` bytes for its peer."""
         if self._pending is not None:
             self._pending.note(connection, count)
+
+    def on_buffered(self, connection: Connection[Any], count: int) -> None:
+        """The socket's buffer of `connection` holds `count` bytes of its peer's."""
+        if self._pending is not None:
+            self._pending.note_buffered(connection, count)

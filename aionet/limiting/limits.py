@@ -80,8 +80,12 @@ class ConnectionLimits:
     unless the handler then returns (see `on_unfinished`)."""
 
     max_pending_bytes: int | None = None
-    """Bytes that the writes of all connections may hold while they wait for their peers. When there are more,
-    the connections that hold the most are reset."""
+    """Bytes that all connections may hold in this process: writes that wait for their peers, over TLS in
+    encrypted form, too; what buffered reads (`read_line` and the like) have received and not yet returned;
+    what the last read of each has returned, until its next read or write begins; and large TLS buffers. When
+    there are more, the connections that hold the most (to a factor of two) are reset. Where little is free,
+    reads bring less, and wait. Not counted: what a connection at rest takes, about 2 kB, or 22 kB over TLS; a
+    TLS handshake; what handlers keep besides; what `read_into` fills."""
 
     on_peer_gone: OnPeerGone = "ignore"
     """When the peer ends its side, or is lost: ``"ignore"`` leaves it to the handler's next read; ``"event"``

@@ -62,6 +62,12 @@ class Reactor:
     def wake_ready(self) -> None: ...
 
 @disjoint_base
+class Allowance:
+    free: int
+    least: int
+    crowded: bool
+
+@disjoint_base
 class Stream:
     def __new__(cls, sock: Any, state: Any, peer: Any = None, local: Any = None) -> Self: ...
     _fd: int
@@ -72,6 +78,8 @@ class Stream:
     _acknowledgement_waits: Any
     _closing: Any
     _observer: Any
+    allowance: Any
+    in_hand: int
     _bytes_sent: int
     bytes_read: int
     peer_ended: bool

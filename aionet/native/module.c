@@ -241,7 +241,8 @@ static int add_types(PyObject *module, ModuleState *state)
                    add_type(module, &state->tls_type, &tls_spec, NULL) ||
                    add_type(module, &state->tls_operation_type, &tls_operation_spec, NULL) ||
                    add_type(module, &state->window_type, &window_spec, NULL) ||
-                   add_type(module, &state->load_type, &load_spec, NULL)
+                   add_type(module, &state->load_type, &load_spec, NULL) ||
+                   add_type(module, &state->allowance_type, &allowance_spec, NULL)
                ? -1
                : 0;
 }
@@ -316,7 +317,9 @@ static int prepare_names(ModuleState *state)
         intern(&state->str_on_events, "on_events") || intern(&state->str_busy_error, "_busy_error") ||
         intern(&state->str_closed_error, "_closed_error") ||
         intern(&state->str_note_interruption, "note_interruption") ||
-        intern(&state->str_note_growth, "_note_growth") ||
+        intern(&state->str_note_growth, "_note_growth") || intern(&state->str_offer_room, "offer_room") ||
+        intern(&state->str_on_unsent, "_on_unsent") ||
+        intern(&state->str_wait_for_room, "wait_for_room") ||
         intern(&state->str_note_end, "_note_end") || intern(&state->str_on_cold_events, "_on_cold_events") ||
         intern(&state->str_send_rest, "_send_rest") || intern(&state->str_read, "read") ||
         intern(&state->str_write, "write") || intern(&state->str_blocking, "_asyncio_future_blocking") ||
@@ -398,6 +401,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->tls_operation_type);
     Py_VISIT(state->window_type);
     Py_VISIT(state->load_type);
+    Py_VISIT(state->allowance_type);
     Py_VISIT(state->enter_task);
     Py_VISIT(state->leave_task);
     Py_VISIT(state->add_to_awaited_by);

@@ -6,6 +6,7 @@
  *
  *   wait.c       what stands for a task that waits: asyncio's future protocol, and nothing more of a future
  *   reactor.c    one epoll instance per event loop; wakes whoever waits for a descriptor
+ *   allowance.c  how many bytes the connections of a spawner may hold, and how many are free
  *   stream.c     the hot half of a wire: a descriptor, what is known of its readiness, recv(2) and send(2)
  *   operation.c  what `await stream.receive(...)` awaits: tries, waits, tries again, in the task's own step
  *   driving.c    the parked task: its coroutine is resumed by the reactor itself, without a step of the Task
@@ -55,6 +56,7 @@ typedef struct Reactor Reactor;
 typedef struct Stream Stream;
 typedef struct Operation Operation;
 typedef struct Tls Tls;
+typedef struct Allowance Allowance;
 
 /* The socket's methods that have a short cut, and what only wires have. */
 typedef enum { READ, NEXT_CHUNK, READ_INTO, WRITE, WRITE_VECTORED, METHODS, UNTIL_READABLE = METHODS, READER_TURN } Kind;
@@ -62,7 +64,7 @@ typedef enum { READ, NEXT_CHUNK, READ_INTO, WRITE, WRITE_VECTORED, METHODS, UNTI
 typedef struct {
     PyTypeObject *wait_type, *reactor_type, *stream_type, *operation_type, *begin_type;
     PyTypeObject *socket_base_type, *method_type, *connection_base_type, *roster_type, *selector_type;
-    PyTypeObject *tls_type, *tls_operation_type, *window_type, *load_type;
+    PyTypeObject *tls_type, *tls_operation_type, *window_type, *load_type, *allowance_type;
     /* asyncio's hooks for tasks ("Extending asyncio"; NULL where they are gone), its exception and classes */
     PyObject *enter_task, *leave_task, *add_to_awaited_by, *cancelled_error, *task_class;
     PyObject *future_class, *future_set_result, *future_set_exception, *future_cancel; /* the class, and methods of it */
@@ -81,7 +83,7 @@ typedef struct {
     PyObject *str_add_done_callback, *str_add_reader, *str_blocking, *str_busy_error, *str_call_soon, *str_cancel, *str_cancelling, *str_close,
         *str_closed_error, *str_context, *str_draining, *str_ends, *str_error, *str_finish_send, *str_get_coro,
         *str_is_closed, *str_linger, *str_note_end, *str_on_cold_events, *str_on_events, *str_operation,
-        *str_note_growth, *str_note_interruption, *str_pending, *str_read, *str_ready, *str_receive_into_slowly, *str_receive_slowly,
+        *str_note_growth, *str_offer_room, *str_on_unsent, *str_wait_for_room, *str_note_interruption, *str_pending, *str_read, *str_ready, *str_receive_into_slowly, *str_receive_slowly,
         *str_refuse_if_lost, *str_reply, *str_scheduled, *str_selector, *str_send_rest, *str_send_slowly, *str_sslobj,
         *str_stopping, *str_throw, *str_write;
     PyObject *context_keyword, *msg_keyword, *name_keyword; /* ("context",), ("msg",) and ("name",) */
@@ -211,6 +213,19 @@ static inline void reactor_refill(Reactor *reactor)
     reactor->budget = reactor->state->budget;
 }
 
+/* -- allowance.c --------------------------------------------------------------------------------------------- */
+
+struct Allowance {
+    PyObject_HEAD
+    long long free;  /* bytes; less than 0 while connections that are to make room have not ended yet */
+    long long least; /* bytes for which it is worth while to read */
+    char crowded;    /* whether readers wait for room */
+};
+
+void stream_let_go_of(Stream *stream); /* keeps an exception that is being raised */
+void stream_take_in_hand(Stream *stream, Py_ssize_t bytes);
+Py_ssize_t stream_admit(Stream *stream, Py_ssize_t max_bytes); /* how many a read may take; 0: none; or FAILED_CALL */
+
 /* -- stream.c ------------------------------------------------------------------------------------------------ */
 
 struct Stream {
@@ -219,6 +234,7 @@ struct Stream {
     Operation *reader; /* that waits for input, or stands in the way of another; owned */
     PyObject *raw;     /* the socket module's object, once somebody asked for it */
     PyObject *local, *peer, *outgoing, *lost, *waits, *closing, *observer; /* for the half in Python */
+    Allowance *allowance; /* whose bytes its reads take, or NULL */
     union {
         struct sockaddr any;
         struct sockaddr_in in;
@@ -226,6 +242,7 @@ struct Stream {
     } peer_name; /* until somebody asks for `peer` */
     long long bytes_read, bytes_written; /* the latter without what went through `outgoing` */
     int fd;
+    int in_hand; /* bytes of its last read that count */
     int recent; /* bytes that the last read brought, up to SCRATCH_BYTES */
     char readable, watched, anchored, rest_asked, tells_rest, closed, end_seen, eof_asked, eof_sent;
     char timestamps, peer_watched;
@@ -238,6 +255,13 @@ struct Stream {
 
 /* What receives and sends in place of a count. FAILED_CALL: an error is set. */
 enum { WOULD_BLOCK = -1, FAILED_CALL = -2 };
+
+/* Its caller reads or writes again: what the last read has brought counts no longer. */
+static inline void stream_let_go(Stream *stream)
+{
+    if (stream->in_hand != 0)
+        stream_let_go_of(stream);
+}
 
 Stream *stream_accept(ModuleState *state, int listener, PyObject *wire_type, Reactor *reactor,
                       PyObject *local, int *empty); /* NULL and `empty`: no connection is there, and no error is set */
@@ -391,7 +415,7 @@ void selector_detach(PyObject *selector);
 
 extern PyType_Spec wait_spec, reactor_spec, stream_spec, operation_spec, begin_spec, socket_base_spec, method_spec,
     connection_base_spec, roster_spec,
-    selector_spec, tls_spec, tls_operation_spec, window_spec, load_spec;
+    allowance_spec, selector_spec, tls_spec, tls_operation_spec, window_spec, load_spec;
 
 extern struct PyModuleDef native_module;
 

@@ -165,6 +165,23 @@ static PySendResult end_of_iteration(Operation *operation, PyObject *data, PyObj
     return finish_with(operation, NULL, result);
 }
 
+/* How many bytes may be read into an object of ours; 0: it has to wait; FAILED_CALL: an error is set. */
+static INLINED Py_ssize_t admitted(Operation *operation)
+{
+    Py_ssize_t max_bytes = operation->max_bytes;
+    return operation->stream->allowance == NULL ? max_bytes : stream_admit(operation->stream, max_bytes);
+}
+
+/* The same as `stream_receive`, with what limits know of. */
+static INLINED Py_ssize_t receive_counted(Operation *operation, Py_ssize_t max_bytes, PyObject **data)
+{
+    Stream *stream = operation->stream;
+    Py_ssize_t received = stream_receive(stream, max_bytes, data);
+    if (stream->allowance != NULL)
+        stream_take_in_hand(stream, Py_MAX(received, 0));
+    return received;
+}
+
 static PySendResult try_to_read(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
@@ -180,8 +197,15 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
         if (!stream->readable)
             return wait_for_input(operation, result);
         PyObject *data;
-        Py_ssize_t received = operation->kind == READ_INTO ? try_receive_into(operation, &data)
-                                                           : stream_receive(stream, operation->max_bytes, &data);
+        Py_ssize_t received, most = operation->kind == READ_INTO ? READ_BYTES : admitted(operation);
+        if (most < 0)
+            return finish_with(operation, NULL, result);
+        if (most == 0 && stream->closed) /* it was this one that had to make room */
+            continue;
+        if (most == 0)
+            return wait_for_input(operation, result);
+        received = operation->kind == READ_INTO ? try_receive_into(operation, &data)
+                                                : receive_counted(operation, most, &data);
         if (received == 0 && operation->kind == NEXT_CHUNK)
             return end_of_iteration(operation, data, result);
         if (received != WOULD_BLOCK)
@@ -192,6 +216,8 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
 static PySendResult begin_reading(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
+    if (stream->reader == NULL) /* else it is that one's */
+        stream_let_go(stream);
     if (stream->gap && !stream->closed) {
         PyObject *refused = PyObject_CallMethodOneArg((PyObject *)stream, operation->state->str_refuse_if_lost,
                                                       operation->state->str_read);
@@ -309,6 +335,8 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
     int lost = stream->lost != NULL && stream->lost != Py_None;
+    if (stream->reader == NULL)
+        stream_let_go(stream);
     if (stream->closed || is_inherited(stream->reactor) || stream->eof_asked || lost || stream->unsent ||
         (operation->kind == WRITE_VECTORED && PyTuple_GET_SIZE(operation->argument) > MOST_BUFFERS))
         return send_the_rest(operation, 0, result);

@@ -733,10 +733,28 @@ static PyObject *stream_facts(PyObject *self, PyObject *unused)
     return facts;
 }
 
+static PyObject *stream_get_allowance(PyObject *self, void *unused)
+{
+    PyObject *allowance = (PyObject *)((Stream *)self)->allowance;
+    return Py_NewRef(allowance ? allowance : Py_None);
+}
+
+static int stream_set_allowance(PyObject *self, PyObject *value, void *unused)
+{
+    Stream *stream = (Stream *)self;
+    if (value == NULL || (value != Py_None && !PyObject_TypeCheck(value, stream->reactor->state->allowance_type))) {
+        PyErr_SetString(PyExc_TypeError, "an allowance of the compiled engine, or None");
+        return -1;
+    }
+    Py_XSETREF(stream->allowance, value == Py_None ? NULL : (Allowance *)Py_NewRef(value));
+    return 0;
+}
+
 static int stream_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Stream *stream = (Stream *)self;
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(stream->allowance);
     Py_VISIT(stream->reactor);
     Py_VISIT(stream->reader);
     Py_VISIT(stream->raw);
@@ -765,6 +783,7 @@ static int stream_clear(PyObject *self)
     Py_CLEAR(stream->waits);
     Py_CLEAR(stream->closing);
     Py_CLEAR(stream->observer);
+    Py_CLEAR(stream->allowance);
     return 0;
 }
 
@@ -827,6 +846,7 @@ static PyMemberDef stream_members[] = {
     {"_closing", T_OBJECT, offsetof(Stream, closing), 0, NULL},
     {"_observer", T_OBJECT, offsetof(Stream, observer), 0, NULL},
     {"lost", T_OBJECT, offsetof(Stream, lost), 0, NULL},
+    {"in_hand", T_INT, offsetof(Stream, in_hand), 0, NULL},
     {"bytes_read", T_LONGLONG, offsetof(Stream, bytes_read), 0, NULL},
     {"_bytes_sent", T_LONGLONG, offsetof(Stream, bytes_written), 0, NULL},
     {"closed", T_BOOL, offsetof(Stream, closed), 0, NULL},
@@ -842,6 +862,7 @@ static PyMemberDef stream_members[] = {
 
 static PyGetSetDef stream_getset[] = {
     {"_raw", stream_get_raw, stream_set_raw, NULL, NULL},
+    {"allowance", stream_get_allowance, stream_set_allowance, NULL, NULL},
     {"_peer", stream_get_peer, stream_set_peer, NULL, NULL},
     {"_read_waiter", stream_get_reader, NULL, NULL, NULL},
     {"_loop", stream_get_loop, NULL, NULL, NULL},

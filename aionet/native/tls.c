@@ -266,6 +266,8 @@ static Outcome decrypt(Operation *operation, Tls *tls, PyObject **result)
     }
     tls->bytes_read += got;
     tls->idle_records = 0;
+    if (tls->stream->allowance != NULL && operation->kind != READ_INTO)
+        stream_take_in_hand(tls->stream, got);
     if ((!tls->single || tls->unanswered) && answer(tls) < 0)
         return drop(tls, data, LOST);
     if (note_left(tls, asked, got) < 0)
@@ -348,9 +350,12 @@ static int keep_unfed(Tls *tls, const char *bytes, Py_ssize_t length)
         break_off(tls);
         return -1;
     }
+    int counts = tls->stream->allowance != NULL && (unfed != NULL || tls->unfed != NULL);
     Py_XSETREF(tls->unfed, unfed);
     tls->unfed_at = 0;
-    return 0;
+    PyObject *told = counts ? PyObject_CallMethodNoArgs((PyObject *)tls, tls->state->str_on_unsent) : NULL;
+    Py_XDECREF(told);
+    return counts && told == NULL ? -1 : 0;
 }
 
 /* GOT: OpenSSL was given what is next of what is here. */
@@ -368,15 +373,15 @@ static Outcome feed_next(Tls *tls)
     return note_fed(tls, next);
 }
 
-/* Take what the kernel has. GOT: there was something. */
-static Outcome take_in(Tls *tls)
+/* Take what the kernel has, up to `most` bytes. GOT: there was something. */
+static Outcome take_in(Tls *tls, Py_ssize_t most)
 {
     Stream *stream = tls->stream;
     char *scratch = reactor_scratch(stream->reactor);
     if (scratch == NULL)
         return FAILED;
     Py_ssize_t begun = tls->unfed == NULL ? 0 : PyBytes_GET_SIZE(tls->unfed) - tls->unfed_at; /* a part of a header */
-    Py_ssize_t received = stream_receive_into(stream, scratch + begun, READ_BYTES);
+    Py_ssize_t received = stream_receive_into(stream, scratch + begun, most);
     if (received == WOULD_BLOCK)
         return WANTS_MORE;
     if (received < 0)
@@ -454,12 +459,30 @@ static PySendResult lose(Operation *operation, PyObject **result)
     return operation_finish_with(operation, NULL, result);
 }
 
+/* How much ciphertext may be taken in; 0: it has to wait for room; FAILED_CALL: an error is set. The plaintext of it
+ * counts, too, and the buffer is larger by a third. */
+static Py_ssize_t admitted(Tls *tls)
+{
+    Py_ssize_t most = stream_admit(tls->stream, 3 * READ_BYTES);
+    return most > 0 ? Py_MAX(most / 3, 1) : most;
+}
+
 static PySendResult try_to_read(Operation *operation, PyObject **result)
 {
     Tls *tls = tls_of(operation);
+    Py_ssize_t most = READ_BYTES;
     for (int taken = 0;;) {
         if (!may_read(tls))
             return go_slowly(operation, result);
+        if (tls->stream->allowance != NULL && (tls->more || tls->stream->readable) && !taken) {
+            most = admitted(tls);
+            if (most < 0)
+                return operation_finish_with(operation, NULL, result);
+            if (most == 0 && !tls->stream->closed)
+                return operation_wait_for_input(operation, result);
+            if (most == 0)
+                continue;
+        }
         PyObject *data = NULL;
         Outcome outcome = tls->more ? decrypt(operation, tls, &data) : WANTS_MORE;
         if (outcome == GOT) {
@@ -479,7 +502,7 @@ static PySendResult try_to_read(Operation *operation, PyObject **result)
                 PySendResult status = operation_wait_for_input(operation, result);
                 return status == PYGEN_ERROR ? lose(operation, result) : status;
             }
-            outcome = take_in(tls);
+            outcome = take_in(tls, most);
             taken = 1;
         }
         if (outcome == LOST)
@@ -497,6 +520,8 @@ static PySendResult begin_reading(Operation *operation, PyObject **result)
     if (!may_read(tls))
         return go_slowly(operation, result);
     Stream *stream = tls->stream;
+    if (stream->reader == NULL)
+        stream_let_go(stream);
     if (tls->reading || stream->reader != NULL) {
         PyObject *error = PyObject_CallMethodNoArgs((PyObject *)tls, operation->state->str_busy_error);
         if (error != NULL)
@@ -616,6 +641,8 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
 {
     Tls *tls = tls_of(operation);
     int may = may_write(tls);
+    if (tls->stream != NULL && tls->stream->reader == NULL)
+        stream_let_go(tls->stream);
     if (may < 0)
         return operation_finish_with(operation, NULL, result);
     if (!may)

@@ -36,7 +36,10 @@ class WireObserver(Protocol):
         """The peer has ended its side, or the connection is lost; it may be told more than once."""
 
     def on_unsent(self, count: int) -> None:
-        """So many bytes wait in this process's memory for room in the kernel's buffer."""
+        """So many bytes of this process's memory are held for the peer: waiting writes, large TLS buffers."""
+
+    def on_buffered(self, count: int) -> None:
+        """The socket above holds so many bytes that were received and not yet read."""
 
 
 class Wire(Protocol):

@@ -29,6 +29,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import delivery
+from .allowance import Allowance
 from .budget import BUDGET, UNIT_BITS
 from .contract import Buffer
 from .descriptor import DescriptorWire
@@ -75,8 +76,10 @@ class PortableWire(DescriptorWire):
         "_timestamps",
         "_unsure",
         "_watched",
+        "allowance",
         "bytes_read",
         "closed",
+        "in_hand",
         "lost",
         "peer_ended",
     )
@@ -110,6 +113,8 @@ class PortableWire(DescriptorWire):
         self._closing = None
         self._observer = None
         self._peer_watched = False
+        self.allowance = None
+        self.in_hand = 0
         self._bytes_sent = 0
         self.bytes_read = 0
         self.closed = False
@@ -153,13 +158,18 @@ class PortableWire(DescriptorWire):
     async def receive(self, max_bytes: int) -> bytes:
         if self._reading:
             raise self._busy_error()
-        state = self._state
+        state, allowance, asked = self._state, self.allowance, max_bytes
+        if allowance is not None:
+            allowance.let_go(self)
         if state.budget <= 0:
             await self._yield_turn_reading()
         while True:
             if state.inherited:
                 raise self._busy_error()
             if self._readable:
+                if allowance is not None and not (max_bytes := self._admitted(allowance, asked)):
+                    await self._until_readable(for_room=True)
+                    continue
                 try:
                     if max_bytes <= _CHUNK:
                         data = self._recv(max_bytes)
@@ -168,6 +178,8 @@ class PortableWire(DescriptorWire):
                         data = self._recv_through_scratch(max_bytes)
                 except BlockingIOError:
                     self._readable = False
+                    if allowance is not None:
+                        allowance.let_go(self)  # what was reserved for it
                 except OSError as error:
                     raise self._error("read", error) from error
                 except MemoryError:
@@ -176,6 +188,8 @@ class PortableWire(DescriptorWire):
                 else:
                     state.budget -= 1 + (len(data) >> UNIT_BITS)
                     self.bytes_read += len(data)
+                    if allowance is not None:
+                        allowance.take_in_hand(self, len(data))
                     if len(data) < max_bytes:
                         if data:
                             self._readable = self._unsure
@@ -183,6 +197,13 @@ class PortableWire(DescriptorWire):
                             self._note_end()
                     return data
             await self._until_readable()
+
+    def _admitted(self, allowance: Allowance, max_bytes: int) -> int:
+        """Return how much may be read; 0 if it has to wait for room."""
+        admitted = allowance.admit(self, max_bytes)
+        if self.closed:  # it was this one that had to make room
+            raise self._closed_error("read")
+        return admitted
 
     def _recv_through_scratch(self, max_bytes: int) -> bytes:
         if self.closed:
@@ -223,12 +244,12 @@ class PortableWire(DescriptorWire):
                     return count
             await self._until_readable()
 
-    async def _until_readable(self) -> None:
+    async def _until_readable(self, *, for_room: bool = False) -> None:
         state = self._state
         try:
             if not self._watched:
                 self._watch()
-            if state.reactor.one_shot:
+            if state.reactor.one_shot and not for_room:
                 state.reactor.arm_reads(self._fd)
         except OSError as error:
             raise self._error("read", error) from error
@@ -280,6 +301,8 @@ class PortableWire(DescriptorWire):
     # Sending ------------------------------------------------------------------------------------------
 
     async def send(self, data: Buffer) -> int:
+        if self.in_hand:
+            self._let_go()
         if self._outgoing or self._eof_asked or self.lost is not None or self._state.inherited:
             return await self._send_in_turn(OutgoingBuffers((data,)))
         try:

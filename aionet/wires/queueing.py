@@ -40,6 +40,7 @@ from ..errors import (
     SocketInheritedError,
     TlsError,
 )
+from .allowance import Allowance
 from .contract import Buffer, WireObserver
 from .event_loop import EventLoopState
 from .lingering import RESET_HERE
@@ -65,6 +66,10 @@ class QueueingWire:
     _bytes_sent: int
     """Without what went through the queue."""
     _observer: WireObserver | None
+    allowance: Allowance | None
+    """That its reads take from, if limits ask for it."""
+    in_hand: int
+    """Bytes of its last read that count, or that are reserved for one that waits."""
     bytes_read: int
     peer_ended: bool
     closed: bool
@@ -92,6 +97,10 @@ class QueueingWire:
         raise NotImplementedError
 
     def _unacknowledged(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def waits_for_input(self) -> bool:
         raise NotImplementedError
 
     def settled(self) -> bool:
@@ -171,7 +180,19 @@ class QueueingWire:
                 self.break_off()
             raise
 
+    def _let_go(self) -> None:
+        """The caller writes: what its last read has brought counts no longer."""
+        allowance = self.allowance
+        if allowance is not None and not self.waits_for_input:
+            allowance.let_go(self)
+
+    def shrink(self) -> bool:
+        """Give back memory that is not needed now; whether there was any."""
+        return False
+
     async def _send_in_turn(self, entry: Outgoing) -> int:
+        if self.in_hand:
+            self._let_go()
         try:
             self._refuse_writes()
         except Exception:

@@ -13,6 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ..addresses import SocketAddress, UnixAddress
+from .allowance import Allowance
 from .lingering import BROKEN_OFF
 from .queueing import QueueingWire
 
@@ -29,6 +30,22 @@ class WireOver(QueueingWire):
     """A whole wire that is a `QueueingWire`, too."""
     _own_loss: OSError | None
     _more: bool
+
+    # Counting -----------------------------------------------------------------------------------------
+
+    @property
+    def allowance(self) -> Allowance | None:  # type: ignore[override]
+        allowance: Allowance | None = self._lower.allowance
+        return allowance
+
+    @property
+    def in_hand(self) -> int:
+        count: int = self._lower.in_hand
+        return count
+
+    @in_hand.setter
+    def in_hand(self, count: int) -> None:
+        self._lower.in_hand = count
 
     # Ends ---------------------------------------------------------------------------------------------
 
@@ -81,7 +98,11 @@ class WireOver(QueueingWire):
     def _tell_unsent(self, lower_count: int) -> None:
         if self._observer is not None:
             own = 0 if self._outgoing is None else self._outgoing.held
-            self._observer.on_unsent(own + lower_count)
+            self._observer.on_unsent(own + lower_count + self._held_besides())
+
+    def _held_besides(self) -> int:
+        """Return how many bytes of memory are held beside the queues."""
+        return 0
 
     def _on_unsent(self) -> None:
         lower = self._lower._outgoing

@@ -84,6 +84,7 @@ class Program:
         if certificate := options.get("certificate"):
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._tls.load_cert_chain(certificate)
+            self._tls.set_ecdh_curve("prime256v1")
         self._commands = b""
         self._draining: asyncio.Task[aionet.DrainReport] | None = None
 

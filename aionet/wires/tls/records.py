@@ -99,12 +99,12 @@ class RecordIntake:
             return False
         self._incoming.write(unfed[start:end])
         self._more = True
-        if end - start > SMALL:
-            self._note_fed(end - start)
         if len(unfed) - end < _HEADER:
             self._unfed, self._unfed_at = unfed[end:], 0
         else:
             self._unfed_at = end
+        if len(unfed) > SMALL:
+            self._note_fed(end - start)
         return True
 
 

@@ -221,6 +221,9 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
     async def _receive_slowly(self, max_bytes: int) -> bytes:
         if self._reading or self.closed or self._state.inherited:
             raise self._busy_error()
+        allowance = self.allowance
+        if allowance is not None:
+            allowance.let_go(self)
         if self._more or self._unfed:  # else the wire below sees to it that others have their turn
             await self.reader_turn()
         while True:
@@ -228,6 +231,8 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
                 data = self._decrypt(max_bytes)
                 if data is not None:
                     self._state.budget -= len(data) >> UNIT_BITS
+                    if allowance is not None:
+                        allowance.take_in_hand(self, len(data))
                     return data
                 if self._state.budget <= 0:
                     await self._yield_turn_reading()
@@ -359,6 +364,8 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         if count > self._incoming_peak:
             self._incoming_peak = count
             self._note_growth()
+        elif self.allowance is not None:
+            self._on_unsent()
 
     def _note_encrypted(self, count: int) -> None:
         """`count` bytes were encrypted, and were all that was in their buffer."""
@@ -371,6 +378,13 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         buffers = large_buffers_of(self._state)
         if buffers is not None:
             buffers.note(self, capacity(self._incoming_peak) + capacity(self._encrypted_peak))
+        self._on_unsent()
+
+    def _held_besides(self) -> int:
+        unfed = len(self._unfed)
+        if self._incoming_peak <= SMALL and self._encrypted_peak <= SMALL:
+            return unfed if unfed > SMALL else 0
+        return capacity(self._incoming_peak) + capacity(self._encrypted_peak) + unfed
 
     def shrink(self) -> bool:
         """Give back the memory of the buffers; false if something is in them."""
@@ -378,12 +392,17 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
             return False
         give_back(self._incoming)
         give_back(self._encrypted)
+        was_large = self._held_besides() > 0
         self._incoming_peak = self._encrypted_peak = SMALL
+        if was_large:
+            self._on_unsent()
         return True
 
     # Sending ------------------------------------------------------------------------------------------
 
     async def _send_slowly(self, data: Buffer) -> int:
+        if self.in_hand:
+            self._let_go()
         kind = type(data)
         if (
             self._seal.busy
