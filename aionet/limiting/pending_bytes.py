@@ -5,12 +5,14 @@ Theory of operation
 *What counts* for a connection, in bytes:
 
     waiting writes    what its wire's queue holds, over TLS encrypted or not
-    TLS               buffers that a large message has enlarged (`wires/tls/memory.py`)
+    TLS               buffers that a large message has enlarged (`wires/tls/memory.py`), ciphertext that was
+                      not decrypted yet, and OpenSSL's buffer for a record of which a part has come
     buffered reads    what `read_line` and the like have received and not yet returned, from 4 KiB on
     overhead          `_OVERHEAD`, where there is any of these
     in hand           what the last read has returned, until the next read or write of the connection begins
 
-What a handler keeps after that is its own affair. Wires and sockets say when one of the first three changes;
+A waiting write counts until its task has gone on: until then the task's frames hold the data. What a handler
+keeps after that is its own affair. Wires and sockets say when one of the first three changes;
 the last is a number in the wire (`wires/allowance.py`). So it is always known how much of the limit is free.
 
 *Cutting.* When more is held than the limit allows, connections of those that hold the most are reset. They
@@ -39,7 +41,7 @@ from ..wires.allowance import Allowance
 __all__ = ["PendingBytes"]
 
 _LEAST = 4096  # bytes for which it is worth while to read
-_OVERHEAD = 3072  # bytes of what is around a waiting write or read: its task's frames, a queue, a future
+_OVERHEAD = 4096  # bytes of what is around a waiting write or read: its task's frames, a queue, a future
 _SPARE = 8  # by the eighth part a bytearray takes more than it needs
 _AT_ONCE = 8  # readers that are let in in one turn: how much their handlers will write is not known
 _PATIENCE = 1.0  # seconds

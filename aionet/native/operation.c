@@ -242,6 +242,8 @@ static PySendResult send_the_rest(Operation *operation, Py_ssize_t sent, PyObjec
                                                           : PyTuple_Pack(1, operation->argument);
     PyObject *count = PyLong_FromSsize_t(sent), *coroutine = NULL;
     Stream *stream = (Stream *)Py_NewRef(operation->stream); /* a finished operation has let go of it */
+    if (stream->reader == NULL) /* what waits in the queue counts there */
+        stream_let_go(stream);
     if (buffers != NULL && count != NULL)
         coroutine =
             PyObject_CallMethodObjArgs((PyObject *)stream, operation->state->str_send_rest, buffers, count, NULL);
@@ -335,8 +337,6 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
 {
     Stream *stream = operation->stream;
     int lost = stream->lost != NULL && stream->lost != Py_None;
-    if (stream->reader == NULL)
-        stream_let_go(stream);
     if (stream->closed || is_inherited(stream->reactor) || stream->eof_asked || lost || stream->unsent ||
         (operation->kind == WRITE_VECTORED && PyTuple_GET_SIZE(operation->argument) > MOST_BUFFERS))
         return send_the_rest(operation, 0, result);
@@ -353,9 +353,12 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
         return send_the_rest(operation, sent, result);
     }
     reactor_charge(stream->reactor, bytes);
-    if (stream->reactor->budget >= 0)
+    if (stream->reactor->budget >= 0) {
+        if (stream->reader == NULL)
+            stream_let_go(stream);
         return finish_with(operation, count, result);
-    operation->result = count;
+    }
+    operation->result = count; /* and its caller holds the bytes for another turn */
     return yield_turn(operation, YIELDED_AFTER, result);
 }
 
@@ -415,6 +418,8 @@ static INLINED PySendResult step(Operation *operation, PyObject *value, PyObject
             return finish_with(operation, Py_NewRef(Py_None), result);
         return try_to_read(operation, result);
     case YIELDED_AFTER:
+        if (operation->stream->reader == NULL)
+            stream_let_go(operation->stream);
         return finish_with(operation, Py_NewRef(operation->result), result);
     case DELEGATED:
         return go_on(operation, value, result);

@@ -50,7 +50,7 @@ struct Tls {
     Py_ssize_t held;
     int unread_records, idle_records;
     int incoming_peak, encrypted_peak; /* of what the buffers had in them since their memory was given back */
-    char single, more, reading, established, truncated, eof_asked, closed, peer_ended;
+    char partial, single, more, reading, established, truncated, eof_asked, closed, peer_ended;
     char unanswered; /* reading may have made answers that were not sent yet */
 };
 
@@ -321,6 +321,13 @@ static int note_growth(Tls *tls, int *peak, Py_ssize_t held)
 /* OpenSSL was given so much, and has taken all that was there before. GOT, or FAILED. */
 static Outcome note_fed(Tls *tls, Py_ssize_t bytes)
 {
+    char partial = tls->record_left > 0; /* OpenSSL holds a buffer for the record then, which counts */
+    PyObject *told = NULL;
+    if (tls->stream->allowance != NULL && partial != tls->partial &&
+        (told = PyObject_CallMethodNoArgs((PyObject *)tls, tls->state->str_on_unsent)) == NULL)
+        return FAILED;
+    Py_XDECREF(told);
+    tls->partial = partial;
     return bytes > tls->incoming_peak && note_growth(tls, &tls->incoming_peak, bytes) < 0 ? FAILED : GOT;
 }
 

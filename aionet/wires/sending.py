@@ -50,6 +50,7 @@ class OutgoingQueue:
 
     __slots__ = (
         "_await_room",
+        "_awaited",
         "_enqueued",
         "_entries",
         "_hold",
@@ -92,12 +93,14 @@ class OutgoingQueue:
         self._entries: OrderedDict[Outgoing, int] = OrderedDict()
         """And how many bytes were left of each when it came."""
         self._await_room = await_room
+        self._awaited: set[Outgoing] = set()
+        """Those whose tasks wait, or were woken and have not made a step since."""
         self._hold = hold
         self._on_change = on_change
         self._enqueued = 0
         """The sum of these."""
         self.held = 0
-        """Bytes of memory that the waiting writes hold, which they do until they are finished.
+        """Bytes of memory that the waiting writes hold, which they do until their tasks have gone on.
 
         What is sent from a file holds none to speak of.
         """
@@ -142,6 +145,7 @@ class OutgoingQueue:
             if self._state.budget < 0:
                 await self._state.yield_turn()
             return
+        self._awaited.add(entry)
         try:
             await waiter
         except BaseException as error:
@@ -151,6 +155,10 @@ class OutgoingQueue:
         finally:  # an error that holds its traceback, and so this frame, must not be held by it
             entry.waiter = None
             del waiter
+            self._awaited.discard(entry)
+            if entry not in self._entries:
+                self.held -= _held_by(entry)
+                self._on_change()
         self._state.budget = BUDGET
 
     def push(self, entry: Outgoing, operation: str) -> asyncio.Future[None] | None:
@@ -295,7 +303,8 @@ class OutgoingQueue:
 
     def _remove(self, entry: Outgoing) -> None:
         self._enqueued -= self._entries.pop(entry)
-        self.held -= _held_by(entry)
+        if entry not in self._awaited:  # else its task holds it until its next step
+            self.held -= _held_by(entry)
 
     def _remove_first(self) -> Outgoing:
         entry = next(iter(self._entries))

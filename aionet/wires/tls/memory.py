@@ -44,7 +44,7 @@ __all__ = [
 SMALL = 2048
 """Bytes in a buffer that is not worth the trouble."""
 
-MOST_KEPT = 4 << 20
+MOST_KEPT = 2 << 20
 """Bytes of large buffers that an event loop keeps."""
 
 PERIOD = 0.25

@@ -94,7 +94,8 @@ class RecordIntake:
         unfed, start = self._unfed, self._unfed_at
         if not unfed or self._own_loss is not None:
             return False
-        end, self._unread_records, self._record_left = _next_records(unfed, start, self._record_left, small)
+        left = self._record_left
+        end, self._unread_records, self._record_left = _next_records(unfed, start, left, small)
         if end == start:
             return False
         self._incoming.write(unfed[start:end])
@@ -103,7 +104,7 @@ class RecordIntake:
             self._unfed, self._unfed_at = unfed[end:], 0
         else:
             self._unfed_at = end
-        if len(unfed) > SMALL:
+        if len(unfed) > SMALL or left or self._record_left:
             self._note_fed(end - start)
         return True
 

@@ -49,6 +49,7 @@ from ...errors import (
 )
 from ...native import compiled
 from ...tls_failure import TlsFailure, explain
+from ..allowance import Allowance
 from ..budget import UNIT_BITS
 from ..contract import Buffer
 from ..outgoing import OutgoingBuffers
@@ -65,6 +66,7 @@ __all__ = ["TlsWire"]
 
 _CHUNK = 64 * 1024
 _MORE_THAN_A_RECORD = 16 * 1024 + 1  # OpenSSL returns one record, and `ssl` allocates all that was asked
+_RECORD_BUFFER = 17 * 1024  # bytes that OpenSSL takes for a record of which a part has come
 _MOST_ANSWERS = 100  # that wait for room below
 _LEAST_OVERHEAD = (
     21  # bytes of a record that are not the caller's: 5 of header and 16 of tag (RFC 5246, 7905, 8446)
@@ -242,7 +244,7 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
             self._refuse_to_read_on()
             self._reading = True
             try:
-                ciphertext = await self._lower.receive(_CHUNK)
+                ciphertext = await self._lower.receive(_CHUNK if allowance is None else _share(allowance))
             except (ConnectionLostError, ResourceExhaustedError, SocketClosedError) as error:
                 error._ends = self  # whose connection it was
                 raise
@@ -381,7 +383,7 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         self._on_unsent()
 
     def _held_besides(self) -> int:
-        unfed = len(self._unfed)
+        unfed = len(self._unfed) + (_RECORD_BUFFER if self._record_left else 0)
         if self._incoming_peak <= SMALL and self._encrypted_peak <= SMALL:
             return unfed if unfed > SMALL else 0
         return capacity(self._incoming_peak) + capacity(self._encrypted_peak) + unfed
@@ -580,6 +582,16 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         self._lower._observer = None
         if self._established and self._own_loss is None:
             self._pass_on_session()
+        self._drop_buffers()
+
+    def _drop_buffers(self) -> None:
+        """Give back what nobody will read; the wire itself may be held for long, by a cycle for instance."""
+        self._unfed = self._ahead = b""
+        if self._incoming_peak > SMALL or self._encrypted_peak > SMALL:
+            self._incoming.read()
+            self._encrypted.read()
+            give_back(self._incoming)
+            give_back(self._encrypted)
 
     def _pass_on_session(self) -> None:
         """Keep what the next connection may resume; in TLS 1.3 that is not what this one began with."""
@@ -658,6 +670,11 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
 
     def _tls_error(self, operation: str, message: str, failure: TlsFailure | None, by_peer: bool) -> TlsError:
         return TlsError(message, failure=failure, by_peer=by_peer, operation=operation, ends=self)
+
+
+def _share(allowance: Allowance) -> int:
+    """How much ciphertext to ask for: its plaintext counts, too, and the buffer is larger by a third."""
+    return min(_CHUNK, max(allowance.free // 3, allowance.least))
 
 
 def _said_by(cause: OSError | None) -> str:
