@@ -93,6 +93,7 @@ async def main() -> None:
     unix = aionet.AsyncUnixConnectionServer(DIRECTORY / "socket")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(DIRECTORY / "certificate")
+    context.set_ecdh_curve("prime256v1")  # else there is a warning of finite-field groups
     tls = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), tls=context)
     async with aionet.NetworkToolkit(), tcp, unix, tls:
         print(tcp.address.port, tls.address.port, flush=True)

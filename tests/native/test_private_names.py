@@ -88,7 +88,9 @@ async def main():
     for sock, raw in zip(tasks, raws):
         sock.abort()
         raw.close()
-    for tls in (None, contexts()):
+    encrypted = contexts()
+    encrypted.server.set_ecdh_curve("prime256v1")  # else there is a warning of finite-field groups
+    for tls in (None, encrypted):
         server = aionet.AsyncTcpConnectionServer(("127.0.0.1", 0), tls=tls and tls.server)
         spawner = aionet.ConnectionSpawner(echo)
         serving = asyncio.create_task(spawner.serve(server))
