@@ -33,6 +33,7 @@ def starting(directory: Path) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGQUIT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
 
 

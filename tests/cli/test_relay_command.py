@@ -514,7 +514,7 @@ def test_a_relay_to_a_name_of_itself_makes_one_connection() -> None:
     port = unused_port()
     with AionetServer("relay", f"127.0.0.1:{port}", f"localhost:{port}") as relay:
         for _ in range(3):
-            with connect_raw(relay.address) as client, pytest.raises(ConnectionResetError):
+            with pytest.raises(ConnectionResetError), connect_raw(relay.address) as client:
                 client.recv(1)
         relay.signal()
         code, output, _ = relay.ended()
