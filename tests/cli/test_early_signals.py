@@ -26,14 +26,18 @@ async def echo(socket):
 def starting(directory: Path) -> subprocess.Popen[bytes]:
     (directory / "app.py").write_text(APP)
     return subprocess.Popen(
-        command("serve", "app:echo", "--bind", f"unix:{directory}/socket", "--log-level", "info"),
+        # A job in the background of a shell has SIGQUIT ignored, and passes that on.
+        [
+            "env",
+            "--default-signal=QUIT",
+            *command("serve", "app:echo", "--bind", f"unix:{directory}/socket", "--log-level", "info"),
+        ],
         cwd=directory,
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGQUIT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
 
 
