@@ -122,7 +122,7 @@ class SocketAddress:
             return cls(*_split_brackets(text))
         host, colon, port = text.rpartition(":")
         if "://" in text:
-            raise ValueError(f"{text!r} is a URL: expected its host and port only, as in '127.0.0.1:80'")
+            raise ValueError(f"{text!r} is a URL: expected its host and port only, as in {_of_url(text)!r}")
         if ":" in host:
             raise ValueError(f"{text!r}: an IPv6 address goes in brackets before its port, as in '[::1]:80'")
         if not colon and not _is_digits(text):
@@ -371,6 +371,14 @@ def _scope_name(number: int) -> str:
 
 def _is_digits(text: str) -> bool:
     return text.isascii() and text.isdigit()
+
+
+def _of_url(url: str) -> str:
+    """Return the host and the port of a URL, as an example."""
+    scheme, _, rest = url.partition("://")
+    authority = rest.partition("/")[0].rpartition("@")[2] or "127.0.0.1"
+    has_port = _is_digits(authority.rpartition(":")[2]) and not authority.endswith("]")
+    return authority if has_port else f"{authority}:{443 if scheme in ('https', 'wss') else 80}"
 
 
 def _split_brackets(text: str) -> tuple[str, str]:

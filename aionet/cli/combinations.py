@@ -48,6 +48,8 @@ def _problems(args: argparse.Namespace, addresses: Sequence[Bound]) -> Iterator[
         ):
             if given:
                 yield f"{option} needs --workers: one process alone has no use for it"
+    if getattr(args, "replace", False) and getattr(args, "control", None) is None:
+        yield "--replace needs --control, the socket file of the server that is replaced"
     spread = getattr(args, "drain_spread", None)
     if spread is not None and spread > args.drain_grace:
         yield (

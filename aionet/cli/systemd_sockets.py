@@ -47,7 +47,8 @@ def wanted_listeners(
     try:
         passed = inherited_listeners()
     except (ValueError, OSError) as error:
-        raise CommandError(f"what systemd passes is wrong: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CommandError(f"what systemd passes is wrong: {reason}") from error
     problem = next(
         (text for name in passed for sock in passed[name] if (text := _problem_with(name, sock))), ""
     )

@@ -60,7 +60,8 @@ def _keepalive(text: str) -> KeepAlive | bool:
     try:
         return KeepAlive(**times)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+        name, _, rest = str(error).partition("=")
+        raise argparse.ArgumentTypeError(f"{text!r}: {name.upper()}={rest}") from None
 
 
 def _user_timeout(text: str) -> float:

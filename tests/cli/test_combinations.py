@@ -20,6 +20,7 @@ UNIX = ["--bind", "unix:/nowhere/at/all"]
         (["connect", "unix:/a", "--keepalive", "60"], "--keepalive needs an address HOST:PORT"),
         (["serve", "app:handler", "--shared-listener"], "--shared-listener needs --workers"),
         (["serve", "app:handler", "--worker-timeout", "5"], "--worker-timeout needs --workers"),
+        (["serve", "app:handler", "--replace"], "--replace needs --control"),
         (
             ["echo", "--drain-spread", "100", "--drain-grace", "1"],
             "--drain-spread 100 is longer than --drain-grace 1",

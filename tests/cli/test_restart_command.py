@@ -257,7 +257,7 @@ def test_a_second_server_at_the_same_control_socket(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--replace"], 1, "replace needs the path of the control socket"),
+        (["--replace"], 1, "--replace needs --control"),
         (["--control", ""], 2, "argument --control: '': expected the path of a file"),
     ],
 )

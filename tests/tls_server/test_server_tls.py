@@ -123,6 +123,8 @@ def test_encrypted_keys(authority: Authority) -> None:
         ServerTls(pair.certificate, encrypted)
     with pytest.raises(ValueError, match=f"the password given is not that of the private key in {encrypted}"):
         ServerTls(pair.certificate, encrypted, password="wrong")
+    with pytest.raises(ValueError, match=f"the private key in {encrypted}: password cannot be longer than"):
+        ServerTls(pair.certificate, encrypted, password="x" * 2000)
 
 
 def test_a_certificate_that_no_client_would_take(tmp_path: Path) -> None:

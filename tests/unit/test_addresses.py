@@ -129,6 +129,7 @@ def test_what_an_address_says_of_itself(
         ("::1", "goes in brackets"),
         ("localhost", "'localhost' lacks a port: expected 'host:port'"),
         ("", "'' lacks a port"),
+        ("https://example.org/", "is a URL: expected its host and port only, as in 'example.org:443'"),
         ("[::1]", r"'\[::1\]' is no address: expected an IPv6 address in brackets and a port"),
         ("[::1]80", "expected an IPv6 address in brackets"),
         ("[::1:80", "expected an IPv6 address in brackets"),
