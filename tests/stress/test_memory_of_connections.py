@@ -143,8 +143,11 @@ def send_without_reading(socks: list[socket.socket], data: bytes) -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("handler", "size"), [("echo", SOME), ("lines", LINE)])
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(
+    ("tls", "handler", "size"),
+    [(False, "echo", SOME), (False, "lines", LINE), (True, "echo", SOME)],
+    ids=["plain-echo", "plain-lines", "tls-echo"],
+)
 def test_what_is_held_for_clients_that_stall_is_bounded(
     engine: str, tls: bool, handler: str, size: int, authority: Authority
 ) -> None:

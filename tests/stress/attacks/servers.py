@@ -31,7 +31,7 @@ __all__ = ["ENVIRONMENT", "RECOMMENDED", "Certificate", "Server", "raise_soft_li
 
 _ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = {"PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'tests'}"}
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a process that does not answer is given up."""
 
 RECOMMENDED = (
