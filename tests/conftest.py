@@ -20,6 +20,7 @@ the `loop_complaints` fixture.
 from __future__ import annotations
 
 import asyncio
+import ctypes  # noqa: F401  # libffi may keep a descriptor open, which no test is to be blamed for
 import gc
 import os
 import random
@@ -35,6 +36,9 @@ from helpers import open_descriptors, require_program
 import aionet
 from aionet.wires import event_loop
 from aionet.wires.reactor import CallbackReactor
+
+hypothesis.settings.register_profile("aionet", hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("aionet")  # how long an example takes decides nothing
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

@@ -548,7 +548,7 @@ def test_without_json_standard_output_stays_empty(target: socket.socket) -> None
         ([LOCAL, ":1", "--timeout", "0"], "argument --timeout: '0': expected more than 0 seconds"),
         ([LOCAL, ":1", "--send-proxy", "v3"], "argument --send-proxy: invalid choice: 'v3'"),
         ([LOCAL, ":1", "--keepalive", "soon"], "'soon': expected off, or IDLE[,INTERVAL[,COUNT]]"),
-        ([LOCAL, ":1", "--keepalive", "60,0"], "'60,0': interval=0: expected"),
+        ([LOCAL, ":1", "--keepalive", "60,0"], "'60,0': INTERVAL=0: expected"),
         ([LOCAL, ":1", "--user-timeout", "0"], "'0': expected more than 0 seconds"),
         ([LOCAL, ":1", "--bind", ":2"], "unknown option --bind"),
     ],

@@ -10,6 +10,7 @@ BIO_set_mem_buf(3) replaces the memory of a buffer and frees what was there. `gi
 *Finding it.* The function is looked up in the library that the `ssl` module itself is linked with. The buffer
 is the only pointer in CPython's object, right behind the head. Where one of the two is not found, with
 another interpreter or a library linked in statically, nothing is given back, and all else is the same.
+`ctypes` is imported when the first TLS connection needs it: libffi may keep a descriptor open from then on.
 
 *When.* Memory that is given back has to be allocated again, and a busy connection would pay for that with
 each large message. So the event loop keeps the large buffers of the connections that needed them last, up to
@@ -22,7 +23,6 @@ Nothing is noted for a message, but for one that is larger than all before it.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import functools
 import ssl
 import sys
@@ -166,11 +166,15 @@ def give_back(buffer: ssl.MemoryBIO) -> None:
 @functools.cache
 def _replacement() -> Callable[[ssl.MemoryBIO], None] | None:
     """Return what replaces the memory of a buffer by none, if it can be done here."""
+    try:
+        import ctypes
+    except ImportError:
+        return None
     head, pointer = object.__basicsize__, ctypes.sizeof(ctypes.c_void_p)
     if sys.implementation.name != "cpython" or ssl.MemoryBIO.__basicsize__ != head + 2 * pointer:
         return None
     try:
-        library = _library_of_ssl()
+        library: Any = _library_of_ssl()
         control, new_memory, free_memory = library.BIO_ctrl, library.BUF_MEM_new, library.BUF_MEM_free
     except (ImportError, OSError, AttributeError):
         return None
@@ -188,9 +192,10 @@ def _replacement() -> Callable[[ssl.MemoryBIO], None] | None:
     return replace if _works(replace) else None
 
 
-def _library_of_ssl() -> ctypes.CDLL:
+def _library_of_ssl() -> Any:
     """Return a handle by which the functions of the OpenSSL that the `ssl` module uses are found."""
     import _ssl  # private: it may be gone
+    import ctypes
 
     library = ctypes.CDLL(getattr(_ssl, "__file__", None))
     version = library.OpenSSL_version_num
