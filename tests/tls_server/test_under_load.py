@@ -53,7 +53,9 @@ DEADLINE = 5.0  # seconds
 
 
 @pytest.mark.parametrize(
-    "cap", [[], ["--max-handshakes", "2000"]], ids=["no cap", "a cap that is not reached"]
+    "cap",
+    [[], ["--max-handshakes", "2000", "--max-handshakes-per-peer", "2000"]],
+    ids=["no cap", "a cap that is not reached"],
 )
 def test_half_finished_handshakes(authority: Authority, engine: str, cap: list[str]) -> None:
     """A thousand begin and say no more: each goes at its deadline, and whoever means it waits for none."""
