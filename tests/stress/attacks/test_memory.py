@@ -53,6 +53,7 @@ SHUT = 500
 def test_a_shut_window_holds_no_more_than_the_limit_and_ends(engine: str) -> None:
     options = ["--write-stall-timeout", "2", "--max-pending-bytes", str(CAP)]
     with serving(engine=engine, handler="source_or_echo", options=options) as server:
+        server.settle()  # now it has all the descriptors of its own
         empty = server.descriptors()
         with attacking("zero_windows", server.port, connections=SHUT, segment=1000) as attacker:
             until(lambda: server.descriptors() >= empty + SHUT)

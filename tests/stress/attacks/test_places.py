@@ -79,6 +79,7 @@ LEAVING = 50
 
 def test_clients_that_reset_while_the_target_is_dialled_hold_nothing(engine: str, dead_target: int) -> None:
     with serving("relay", engine=engine, options=[f"127.0.0.1:{dead_target}", "--timeout", "1000"]) as server:
+        server.settle()
         empty = server.descriptors()
         target = Target(server.port)
         leaving = [target.connect() for _ in range(LEAVING)]
