@@ -44,6 +44,7 @@ __all__ = [
     "SocketAddress",
     "UnixAddress",
     "as_address",
+    "unmapped",
 ]
 
 IpAddress: TypeAlias = IPv4Address | IPv6Address
@@ -367,6 +368,11 @@ def _scope_name(number: int) -> str:
     except (OSError, OverflowError):
         return str(number)  # the interface went away; the number is all that is left
     return str(number) if _is_bad_scope(name) else name  # Linux allows most bytes in a name
+
+
+def unmapped(ip: IpAddress) -> IpAddress:
+    """Return `ip` as IPv4 if it is an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2), else as it is."""
+    return (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
 
 
 def _is_digits(text: str) -> bool:

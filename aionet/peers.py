@@ -18,7 +18,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Generic, TypeVar
 
-from .addresses import SocketAddress
+from .addresses import SocketAddress, unmapped
 
 __all__ = ["PeerGroups", "peer_of"]
 
@@ -33,9 +33,8 @@ def peer_of(address: object) -> Hashable | None:
 @lru_cache(1024)
 def _peer_of_host(host: str) -> Hashable | None:
     ip = SocketAddress(host, 0).ip
-    if isinstance(ip, IPv6Address):
-        return ip.ipv4_mapped or int(ip) >> 64
-    return ip
+    own = None if ip is None else unmapped(ip)
+    return int(own) >> 64 if isinstance(own, IPv6Address) else own
 
 
 class PeerGroups(Generic[T]):

@@ -17,7 +17,7 @@ import os
 import socket
 from collections.abc import Iterable
 
-from ..addresses import IpAddress, SocketAddress, UnixAddress
+from ..addresses import IpAddress, SocketAddress, UnixAddress, unmapped
 from .arguments import Address
 
 __all__ = ["arrived_here", "leads_here"]
@@ -29,7 +29,7 @@ def leads_here(target: Address, listening: Iterable[Address]) -> Address | None:
         return next((one for one in listening if _same_socket(target, one)), None)
     if target.host and target.ip is None:
         return None
-    for ip in [_plain(target.ip)] if target.ip else _LOOPBACK:
+    for ip in [unmapped(target.ip)] if target.ip else _LOOPBACK:
         if (found := arrived_here(SocketAddress(ip, target.port), _source_to(ip), listening)) is not None:
             return found
     return None
@@ -41,14 +41,14 @@ def arrived_here(
     """Return which of `listening` a connection from `local` to `peer` has arrived at, if any."""
     if not isinstance(peer, SocketAddress) or peer.ip is None:
         return None
-    ip = _plain(peer.ip)
+    ip = unmapped(peer.ip)
     is_here = ip.is_loopback or ip.is_unspecified
     if local is not None and local.ip is not None:
-        is_here = is_here or _plain(local.ip) == ip
+        is_here = is_here or unmapped(local.ip) == ip
     for one in listening:
         if not isinstance(one, SocketAddress) or one.port != peer.port or one.ip is None:
             continue
-        own = _plain(one.ip)
+        own = unmapped(one.ip)
         if own == ip or (own.is_unspecified and own.version == ip.version and is_here):
             return one
         if ip.is_unspecified and ip.version == own.version and own.is_loopback:
@@ -57,12 +57,6 @@ def arrived_here(
 
 
 _LOOPBACK: list[IpAddress] = [ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1")]
-
-
-def _plain(ip: IpAddress) -> IpAddress:
-    """Return `ip` as IPv4 if it is a mapped one."""
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return mapped or ip
 
 
 def _source_to(ip: IpAddress) -> SocketAddress | None:

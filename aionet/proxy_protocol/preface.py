@@ -19,10 +19,10 @@ too. The real peer is the proxy, which `raw_socket.getpeername()` still tells.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, TypeAlias
 
-from ..addresses import SocketAddress, UnixAddress
+from ..addresses import SocketAddress, UnixAddress, unmapped
 from ..errors import IncompleteReadError, LimitExceededError, ProxyProtocolError, SocketBusyError
 from ..stream_socket import AsyncStreamSocket
 from .header import ProxyHeader
@@ -123,9 +123,7 @@ class ProxyProtocol:
         if isinstance(peer, UnixAddress):
             return self._unix
         ip = None if peer is None else peer.ip
-        if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        return ip is not None and any(ip in network for network in self._networks)
+        return ip is not None and any(unmapped(ip) in network for network in self._networks)
 
 
 def _network(name: object) -> _Network:

@@ -34,7 +34,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ..addresses import SocketAddress, UnixAddress
+from ..addresses import SocketAddress, UnixAddress, unmapped
 from ..announcing import Log
 from ..open_files import reserved
 from .certificates import (
@@ -371,9 +371,10 @@ def _why(certificate: Certificate, groups: Mapping[str, tuple[Certificate, ...]]
 def _ip_in(local: SocketAddress | UnixAddress | None) -> str | None:
     """Return the IP address in `local`, as certificates have it: without a scope, and IPv4 as such."""
     ip = local.ip if isinstance(local, SocketAddress) else None
-    if isinstance(ip, ipaddress.IPv6Address):
-        return str(ip.ipv4_mapped or ipaddress.IPv6Address(int(ip)))
-    return None if ip is None else str(ip)
+    if ip is None:
+        return None
+    own = unmapped(ip)
+    return str(ipaddress.IPv6Address(int(own)) if own.version == 6 else own)
 
 
 def _new_context() -> ssl.SSLContext:
