@@ -24,6 +24,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from ..wires.tls.records import MOST_OF_HANDSHAKE
+
 __all__ = ["ClientHello", "HelloReader"]
 
 _RECORD = struct.Struct(">BBxH")  # type, major version, minor version, length
@@ -36,7 +38,6 @@ _SERVER_NAME, _GROUPS, _ALPN, _KEY_SHARES = 0, 10, 16, 51
 _HOST_NAME = 0
 _LONGEST_RECORD = 16384
 _LONGEST = 65536  # a tenth of it is rare
-_MOST_RECORDS = 1024  # that carry a ClientHello; with more the handshake fails (wires/tls/handshake.py)
 
 
 class ClientHello(NamedTuple):
@@ -100,7 +101,7 @@ class HelloReader:
             start = end
             if len(self._message) >= self._wanted and (hello := self._read_message()) is not None:
                 return hello
-            if self._count == _MOST_RECORDS:
+            if self._count == MOST_OF_HANDSHAKE:
                 return _UNREADABLE
         del records[:start]
         return None if b"\x16\x03".startswith(records[:2]) or len(records) > 2 else _UNREADABLE

@@ -28,6 +28,7 @@ from ...accept_errors import is_shortage
 from ...errors import ConnectionLostError, ResourceExhaustedError, SocketClosedError
 from ...tls_failure import TlsFailure, explain, looks_like_tls
 from .choice import ContextChoice, RefusedHandshakeError
+from .records import MOST_OF_HANDSHAKE
 
 if TYPE_CHECKING:
     from .wire import TlsWire
@@ -37,7 +38,6 @@ __all__ = ["Handshake"]
 _CHUNK = 64 * 1024
 _RECORD = 5  # type, version, length
 _SMALL_RECORDS = 32  # that OpenSSL is given at once: more than an honest flight has
-_MOST_RECORDS = 1024  # of one handshake: a ClientHello may come in records of a byte
 _MAY_MISS_A_CERTIFICATE = ("SSLV3_ALERT_HANDSHAKE_FAILURE", "TLSV1_ALERT_DECODE_ERROR")
 _NO_CERTIFICATE = (
     b"\x0b\x00\x00\x03\x00\x00\x00"  # a Certificate message with an empty list (RFC 5246, 7.4.2)
@@ -92,7 +92,7 @@ class Handshake:
                 await wire._state.yield_turn()
                 wire._refuse_if_closed("handshake")
         self._count += wire._unread_records
-        if self._count > _MOST_RECORDS:
+        if self._count > MOST_OF_HANDSHAKE:
             raise wire._lose_by("handshake", None, TlsFailure.RECORD_FLOOD)
 
     def stop(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from .memory import SMALL
 
-__all__ = ["LARGE_RECORD", "MOST_WITHOUT_DATA", "RECORD_COST", "RecordIntake"]
+__all__ = ["LARGE_RECORD", "MOST_OF_HANDSHAKE", "MOST_WITHOUT_DATA", "RECORD_COST", "RecordIntake"]
 
 LARGE_RECORD = 4096
 """Bytes, header included, from which on several records are given to OpenSSL at once."""
@@ -39,6 +39,9 @@ RECORD_COST = 2
 
 MOST_WITHOUT_DATA = 32
 """Records in a row that may bring no data while nothing is written."""
+
+MOST_OF_HANDSHAKE = 1024
+"""Records of one handshake: a ClientHello may come in records of a byte."""
 
 _HEADER = 5  # type, version, length
 
