@@ -447,7 +447,7 @@ class ConnectionSpawner(Generic[SocketT]):
         """Begin to enforce the limits on `connection`, which they admit; false if that fails."""
         named = self._preface is None
         if named:
-            enforcer.admit(connection)
+            enforcer.count(connection)
         try:
             enforcer.begin(connection)
         except ResourceExhaustedError as error:

@@ -99,19 +99,20 @@ class LimitEnforcer:
         return None
 
     def admit(self, connection: Connection[Any]) -> CloseCause | None:
-        """Count `connection` as one of its peer, or return why there may not be one more."""
-        if self.counts_peers:
-            peer = peer_of(connection.socket.peer_address)
-            refusal = self.refusal_of(peer)
-            if refusal is not None:
-                return refusal
-            if self._peers is not None:
-                self._peers.admit(connection)
-            if self._rate is not None and peer is not None:
-                self._rate.take(peer)
+        """The peer of `connection` is known now: count it, or return why there may not be one more."""
+        if self.counts_peers and (refusal := self.refusal_of(peer_of(connection.socket.peer_address))):
+            return refusal
+        self.count(connection)
         if self._deadlines is not None:
             self._deadlines.on_peer_known(connection)
         return None
+
+    def count(self, connection: Connection[Any]) -> None:
+        """Count `connection`, for which there is no refusal, as one of its peer."""
+        if self._peers is not None:
+            self._peers.admit(connection)
+        if self._rate is not None and (peer := peer_of(connection.socket.peer_address)) is not None:
+            self._rate.take(peer)
 
     def begin(self, connection: Connection[Any]) -> None:
         """Look after `connection` from now on."""
