@@ -379,21 +379,29 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         """One of the buffers has become larger than it was."""
         buffers = large_buffers_of(self._state)
         if buffers is not None:
-            buffers.note(self, capacity(self._incoming_peak) + capacity(self._encrypted_peak))
+            buffers.note(self, self._capacity)
         self._on_unsent()
 
     def _held_besides(self) -> int:
         unfed = len(self._unfed) + (_RECORD_BUFFER if self._record_left else 0)
         if self._incoming_peak <= SMALL and self._encrypted_peak <= SMALL:
             return unfed if unfed > SMALL else 0
-        return capacity(self._incoming_peak) + capacity(self._encrypted_peak) + unfed
+        return self._capacity + unfed
+
+    @property
+    def _capacity(self) -> int:
+        """Bytes that both buffers take."""
+        return capacity(self._incoming_peak) + capacity(self._encrypted_peak)
+
+    def _give_back(self) -> None:
+        give_back(self._incoming)
+        give_back(self._encrypted)
 
     def shrink(self) -> bool:
         """Give back the memory of the buffers; false if something is in them."""
         if self._incoming.pending or self._encrypted.pending:
             return False
-        give_back(self._incoming)
-        give_back(self._encrypted)
+        self._give_back()
         was_large = self._held_besides() > 0
         self._incoming_peak = self._encrypted_peak = SMALL
         if was_large:
@@ -585,13 +593,12 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         self._drop_buffers()
 
     def _drop_buffers(self) -> None:
-        """Give back what nobody will read; the wire itself may be held for long, by a cycle for instance."""
+        """Give back what will not be read; the wire itself may be held for long, by a cycle for instance."""
         self._unfed = self._ahead = b""
         if self._incoming_peak > SMALL or self._encrypted_peak > SMALL:
             self._incoming.read()
             self._encrypted.read()
-            give_back(self._incoming)
-            give_back(self._encrypted)
+            self._give_back()
 
     def _pass_on_session(self) -> None:
         """Keep what the next connection may resume; in TLS 1.3 that is not what this one began with."""
