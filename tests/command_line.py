@@ -22,6 +22,7 @@ __all__ = [
     "environment",
     "receive_exactly",
     "receive_to_end",
+    "starting",
 ]
 
 PATIENCE = 15.0
@@ -48,6 +49,22 @@ def aionet(*arguments: object, **options: Any) -> subprocess.CompletedProcess[by
     environ = environment(**options.pop("env", {}))
     return subprocess.run(
         command(*arguments), capture_output=True, timeout=PATIENCE, env=environ, check=False, **options
+    )
+
+
+def starting(*arguments: object, cwd: Path) -> subprocess.Popen[bytes]:
+    """A command that has just begun, in a session of its own, to which signals can be sent.
+
+    A job in the background of a shell has SIGQUIT ignored, and would pass that on.
+    """
+    return subprocess.Popen(
+        ["env", "--default-signal=QUIT", *command(*arguments)],
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command_line import PATIENCE, command, connect_raw, environment, receive_exactly
+from command_line import PATIENCE, connect_raw, receive_exactly, starting
 
 APP = """\
 import os, time
@@ -23,22 +23,10 @@ async def echo(socket):
 """
 
 
-def starting(directory: Path) -> subprocess.Popen[bytes]:
+def importing(directory: Path) -> subprocess.Popen[bytes]:
     (directory / "app.py").write_text(APP)
-    return subprocess.Popen(
-        # A job in the background of a shell has SIGQUIT ignored, and passes that on.
-        [
-            "env",
-            "--default-signal=QUIT",
-            *command("serve", "app:echo", "--bind", f"unix:{directory}/socket", "--log-level", "info"),
-        ],
-        cwd=directory,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    bind = f"unix:{directory}/socket"
+    return starting("serve", "app:echo", "--bind", bind, "--log-level", "info", cwd=directory)
 
 
 def read_to(stream: object, text: bytes) -> None:
@@ -49,7 +37,7 @@ def read_to(stream: object, text: bytes) -> None:
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 def test_it_does_not_end_the_start(tmp_path: Path, number: signal.Signals) -> None:
     """SIGUSR2 and SIGHUP restart the server once it serves."""
-    with starting(tmp_path) as process:
+    with importing(tmp_path) as process:
         try:
             read_to(process.stdout, b"importing")
             process.send_signal(number)
@@ -67,7 +55,7 @@ def test_it_does_not_end_the_start(tmp_path: Path, number: signal.Signals) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
 def test_it_ends_the_start(tmp_path: Path, number: signal.Signals) -> None:
-    with starting(tmp_path) as process:
+    with importing(tmp_path) as process:
         try:
             read_to(process.stdout, b"importing")
             process.send_signal(number)

@@ -22,6 +22,7 @@ from command_line import (
     environment,
     receive_exactly,
     receive_to_end,
+    starting,
 )
 
 APP = """\
@@ -353,15 +354,7 @@ def test_signals_while_workers_are_starting_wait(directory: Path) -> None:
     """SIGUSR1 means nothing, and a reload comes once there are workers to replace."""
     (directory / "app.py").write_text(WAITING_IN_WORKERS)
     arguments = ("serve", "app:version", "--bind", "127.0.0.1:0", "--workers", "1", "--json")
-    with subprocess.Popen(
-        command(*arguments),
-        cwd=directory,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:
+    with starting(*arguments, cwd=directory) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         try:
