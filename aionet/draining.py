@@ -47,7 +47,7 @@ _log = Log("aionet.server")
 
 _OWN_FILES = os.path.dirname(__file__) + os.sep
 _CLOSING_SHARES = (0.75, 0.95)  # of the hard limit: when connections that close have had enough time
-_LEAST_SHARE = 0.25  # of the hard limit, for those who are cancelled last
+_LEAST_SHARE = 0.25  # of the hard limit, for those that are cancelled last
 _LAST_CHANCE = 0.5  # seconds for handlers to end whose connection was taken away
 
 

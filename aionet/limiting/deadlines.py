@@ -92,7 +92,7 @@ class Deadlines:
             self._order.add(connection, connection.started)
 
     def on_peer_known(self, connection: _AnyConnection) -> None:
-        """A proxy has said who the peer of `connection` is."""
+        """A proxy has named the peer of `connection`."""
         if self._order is not None:
             self._order.move(connection)
 

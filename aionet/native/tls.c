@@ -322,11 +322,11 @@ static int note_growth(Tls *tls, int *peak, Py_ssize_t held)
 static Outcome note_fed(Tls *tls, Py_ssize_t bytes)
 {
     char partial = tls->record_left > 0; /* OpenSSL holds a buffer for the record then, which counts */
-    PyObject *told = NULL;
+    PyObject *done = NULL;
     if (tls->stream->allowance != NULL && partial != tls->partial &&
-        (told = PyObject_CallMethodNoArgs((PyObject *)tls, tls->state->str_on_unsent)) == NULL)
+        (done = PyObject_CallMethodNoArgs((PyObject *)tls, tls->state->str_on_unsent)) == NULL)
         return FAILED;
-    Py_XDECREF(told);
+    Py_XDECREF(done);
     tls->partial = partial;
     return bytes > tls->incoming_peak && note_growth(tls, &tls->incoming_peak, bytes) < 0 ? FAILED : GOT;
 }
@@ -360,9 +360,9 @@ static int keep_unfed(Tls *tls, const char *bytes, Py_ssize_t length)
     int counts = tls->stream->allowance != NULL && (unfed != NULL || tls->unfed != NULL);
     Py_XSETREF(tls->unfed, unfed);
     tls->unfed_at = 0;
-    PyObject *told = counts ? PyObject_CallMethodNoArgs((PyObject *)tls, tls->state->str_on_unsent) : NULL;
-    Py_XDECREF(told);
-    return counts && told == NULL ? -1 : 0;
+    PyObject *done = counts ? PyObject_CallMethodNoArgs((PyObject *)tls, tls->state->str_on_unsent) : NULL;
+    Py_XDECREF(done);
+    return counts && done == NULL ? -1 : 0;
 }
 
 /* GOT: OpenSSL was given what is next of what is here. */

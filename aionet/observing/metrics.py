@@ -4,9 +4,9 @@ Theory of operation
 -------------------
 Nothing is counted for Prometheus's sake while connections are served: the collector reads at each scrape what
 is counted anyway (`ConnectionSpawner.stats`), asks the kernel about the listeners, and makes metrics of it.
-The bytes of those who live are added up then; `refresh` does so in slices, so that ten thousand connections
-do not hold up the loop for milliseconds. It is to be collected in the thread of the loop: counters of one
-step are of one moment."""
+The bytes of living connections are added up then; `refresh` does so in slices, so that ten thousand
+connections do not hold up the loop for milliseconds. It is to be collected in the thread of the loop:
+counters of one step are of one moment."""
 
 from __future__ import annotations
 
