@@ -16,7 +16,10 @@ from typing import Any, TypeVar
 
 import pytest
 
+from aionet.native import compiled
+
 __all__ = [
+    "ENGINES",
     "begin",
     "give_turns",
     "has_ipv6",
@@ -29,6 +32,9 @@ __all__ = [
     "until_listening",
     "unused_port",
 ]
+
+ENGINES = [*["native"] * (compiled is not None), "portable"]
+"""Those that this installation has, for programs that tests start with ``AIONET_ENGINE``."""
 
 T = TypeVar("T")
 

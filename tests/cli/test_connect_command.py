@@ -29,7 +29,7 @@ from command_line import (
     receive_exactly,
     receive_to_end,
 )
-from helpers import require_program, until
+from helpers import ENGINES, require_program, until
 
 both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
@@ -412,7 +412,7 @@ def test_input_that_the_peer_leaves_unread_is_an_error(listener: socket.socket, 
     assert lost(name_of(listener), errors), errors
 
 
-@pytest.mark.parametrize("engine", ["native", "portable"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_what_a_peer_leaves_unread_in_a_unix_socket_is_an_error(tmp_path: Path, engine: str) -> None:
     """The peer ends its direction, and closes when the input has arrived, without reading it."""
 

@@ -6,10 +6,7 @@ import resource
 from collections.abc import Iterator
 
 import pytest
-
-from aionet.native import compiled
-
-ENGINES = [*["native"] * (compiled is not None), "portable"]
+from helpers import ENGINES
 
 
 @pytest.fixture(params=ENGINES)

@@ -16,13 +16,12 @@ from typing import Any
 
 import pytest
 from command_line import AionetServer, connect_raw
+from helpers import ENGINES
 
 from .authority import Authority, Pair
 from .test_spawner import first_flight
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
-
-ENGINES = ["native", "portable"]
 
 
 @pytest.fixture(params=ENGINES)

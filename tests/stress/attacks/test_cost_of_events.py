@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from helpers import ENGINES
 
-from ..conftest import ENGINES
 from .attacker import Attacker, attacking
 from .servers import Certificate, Server, serving
 
