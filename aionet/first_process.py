@@ -14,17 +14,23 @@ whole group already.
 
 *A successor* says that it is a server, too, by a signal (`claim`): a real-time one, which carries the number
 of its process. Signals go to the last one that lives, and the end of the last one is the end of process 1.
+
+A claim is sent before the predecessor ends, but has a higher number than other signals, which sigwaitinfo(2)
+takes first. So claims are looked for before anything is done about another signal. And a successor that
+claims after a signal that ends servers gets that signal, too: its predecessor had handed over by then.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 __all__ = ["claim", "leave_to_a_child"]
 
 _VARIABLE = "AIONET_FIRST_PROCESS"  # set in the server and its successors
 _CLAIM = getattr(signal, "SIGRTMIN", None)
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT}
 _SI_KERNEL = 0x80  # sigaction(2)
 
 
@@ -56,16 +62,32 @@ def claim() -> None:
 def _wait(server: int) -> int:
     """Return the exit code of `server`, or of the last of those that take its place."""
     servers = [server]
+    ending = 0
     while True:
         info = signal.sigwaitinfo(signal.valid_signals())
+        for claimer in _claimers(info):
+            servers.append(claimer)
+            if ending:
+                _pass_on(ending, servers)
+        if info.si_signo == _CLAIM:
+            continue
         if info.si_signo == signal.SIGCHLD:
             code = _bury(servers)
             if code is not None:
                 return code
-        elif info.si_signo == _CLAIM:
-            servers.append(info.si_pid)
         elif info.si_code != _SI_KERNEL:
             _pass_on(info.si_signo, servers)
+            if info.si_signo in _ENDING:
+                ending = info.si_signo
+
+
+def _claimers(info: signal.struct_siginfo) -> Iterator[int]:
+    """The processes that have claimed by now, in `info` and after it."""
+    assert _CLAIM is not None
+    claim = info if info.si_signo == _CLAIM else signal.sigtimedwait({_CLAIM}, 0)
+    while claim is not None:
+        yield claim.si_pid
+        claim = signal.sigtimedwait({_CLAIM}, 0)
 
 
 def _pass_on(number: int, servers: list[int]) -> None:

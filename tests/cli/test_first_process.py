@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 from pathlib import Path
@@ -48,9 +49,22 @@ def serving(directory: Path, handler: str, *more: object) -> AionetServer:
     return AionetServer(*words, cwd=directory, prefix=IN_CONTAINER)
 
 
+def only_child(pid: int) -> int:
+    [child] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+def wait_for_end(pid: int) -> None:
+    """Return when it has ended, and is a zombie perhaps."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        assert select.select([descriptor], [], [], PATIENCE)[0]
+    finally:
+        os.close(descriptor)
+
+
 def signal_first_process(parent: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    [first] = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-    os.kill(int(first), number)
+    os.kill(only_child(parent.pid), number)
 
 
 @pytest.mark.parametrize("mode", [[], ["--workers", "2"]], ids=["one process", "workers"])
@@ -105,6 +119,27 @@ def test_a_restart_does_not_end_the_container(directory: Path, mode: list[str]) 
                 assert receive_exactly(sock, 2) == b"aa"
         signal_first_process(server.process, signal.SIGTERM)
         assert server.ended()[0] == 0
+
+
+@pytest.mark.parametrize("ending", [True, False], ids=["it is to end", "it serves"])
+def test_a_successor_is_noticed_before_other_signals(directory: Path, ending: bool) -> None:
+    """Process 1 runs again after a restart, and then finds several signals."""
+    with serving(directory, "upper") as server:
+        first = only_child(server.process.pid)
+        predecessor = only_child(first)
+        os.kill(first, signal.SIGSTOP)
+        os.kill(predecessor, signal.SIGUSR2)
+        wait_for_end(predecessor)
+        if ending:
+            os.kill(first, signal.SIGTERM)
+        os.kill(first, signal.SIGCONT)
+        if not ending:
+            with connect_raw(server.address) as sock:
+                sock.sendall(b"a")
+                assert receive_exactly(sock, 1) == b"A"
+            os.kill(first, signal.SIGTERM)
+        code, events, _ = server.ended()
+        assert (code, events.count('"drained"')) == (0, 2)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import PATIENCE, AionetServer, aionet, connect_raw
+from command_line import PATIENCE, AionetServer, aionet, connect_raw, receive_to_end
 
 from aionet.cli.main import main
 
@@ -471,7 +471,9 @@ def test_an_end_without_close_notify_at_connect(authority: Authority, accepting:
             accepted, _ = listener.accept()
             with context.wrap_socket(accepted, server_side=True) as sock:
                 sock.sendall(b"half of it")
-                socket.socket(fileno=sock.detach()).close()
+                with socket.socket(fileno=sock.detach()) as raw:
+                    raw.shutdown(socket.SHUT_WR)
+                    receive_to_end(raw)  # closing before would be a reset, which discards what was sent
 
         thread = threading.Thread(target=serve)
         thread.start()
