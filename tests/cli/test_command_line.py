@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from command_line import PATIENCE, aionet, command, environment
+from command_line import PATIENCE, aionet, aionet_here, command, environment
 
 import aionet as package
 from aionet.cli.main import main
@@ -30,7 +30,7 @@ def test_without_a_command_there_is_help() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_has_examples(arguments: list[str]) -> None:
-    done = aionet(*arguments)
+    done = aionet_here(*arguments)
     assert (done.returncode, done.stderr) == (0, b"")
     usage, _, examples = done.stdout.decode().partition("examples:\n")
     assert usage.startswith(f"usage: {' '.join(['aionet', *arguments[:-1]])} ")
@@ -75,7 +75,7 @@ def test_an_unknown_option() -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_then_the_usage_in_one(arguments: list[str], message: str) -> None:
-    done = aionet(*arguments)
+    done = aionet_here(*arguments)
     first, second = done.stderr.decode().splitlines()
     program = f"aionet {arguments[0]}"
     assert (done.returncode, first) == (2, f"{program}: error: {message}")

@@ -24,6 +24,7 @@ from command_line import (
     PATIENCE,
     AionetServer,
     aionet,
+    aionet_here,
     command,
     environment,
     receive_exactly,
@@ -593,6 +594,6 @@ def test_connecting_takes_no_longer_than_the_timeout(tmp_path: Path) -> None:
     ],
 )
 def test_bad_usage(arguments: list[str], message: str) -> None:
-    done = aionet("connect", *arguments)
+    done = aionet_here("connect", *arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert message in done.stderr.decode()

@@ -50,7 +50,7 @@ def serving(current: Path, *more: object) -> AionetServer:
     return AionetServer("serve", "--config", "app.toml", "--bind", "127.0.0.1:0", *more, cwd=current)
 
 
-@pytest.mark.parametrize("old_release", ["kept", "removed"])
+@pytest.mark.parametrize("old_release", [pytest.param("kept", marks=pytest.mark.slow), "removed"])
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
 @pytest.mark.parametrize("mode", [[], ["--workers", "2"]], ids=["one process", "workers"])
 def test_the_new_release_serves(

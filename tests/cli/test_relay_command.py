@@ -19,7 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import PATIENCE, AionetServer, aionet, connect_raw, receive_exactly, receive_to_end
+from command_line import (
+    PATIENCE,
+    AionetServer,
+    aionet,
+    aionet_here,
+    connect_raw,
+    receive_exactly,
+    receive_to_end,
+)
 from helpers import require_program, unused_port
 
 from aionet import ProxyHeader, SocketAddress
@@ -554,7 +562,7 @@ def test_without_json_standard_output_stays_empty(target: socket.socket) -> None
     ],
 )
 def test_bad_usage(arguments: list[str], message: str) -> None:
-    done = aionet("relay", *arguments)
+    done = aionet_here("relay", *arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert message in done.stderr.decode()
     assert b"Traceback" not in done.stderr

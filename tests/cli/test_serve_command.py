@@ -14,6 +14,7 @@ from command_line import (
     PATIENCE,
     AionetServer,
     aionet,
+    aionet_here,
     command,
     connect_raw,
     environment,
@@ -397,7 +398,7 @@ def test_an_error_in_the_users_module_shows_their_traceback(
     ],
 )
 def test_bad_usage(arguments: list[str], message: str) -> None:
-    done = aionet(*arguments)
+    done = aionet_here(*arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert message in done.stderr.decode()
     assert b"Traceback" not in done.stderr

@@ -145,7 +145,7 @@ def answered(server: AionetServer, connections: int = 40) -> list[str]:
         return [receive_to_end(sock).decode() for sock in socks]
 
 
-@pytest.mark.parametrize("workers", [2, 5])
+@pytest.mark.parametrize("workers", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_the_queue_of_a_dead_worker_is_taken_over_by_a_living_one(directory: Path, workers: int) -> None:
     """However often its replacement fails; and it is given back when one succeeds."""
     with serving(directory, "version", workers=workers) as server:

@@ -1,14 +1,33 @@
-"""A pair of ends for every test, over every transport."""
+"""A pair of ends for every test, over every transport.
+
+A developer's run takes every loop with `OFTEN`, and every transport on the stock loop; CI takes all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from conftest import LOOP_FACTORIES
 
 from .transports import TRANSPORTS, Pair, Transport
+
+OFTEN = ("tcp4", "tls-tcp4")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent != Path(__file__).parent or not isinstance(item, pytest.Function):
+            continue
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if "transport" not in params or params["transport"].name in OFTEN:
+            continue
+        if params.get("_asyncio_loop_factory") is not LOOP_FACTORIES["asyncio"]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(

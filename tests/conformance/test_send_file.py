@@ -389,7 +389,7 @@ async def test_a_file_that_aborts_its_socket(sock, peer, end):
 
         def read(self, count=-1):
             self.reads += 1
-            if self.reads * count < 64 << 20:
+            if self.reads * count < 8 << 20:
                 return bytes(count)
             sock.abort()
             if isinstance(end, OSError):

@@ -443,7 +443,7 @@ chaotic = functools.partial(pytest.mark.parametrize, "loop_name", LOOP_FACTORIES
 
 @chaotic()
 def test_a_little_chaos(loop_name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    run_seeds(LOOP_FACTORIES[loop_name], 3.0, announced(seeds_for(2), capfd))
+    run_seeds(LOOP_FACTORIES[loop_name], 1.0, announced(seeds_for(2), capfd))
 
 
 SEEN = (
