@@ -14,6 +14,8 @@ from echoing import flip_the_last_byte, send_all, threaded_server
 from aionet.bench.payloads import STREAM_BYTES, STREAM_PERIOD, message_maker, stream_chunk
 from aionet.bench.polling import READABLE, WRITABLE, SelectorPoller, make_poller
 
+pytestmark = pytest.mark.slow  # nearly every test starts a process
+
 LOAD = [sys.executable, "-m", "aionet.bench.load_process"]
 
 

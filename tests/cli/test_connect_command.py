@@ -32,7 +32,7 @@ from command_line import (
 )
 from helpers import ENGINES, require_program, until
 
-both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+both_loops = pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=pytest.mark.slow)])
 
 
 class Peer:
