@@ -109,11 +109,15 @@ def test_one_changed_bit_is_another_header_or_an_error(data: bytes) -> None:
         assert found is None or found[0].to_bytes()
 
 
-@given(st.integers(16, 300).flatmap(lambda place: st.tuples(st.just(place), st.integers(1, 255))))
-def test_a_checksum_finds_every_changed_byte(change: tuple[int, int]) -> None:
+COVERED = (*range(16, 232), *range(235, 315), *range(318, 322))
+"""Two addresses, the value of a TLV, and the checksum: the head of a TLV could hide the checksum."""
+
+
+@given(st.sampled_from(COVERED), st.integers(1, 255))
+def test_a_checksum_finds_every_changed_byte(place: int, change: int) -> None:
     header = ProxyHeader(source=UnixAddress("/a"), destination=UnixAddress("/b"), tlvs=((0xE0, bytes(80)),))
     built = bytearray(header.to_bytes(checksum=True))
-    built[change[0]] ^= change[1]
+    built[place] ^= change
     assert refusal(bytes(built))
 
 
