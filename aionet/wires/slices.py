@@ -15,6 +15,9 @@ end costs `END_UNITS` of the budget as well, and the next turn has no more than 
 for them cost it a fifth of its rate. So `Slices` measures: where the turn with the ends of a slice was short,
 the next slice has twice as many, and half as many where it was long.
 
+*Without epoll* (`CallbackReactor`) an end that the peer makes looks like a message until it is read. Many of
+them in one turn are not cut into slices there.
+
 A slice does at least one item, so the work always advances. The clock is the wall clock: where the machine is
 busy, slices get shorter.
 
