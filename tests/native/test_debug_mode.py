@@ -31,7 +31,7 @@ def complaints(caplog):
     caplog.set_level(logging.WARNING, "asyncio")
 
     def complaints():
-        messages = [record.getMessage() for record in caplog.records]
+        messages = [record.getMessage() for record in caplog.records if record.name == "asyncio"]
         return [text for text in messages if float(re.search(r"took ([0-9.]+)", text)[1]) >= SLOW]
 
     return complaints
