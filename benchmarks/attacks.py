@@ -66,7 +66,7 @@ class Study:
     """Whether the honest client makes a new connection for each echo."""
     handler: str = "echo"
     limits: Sequence[str] = ()
-    """Beside those that the guide recommends."""
+    """Options beside those that the guide recommends; ``{authority}`` is that of the certificate."""
     servers: Sequence[str] = EVERYBODY
     wait: float = 0.0
     """Seconds after the attack that belong to it: for what happens later."""
@@ -76,8 +76,10 @@ def _hello(kind: str, about: str, rate: float) -> Study:
     return Study(f"hello_{kind}", about, "hellos", {"kind": kind}, rate, tls=True)
 
 
-def _records(kind: str, about: str) -> Study:
-    return Study(kind, about, "empty_records", {"kind": kind, "batches": 75}, 20_000, tls=True)
+def _records(kind: str, about: str, servers: Sequence[str] = EVERYBODY) -> Study:
+    return Study(
+        kind, about, "empty_records", {"kind": kind, "batches": 75}, 20_000, tls=True, servers=servers
+    )
 
 
 OURS = ("aionet",)
@@ -97,6 +99,17 @@ STUDIES = (
     _records("tiny", "TLS records of one byte"),
     _records("empty", "TLS records of no bytes"),
     _records("alert", "TLS records: warning alerts"),
+    _records("renegotiation", "TLS 1.2 records: a ClientHello for another handshake", ("aionet", "uvloop")),
+    Study(
+        "client_certificates",
+        "handshakes with a certificate of 90 kB that nothing trusts, where certificates are asked for",
+        "client_certificates",
+        {"names": 2500},
+        20,
+        tls=True,
+        limits=("--client-ca", "{authority}", "--client-optional"),
+        servers=OURS,
+    ),
     Study(
         "handshakes",
         "1,500 silent connections from 38 addresses to a TLS port; the honest client shakes hands each time",
@@ -236,8 +249,10 @@ def run(studies: Sequence[Study], seconds: float) -> int:
 
 def measure(study: Study, kind: str, certificate: Certificate | None, seconds: float) -> dict[str, Any]:
     """Measure a study on one kind of server."""
+    authority = "" if certificate is None else str(certificate.authority)
+    options = [option.format(authority=authority) for option in study.limits]
     with (
-        serving(kind, certificate=certificate, handler=study.handler, options=study.limits) as server,
+        serving(kind, certificate=certificate, handler=study.handler, options=options) as server,
         attacking(
             study.attack,
             server.port,

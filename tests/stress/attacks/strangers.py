@@ -19,7 +19,11 @@ def attack(target: Target, how: str) -> Iterator[tuple[int, int]]:
     said = SAID[how]
     yield 0, 0
     while True:
-        sock = target.connect()
+        try:
+            sock = target.connect()
+        except ConnectionResetError:  # it was cut before connect(2) returned
+            yield 1, 0
+            continue
         if said:
             sock.sendall(said)
             until_answered(sock)

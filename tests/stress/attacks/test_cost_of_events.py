@@ -115,3 +115,17 @@ def test_a_hello_for_finite_fields_costs_no_more_than_an_elliptic_one(pairs: lis
         elliptic, finite = cpu_per_event(tls.ours, with_elliptic), cpu_per_event(tls.ours, with_finite)
     print(f"{finite * 1e6:.1f} us, elliptic {elliptic * 1e6:.1f} us")
     assert finite <= 3 * elliptic
+
+
+def test_a_large_certificate_of_a_client_costs_a_few_handshakes(
+    engine: str, certificate: Certificate
+) -> None:
+    options = ("--client-ca", str(certificate.authority), "--client-optional")
+    with (
+        serving(engine=engine, certificate=certificate, options=options) as server,
+        attacking("client_certificates", server.port, count=10, names=1) as with_small,
+        attacking("client_certificates", server.port, count=10, names=2500) as with_large,
+    ):
+        small, large = cpu_per_event(server, with_small), cpu_per_event(server, with_large)
+    print(f"{large * 1e6:.1f} us, of one name {small * 1e6:.1f} us")
+    assert large <= 10 * small

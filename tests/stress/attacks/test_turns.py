@@ -44,7 +44,7 @@ def test_many_that_end_together_do_not_stop_the_loop(engine: str, how: str) -> N
     assert longest < MOST[engine]
 
 
-@pytest.mark.parametrize("kind", ["key_update", "key_update_requested", "empty", "tiny"])
+@pytest.mark.parametrize("kind", ["key_update", "key_update_requested", "empty", "tiny", "renegotiation"])
 def test_records_with_little_in_them_do_not_stop_the_loop(
     engine: str, kind: str, certificate: Certificate
 ) -> None:

@@ -16,7 +16,6 @@ import socket
 import ssl
 import struct
 import tempfile
-from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,7 +23,16 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from .attacker import Target, trusting_all
 
-__all__ = ["ALERT", "APPLICATION_DATA", "GROUPS", "HANDSHAKE", "RecordWriter", "client_hello", "records"]
+__all__ = [
+    "ALERT",
+    "APPLICATION_DATA",
+    "GROUPS",
+    "HANDSHAKE",
+    "RecordWriter",
+    "client_hello",
+    "records",
+    "shaken",
+]
 
 ALERT, HANDSHAKE, APPLICATION_DATA = 21, 22, 23
 GROUPS = {
@@ -81,7 +89,13 @@ class RecordWriter:
     """A connection after its handshake, on which records of any content can be made and sent."""
 
     def __init__(self, target: Target) -> None:
-        self.sock, self._secret, self._hash = _shaken(target)
+        self.sock, tls, log, _ = shaken(target, trusting_all())
+        cipher = tls.cipher()
+        assert cipher is not None
+        assert cipher[0] == "TLS_AES_256_GCM_SHA384", cipher
+        self._hash = hashes.SHA384()
+        words = next(line.split() for line in log.splitlines() if line.startswith("CLIENT_TRAFFIC_SECRET_0"))
+        self._secret = bytes.fromhex(words[2])
         self._renew_keys()
 
     def record(self, kind: int, content: bytes) -> bytes:
@@ -109,21 +123,22 @@ class RecordWriter:
         return HKDFExpand(algorithm=self._hash, length=length, info=info).derive(secret)
 
 
-def _shaken(target: Target) -> tuple[socket.socket, bytes, Any]:
-    """Connect and do the handshake; return the bare socket, the client's secret, and its hash."""
-    context = trusting_all()
+def shaken(target: Target, context: ssl.SSLContext) -> tuple[socket.socket, ssl.SSLObject, str, bytes]:
+    """Connect and do the handshake.
+
+    Returns the bare socket, what has done the handshake, its key log, and what the server sent.
+    """
     with tempfile.NamedTemporaryFile("r") as log:
         context.keylog_filename = log.name
         sock = target.connect()
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = context.wrap_bio(incoming, outgoing, server_hostname="server.example")
+        received = b""
         while not _stepped(tls, sock, outgoing):
-            incoming.write(sock.recv(65536))
-        words = next(line.split() for line in log if line.startswith("CLIENT_TRAFFIC_SECRET_0"))
-    cipher = tls.cipher()
-    assert cipher is not None
-    assert cipher[0] == "TLS_AES_256_GCM_SHA384", cipher
-    return sock, bytes.fromhex(words[2]), hashes.SHA384()
+            said = sock.recv(65536)
+            received += said
+            incoming.write(said)
+        return sock, tls, log.read(), received
 
 
 def _stepped(tls: ssl.SSLObject, sock: socket.socket, outgoing: ssl.MemoryBIO) -> bool:
