@@ -69,13 +69,11 @@ def _wait(server: int) -> int:
             servers.append(claimer)
             if ending:
                 _pass_on(ending, servers)
-        if info.si_signo == _CLAIM:
-            continue
         if info.si_signo == signal.SIGCHLD:
             code = _bury(servers)
             if code is not None:
                 return code
-        elif info.si_code != _SI_KERNEL:
+        elif info.si_signo != _CLAIM and info.si_code != _SI_KERNEL:
             _pass_on(info.si_signo, servers)
             if info.si_signo in _ENDING:
                 ending = info.si_signo

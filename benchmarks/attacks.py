@@ -45,7 +45,7 @@ STORED = ROOT / "benchmarks" / "results" / "attacks.json"
 DOCUMENT = ROOT / "docs" / "attacks.md"
 BEGIN, END = "<!-- generated: attacks -->\n", "<!-- end -->"
 SECONDS = 3.0
-EVERYBODY = ("aionet", "uvloop", "bare")
+ALL_SERVERS = ("aionet", "uvloop", "bare")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Study:
     handler: str = "echo"
     limits: Sequence[str] = ()
     """Options beside those that the guide recommends; ``{authority}`` is that of the certificate."""
-    servers: Sequence[str] = EVERYBODY
+    servers: Sequence[str] = ALL_SERVERS
     wait: float = 0.0
     """Seconds after the attack that belong to it: for what happens later."""
 
@@ -76,7 +76,7 @@ def _hello(kind: str, about: str, rate: float) -> Study:
     return Study(f"hello_{kind}", about, "hellos", {"kind": kind}, rate, tls=True)
 
 
-def _records(kind: str, about: str, servers: Sequence[str] = EVERYBODY) -> Study:
+def _records(kind: str, about: str, servers: Sequence[str] = ALL_SERVERS) -> Study:
     return Study(
         kind, about, "empty_records", {"kind": kind, "batches": 75}, 20_000, tls=True, servers=servers
     )

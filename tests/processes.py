@@ -1,16 +1,22 @@
-"""Processes that are not our children, and how to see their end all the same."""
+"""Processes by their number: those that another one has started, and how to see their end all the same."""
 
 from __future__ import annotations
 
 import os
 import select
 import signal
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Process"]
+__all__ = ["Process", "children_of"]
 
 PATIENCE = 15.0
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that it has started and that have not ended."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 class Process:

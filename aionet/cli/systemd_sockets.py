@@ -11,7 +11,7 @@ from ..adapters.systemd import inherited_listeners
 from ..addresses import SocketAddress, UnixAddress
 from ..held_listeners import InheritedListeners, SharedPath, WantedListener
 from ..socket_file import AS_EVERY_FILE, FileAccess
-from .failing import CommandError
+from .failing import CommandError, explain
 
 __all__ = ["SystemdSockets", "wanted_listeners"]
 
@@ -47,7 +47,7 @@ def wanted_listeners(
     try:
         passed = inherited_listeners()
     except (ValueError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = explain(error) if isinstance(error, OSError) else error
         raise CommandError(f"what systemd passes is wrong: {reason}") from error
     problem = next(
         (text for name in passed for sock in passed[name] if (text := _problem_with(name, sock))), ""

@@ -123,9 +123,9 @@ def load_pair(files: CertificateFiles, context: ssl.SSLContext, password: Passwo
         context.load_cert_chain(files.certificate, files.key, ask)
     except ssl.SSLError as error:
         raise ValueError(_what_is_wrong(files, error, asked=ask.was_asked)) from error
+    except EncryptedKeyError:
+        raise
     except ValueError as error:
-        if isinstance(error, EncryptedKeyError):
-            raise
         raise ValueError(f"the private key in {files.key or files.certificate}: {error}") from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line import PATIENCE, AionetServer, connect_raw, receive_to_end
-from processes import Process
+from processes import Process, children_of
 
 APP = """\
 from pathlib import Path
@@ -82,8 +82,8 @@ def test_a_worker_that_ends_is_replaced_though_its_release_was_removed(current: 
     with serving(current, "--workers", "1", "--control", current.with_name("control")) as server:
         switch(current)
         shutil.rmtree(current.with_name("1"))
-        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
-        os.kill(int(children), signal.SIGKILL)
+        [worker] = children_of(server.process.pid)
+        os.kill(worker, signal.SIGKILL)
         server.expect("takes the place of")
         assert answer(server.address) == "2 2"
         server.signal()

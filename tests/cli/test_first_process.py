@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import PATIENCE, AionetServer, command, connect_raw, environment, receive_exactly
 from helpers import require_program
+from processes import Process, children_of
 
 IN_CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
@@ -50,17 +50,8 @@ def serving(directory: Path, handler: str, *more: object) -> AionetServer:
 
 
 def only_child(pid: int) -> int:
-    [child] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(child)
-
-
-def wait_for_end(pid: int) -> None:
-    """Return when it has ended, and is a zombie perhaps."""
-    descriptor = os.pidfd_open(pid)
-    try:
-        assert select.select([descriptor], [], [], PATIENCE)[0]
-    finally:
-        os.close(descriptor)
+    [child] = children_of(pid)
+    return child
 
 
 def signal_first_process(parent: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -126,10 +117,10 @@ def test_a_successor_is_noticed_before_other_signals(directory: Path, ending: bo
     """Process 1 runs again after a restart, and then finds several signals."""
     with serving(directory, "upper") as server:
         first = only_child(server.process.pid)
-        predecessor = only_child(first)
-        os.kill(first, signal.SIGSTOP)
-        os.kill(predecessor, signal.SIGUSR2)
-        wait_for_end(predecessor)
+        with Process(only_child(first)) as predecessor:
+            os.kill(first, signal.SIGSTOP)
+            predecessor.signal(signal.SIGUSR2)
+            assert predecessor.ends()
         if ending:
             os.kill(first, signal.SIGTERM)
         os.kill(first, signal.SIGCONT)

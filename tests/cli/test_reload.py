@@ -24,7 +24,7 @@ from command_line import (
     receive_to_end,
 )
 from helpers import require_program
-from processes import Process
+from processes import Process, children_of
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +65,7 @@ class ReloadingServer(AionetServer):
 
     def children(self) -> list[int]:
         """The processes that it has started and that have not ended."""
-        pid = self.process.pid
-        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+        return children_of(self.process.pid)
 
     def next_addresses(self) -> None:
         """Read events up to the next "listening"."""

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from command_line import PATIENCE, AionetServer, command, connect_raw, environment, receive_to_end
 from helpers import until
-from processes import Process
+from processes import Process, children_of
 
 from aionet.cli.main import main
 
@@ -147,8 +147,7 @@ def test_silent_clients_do_not_shut_others_out(name: str) -> None:
 def test_each_worker_has_its_descriptors(directory: Path) -> None:
     serve = ("serve", "app:echo", *LOCAL, "--workers", 2)
     with AionetServer(*serve, cwd=directory, prefix=with_descriptors(SOFT, HARD)) as server:
-        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
-        assert [soft_limit(int(pid)) for pid in children.split()] == [USABLE, USABLE]
+        assert [soft_limit(pid) for pid in children_of(server.process.pid)] == [USABLE, USABLE]
         with silent_clients(server.address, 4 * HARD), connect_raw(server.address) as client:
             client.sendall(b"x")
             assert client.recv(1) == b"x"

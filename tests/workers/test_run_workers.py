@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import PATIENCE, environment, receive_to_end
+from command_line import PATIENCE, connect_raw, environment, receive_to_end
 from processes import Process
 
 from aionet import run_workers
@@ -63,13 +63,7 @@ class Script:
         self.address = self.process.stdout.readline().strip()
 
     def connect(self) -> socket.socket:
-        if self.address.startswith("unix:"):
-            sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(PATIENCE)
-            sock.connect(self.address.removeprefix("unix:"))
-            return sock
-        host, _, port = self.address.rpartition(":")
-        return socket.create_connection((host, int(port)), timeout=PATIENCE)
+        return connect_raw(self.address)
 
     def serving(self, connections: int = 40) -> set[int]:
         """Who answers so many connections that are open at once."""

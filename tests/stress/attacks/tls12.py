@@ -32,9 +32,7 @@ class Renegotiator:
     def __init__(self, target: Target) -> None:
         context = trusting_all(ssl.TLSVersion.TLSv1_2)
         context.set_ciphers(_SUITE)
-        self.sock, _, log, received = shaken(target, context)
-        words = next(line.split() for line in log.splitlines() if line.startswith("CLIENT_RANDOM"))
-        random, master = bytes.fromhex(words[1]), bytes.fromhex(words[2])
+        self.sock, _, (random, master), received = shaken(target, context, "CLIENT_RANDOM")
         block = _expanded(master, b"key expansion" + received[_RANDOM_IN_HELLO] + random, 2 * (_KEY + _IV))
         self._cipher, self._iv = AESGCM(block[:_KEY]), block[2 * _KEY : 2 * _KEY + _IV]
         self._sequence = 1  # the first record was the end of the handshake

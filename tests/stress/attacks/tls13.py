@@ -89,13 +89,11 @@ class RecordWriter:
     """A connection after its handshake, on which records of any content can be made and sent."""
 
     def __init__(self, target: Target) -> None:
-        self.sock, tls, log, _ = shaken(target, trusting_all())
+        self.sock, tls, (_, self._secret), _ = shaken(target, trusting_all(), "CLIENT_TRAFFIC_SECRET_0")
         cipher = tls.cipher()
         assert cipher is not None
         assert cipher[0] == "TLS_AES_256_GCM_SHA384", cipher
         self._hash = hashes.SHA384()
-        words = next(line.split() for line in log.splitlines() if line.startswith("CLIENT_TRAFFIC_SECRET_0"))
-        self._secret = bytes.fromhex(words[2])
         self._renew_keys()
 
     def record(self, kind: int, content: bytes) -> bytes:
@@ -123,10 +121,13 @@ class RecordWriter:
         return HKDFExpand(algorithm=self._hash, length=length, info=info).derive(secret)
 
 
-def shaken(target: Target, context: ssl.SSLContext) -> tuple[socket.socket, ssl.SSLObject, str, bytes]:
+def shaken(
+    target: Target, context: ssl.SSLContext, label: str
+) -> tuple[socket.socket, ssl.SSLObject, tuple[bytes, bytes], bytes]:
     """Connect and do the handshake.
 
-    Returns the bare socket, what has done the handshake, its key log, and what the server sent.
+    Returns the bare socket, what has done the handshake, the client's random number and the secret `label` of
+    the key log, and what the server sent.
     """
     with tempfile.NamedTemporaryFile("r") as log:
         context.keylog_filename = log.name
@@ -138,7 +139,8 @@ def shaken(target: Target, context: ssl.SSLContext) -> tuple[socket.socket, ssl.
             said = sock.recv(65536)
             received += said
             incoming.write(said)
-        return sock, tls, log.read(), received
+        random, secret = next(line.split()[1:] for line in log if line.startswith(f"{label} "))
+    return sock, tls, (bytes.fromhex(random), bytes.fromhex(secret)), received
 
 
 def _stepped(tls: ssl.SSLObject, sock: socket.socket, outgoing: ssl.MemoryBIO) -> bool:
