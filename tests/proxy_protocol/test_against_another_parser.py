@@ -19,6 +19,11 @@ from aionet.proxy_protocol import parse_header
 
 from .strategies import EXAMPLES, headers
 
+FAMILY = 13
+"""Where the family and the transport of a version 2 header stand; two bytes of the block's length follow."""
+
+WITHOUT_TRANSPORT = (0x10, 0x20, 0x30)
+
 OTHERS = {1: ProxyProtocolV1(), 2: ProxyProtocolV2()}
 
 
@@ -78,5 +83,12 @@ def test_it_accepts_what_we_accept(data: bytes, changes: list[tuple[int, int]]) 
         found = parse_header(bytes(changed))
     except ProxyProtocolError:
         return
-    if found is not None and known_to_the_other(found[0]):
-        read_by_the_other(bytes(changed[: found[1]]), found[0])
+    if found is None or not known_to_the_other(found[0]):
+        return
+    header, length = found
+    if header.version == 2 and header.command == "local":  # what follows is skipped, right or wrong
+        changed[FAMILY:length] = bytes(3)
+        length = FAMILY + 3
+    elif header.version == 2 and changed[FAMILY] in WITHOUT_TRANSPORT:
+        return  # it shows the addresses all the same
+    read_by_the_other(bytes(changed[:length]), header)
