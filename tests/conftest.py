@@ -104,7 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if aionet.implementation() != "portable":
             raise pytest.UsageError("--callback-reactor needs AIONET_ENGINE=portable")
         event_loop.make_reactor = CallbackReactor
-    if sys.dont_write_bytecode and config.cache is not None:
+    if sys.dont_write_bytecode and getattr(config, "cache", None) is not None:
         _keep_bytecode_in(str(config.cache.mkdir("bytecode")))
 
 

@@ -26,6 +26,10 @@ ended. So a read takes no more than what is free. Where that is too little to be
 in a line, connections that hold waiting writes or buffered reads are cut, and a few readers at a time are let
 in as memory becomes free. If none was let in for `_PATIENCE` seconds, handlers keep it: those that were cut
 and have not ended count no longer, and if there are none, the connections with the most in hand are cut.
+
+*Small reads* have a reserve beyond the limit, of one part in `_RESERVE`. Connections that send much and read
+little use the limit up. A client whose messages are small does not stand in the line behind a thousand of
+them; one of which nothing is known yet does.
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ __all__ = ["PendingBytes"]
 
 _LEAST = 4096  # bytes for which it is worth while to read
 _OVERHEAD = 4096  # bytes of what is around a waiting write or read: its task's frames, a queue, a future
+_RESERVE = 16  # one part of so many, for small reads
 _SPARE = 8  # by the eighth part a bytearray takes more than it needs
 _AT_ONCE = 8  # readers that are let in in one turn: how much their handlers will write is not known
 _PATIENCE = 1.0  # seconds
@@ -76,8 +81,10 @@ class PendingBytes(Allowance):
         "_let_in",
         "_line",
         "_loop",
+        "_making_room",
         "_most",
         "_offered",
+        "_short_line",
         "_timer",
         "_wires",
     )
@@ -86,6 +93,7 @@ class PendingBytes(Allowance):
         """`cut(connection)` resets it, which lets go of its bytes."""
         self.free = self._most = most
         self.least = min(_LEAST, most)
+        self.reserve = most // _RESERVE
         self.crowded = False
         self._cut = cut
         self._loop = asyncio.get_running_loop()
@@ -100,6 +108,9 @@ class PendingBytes(Allowance):
         """The sum of these, which will be free."""
         self._line: dict[Any, None] = {}
         """The wires whose readers wait for room."""
+        self._short_line: dict[Any, None] = {}
+        """Those of them whose last read was small."""
+        self._making_room = False
         self._let_in = 0
         """How many were let in so far."""
         self._offered = False
@@ -151,7 +162,7 @@ class PendingBytes(Allowance):
         if not holding.size:
             del self._holdings[connection]
         self._make_room(0)
-        if self.crowded and self.free >= self.least:
+        if self._may_admit:
             self.offer_room()
 
     def _resize(self, connection: _AnyConnection, before: int, after: int) -> None:
@@ -175,6 +186,15 @@ class PendingBytes(Allowance):
 
     def _make_room(self, wanted: int) -> None:
         """Cut the largest until so many bytes will be free once they have ended."""
+        if self._making_room:  # this is what the one that was shrunk or cut had to say
+            return
+        self._making_room = True
+        try:
+            self._cut_largest(wanted)
+        finally:
+            self._making_room = False
+
+    def _cut_largest(self, wanted: int) -> None:
         while self.free + self._coming < wanted:
             largest = self._largest()
             if largest is None:
@@ -200,13 +220,19 @@ class PendingBytes(Allowance):
 
     def wait_for_room(self, wire: Any) -> None:
         """Put the reader of `wire` into the line; see `Allowance`."""
-        self._line[wire] = None
+        (self._short_line if wire._reads_little else self._line)[wire] = None
         self.crowded = True
         self._make_room(self.least)
-        if self.free >= self.least:
+        if self._may_admit:
             self.offer_room()
         if self._timer is None:
             self._wait_patiently()
+
+    @property
+    def _may_admit(self) -> bool:
+        """Whether there is room for a reader that waits for it."""
+        room = self.free - self.least
+        return bool((self._line and room >= 0) or (self._short_line and room + self.reserve >= 0))
 
     def offer_room(self) -> None:
         """Let readers in in the next turn."""
@@ -216,28 +242,34 @@ class PendingBytes(Allowance):
 
     def _admit_some(self) -> None:
         self._offered = False
+        admitted = self._admit_from(self._short_line, self.reserve)
+        admitted += self._admit_from(self._line, 0)
+        self._let_in += admitted
+        self.crowded = bool(self._line or self._short_line)
+        if not self.crowded:
+            return
+        self._make_room(self.least)
+        if self._may_admit:
+            self.offer_room()
+
+    def _admit_from(self, line: dict[Any, None], reserve: int) -> int:
+        """Wake some readers of `line` that fit into what is free and `reserve`; return how many."""
         admitted = 0
-        while self._line and self.free >= self.least and admitted < _AT_ONCE:
-            wire = next(iter(self._line))
-            del self._line[wire]
+        while line and self.free + reserve >= self.least and admitted < _AT_ONCE:
+            wire = next(iter(line))
+            del line[wire]
             if wire.allowance is self and wire.waits_for_input:
                 self.take_in_hand(wire, self.least)
                 wire._wake_reader()
                 admitted += 1
-        self._let_in += admitted
-        self.crowded = bool(self._line)
-        if not self._line:
-            return
-        self._make_room(self.least)
-        if self.free >= self.least:
-            self.offer_room()
+        return admitted
 
     def _wait_patiently(self) -> None:
         self._timer = self._loop.call_later(_PATIENCE, self._lose_patience, self._let_in)
 
     def _lose_patience(self, let_in: int) -> None:
         self._timer = None
-        if not self._line:
+        if not self.crowded:
             return
         if self._let_in == let_in:
             self._take_from_handlers()
@@ -255,7 +287,7 @@ class PendingBytes(Allowance):
                 self._count_as_cut(connection, in_hand[connection])
                 self._wires[connection].in_hand = 0
                 self._cut(connection)
-        if self.free >= self.least:
+        if self._may_admit:
             self.offer_room()
 
     def close(self) -> None:

@@ -47,6 +47,7 @@ class Wait:
 @disjoint_base
 class Reactor:
     budget: int
+    room: int
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
     @property
@@ -65,6 +66,7 @@ class Reactor:
 class Allowance:
     free: int
     least: int
+    reserve: int
     crowded: bool
 
 @disjoint_base
@@ -74,6 +76,9 @@ class Stream:
     _raw: Any
     _local: Any
     _peer: Any
+    _recent: int
+    @property
+    def _reads_little(self) -> bool: ...
     _outgoing: Any
     _acknowledgement_waits: Any
     _closing: Any

@@ -6,9 +6,12 @@
  * Here is what a message needs of it: two subtractions. A stream that counts has an allowance; `in_hand` says how many
  * bytes its last read has brought, which count until its next read or write begins (`stream_let_go`). A read takes no more
  * than what is free (`stream_admit`). Where less is free than a read is worth, it waits, like a read for input, until the
- * allowance wakes it; by then room is reserved for it, as its `in_hand`.
+ * allowance wakes it; by then room is reserved for it, as its `in_hand`. A stream whose last read was small need not wait
+ * as long as there is `reserve`: it reads `least` at a time then.
  */
 #include "native.h"
+
+enum { WORTH_NOTING = 1024 }; /* bytes: a read that filled this and more says nothing of how much there was */
 
 /* A reader has let go of its bytes, and others wait for room: they are woken in the loop's next turn. */
 static void offer_room(Stream *stream)
@@ -27,7 +30,7 @@ void stream_let_go_of(Stream *stream)
     if (allowance == NULL)
         return;
     allowance->free += bytes;
-    if (allowance->crowded && allowance->free >= allowance->least) {
+    if (allowance->crowded && allowance->free + allowance->reserve >= allowance->least) {
         PyObject *raised = take_exception();
         offer_room(stream);
         if (raised != NULL)
@@ -41,12 +44,25 @@ void stream_take_in_hand(Stream *stream, Py_ssize_t bytes)
     stream->in_hand = (int)bytes;
 }
 
+int stream_reads_little(Stream *stream)
+{
+    return stream->recent > 0 && stream->recent >> stream->reactor->state->unit_bits == 0;
+}
+
+void stream_note_filled(Stream *stream)
+{
+    if (stream->recent >= WORTH_NOTING)
+        stream->recent = Py_MAX(stream->recent, 1 << stream->reactor->state->unit_bits);
+}
+
 Py_ssize_t stream_admit(Stream *stream, Py_ssize_t max_bytes)
 {
     Allowance *allowance = stream->allowance;
     long long room = allowance->free + stream->in_hand;
     if (room >= allowance->least)
         return (Py_ssize_t)Py_MIN((long long)max_bytes, room);
+    if (stream_reads_little(stream) && room + allowance->reserve >= allowance->least)
+        return (Py_ssize_t)Py_MIN((long long)max_bytes, allowance->least);
     PyObject *done = PyObject_CallMethodOneArg((PyObject *)allowance, stream->reactor->state->str_wait_for_room,
                                                (PyObject *)stream);
     Py_XDECREF(done);
@@ -72,6 +88,7 @@ static void allowance_dealloc(PyObject *self)
 static PyMemberDef allowance_members[] = {
     {"free", T_LONGLONG, offsetof(Allowance, free), 0, NULL},
     {"least", T_LONGLONG, offsetof(Allowance, least), 0, NULL},
+    {"reserve", T_LONGLONG, offsetof(Allowance, reserve), 0, NULL},
     {"crowded", T_BOOL, offsetof(Allowance, crowded), 0, NULL},
     {NULL},
 };

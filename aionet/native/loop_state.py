@@ -10,28 +10,25 @@ import asyncio
 from typing import Self
 
 from ..native._compiled import Reactor
-from ..wires.budget import BUDGET
+from ..wires.fairness import Fairness
+from ..wires.pacing import Pacing
 from ..wires.slices import Slices
 
 __all__ = ["NativeLoopState"]
 
 
-class NativeLoopState(Reactor):
+class NativeLoopState(Fairness, Reactor):
     """One per event loop in use."""
 
-    __slots__ = ("ends",)
+    __slots__ = ("ends", "pacing")
 
     one_shot = False
     tells_errors = True
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.ends = Slices(loop)
+        self.pacing = Pacing(loop)  # of operations in Python; those in C have a queue of their own
 
     @property
     def reactor(self) -> Self:
         return self
-
-    async def yield_turn(self) -> None:
-        """Let everybody else have a turn, and refill the budget."""
-        self.budget = BUDGET
-        await asyncio.sleep(0)

@@ -367,6 +367,7 @@ static int module_exec(PyObject *module)
         import_from("aionet.wires.lingering", "BROKEN_OFF", &state->broken_off) ||
         import_number("aionet.wires.budget", "BUDGET", &state->budget) ||
         import_number("aionet.wires.budget", "UNIT_BITS", &state->unit_bits) ||
+        import_number("aionet.wires.budget", "TURN_BYTES", &state->turn_bytes) ||
         import_seconds("aionet.wires.budget", "SLICE_SECONDS", &state->slice_seconds) ||
         import_number("aionet.wires.tls.records", "RECORD_COST", &state->record_cost) ||
         import_number("aionet.wires.tls.records", "LARGE_RECORD", &state->large_record) ||

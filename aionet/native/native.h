@@ -89,7 +89,7 @@ typedef struct {
     PyObject *context_keyword, *msg_keyword, *name_keyword; /* ("context",), ("msg",) and ("name",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     int record_cost, large_record, most_without_data; /* of TLS: wires/tls/records.py */
-    int budget, unit_bits; /* of fairness: wires/budget.py has the numbers, wires/event_loop.py the theory */
+    int budget, unit_bits, turn_bytes; /* of fairness: wires/budget.py has the numbers, wires/fairness.py the theory */
     double slice_seconds;  /* the same of wires/slices.py */
     Operation *free_operations, *free_tls_operations;
     Wait *free_waits;
@@ -152,12 +152,14 @@ struct Reactor {
     int slot_count, watched;
     int epoll;
     int budget;
+    long long room; /* bytes that large operations may move before they are paced: pacing.c */
     PyObject *entered;  /* the task that is current because its step is made here, until `reactor_leave` */
     int turn_asked; /* whether the loop was asked to run `wake_ready` */
     unsigned long forks;
     uint32_t generation;
     ReadyQueue ready;   /* operations to be woken */
     ReadyQueue endings; /* the same, whose connections have ended */
+    ReadyQueue paced;   /* large operations that wait for their turn: pacing.c */
     Stream *alone; /* that the last look at the instance found, and nothing else; borrowed while it is watched */
     int guesses;   /* turns since then */
     int readers;   /* streams that somebody waits for */
@@ -176,6 +178,7 @@ int reactor_watch(Reactor *reactor, int fd, PyObject *watcher);
 void reactor_forget(Reactor *reactor, int fd, PyObject *watcher, int stays_open); /* nothing, if it is another's */
 void reactor_note(Reactor *reactor, const struct epoll_event *events, int count); /* no code of the user's runs */
 int reactor_wake_ready(Reactor *reactor);                                        /* runs tasks */
+int reactor_wake(Reactor *reactor, Operation *operation); /* steals it; -1: the loop is going down */
 void reactor_queue(Reactor *reactor, Operation *operation);
 void reactor_queue_ending(Reactor *reactor, Operation *operation); /* behind those that `reactor_queue` queues */
 int reactor_may_look_on(Reactor *reactor, double began); /* after a full batch: whether to look for more at once */
@@ -204,7 +207,10 @@ static inline double monotonic_seconds(void)
 /* An operation that moved so many bytes has completed at once. */
 static inline void reactor_charge(Reactor *reactor, Py_ssize_t bytes)
 {
-    reactor->budget -= 1 + (int)(bytes >> reactor->state->unit_bits);
+    Py_ssize_t units = bytes >> reactor->state->unit_bits;
+    reactor->budget -= 1 + (int)units;
+    if (units > 0)
+        reactor->room -= bytes;
 }
 
 /* Others have a turn, or have had one. */
@@ -213,17 +219,26 @@ static inline void reactor_refill(Reactor *reactor)
     reactor->budget = reactor->state->budget;
 }
 
+/* Whether an operation that moves so many bytes has to wait for its turn: pacing.c. */
+static inline int reactor_paces(Reactor *reactor, Py_ssize_t bytes)
+{
+    return reactor->room < 0 && bytes >> reactor->state->unit_bits > 0;
+}
+
 /* -- allowance.c --------------------------------------------------------------------------------------------- */
 
 struct Allowance {
     PyObject_HEAD
     long long free;  /* bytes; less than 0 while connections that are to make room have not ended yet */
     long long least; /* bytes for which it is worth while to read */
+    long long reserve; /* bytes beyond what is free, for small reads */
     char crowded;    /* whether readers wait for room */
 };
 
 void stream_let_go_of(Stream *stream); /* keeps an exception that is being raised */
 void stream_take_in_hand(Stream *stream, Py_ssize_t bytes);
+int stream_reads_little(Stream *stream); /* whether its last read was small */
+void stream_note_filled(Stream *stream); /* a read has filled what it was given: it may be one of many */
 Py_ssize_t stream_admit(Stream *stream, Py_ssize_t max_bytes); /* how many a read may take; 0: none; or FAILED_CALL */
 
 /* -- stream.c ------------------------------------------------------------------------------------------------ */
@@ -345,6 +360,34 @@ static inline void operation_init(Operation *operation, ModuleState *state, Kind
 
 void operation_detach(Operation *operation);
 
+static inline void ready_append(ReadyQueue *queue, Operation *operation)
+{
+    if (operation->queued)
+        return;
+    operation->queued = 1;
+    operation->next_ready = NULL;
+    if (queue->last != NULL)
+        queue->last->next_ready = operation;
+    else
+        queue->first = operation;
+    queue->last = (Operation *)Py_NewRef(operation);
+    queue->length++;
+}
+
+static inline Operation *ready_take(ReadyQueue *queue)
+{
+    Operation *operation = queue->first;
+    if (operation != NULL) {
+        queue->first = operation->next_ready;
+        if (queue->first == NULL)
+            queue->last = NULL;
+        operation->next_ready = NULL;
+        operation->queued = 0;
+        queue->length--;
+    }
+    return operation;
+}
+
 /* Whether a step of it is being made, and the code that this has called tries to make another: ValueError is set. */
 static inline int operation_refuses_step(Operation *operation)
 {
@@ -367,6 +410,12 @@ static inline __attribute__((always_inline)) PySendResult operation_make_step(Op
     operation->running = 0;
     return status;
 }
+
+/* -- pacing.c ------------------------------------------------------------------------------------------------ */
+
+PySendResult operation_pace(Operation *operation, Phase phase, PyObject **result); /* WAITING or YIELDED_AFTER */
+int reactor_paces_reader(Reactor *reactor, Operation *operation); /* whether it waits further, though it is ready */
+int reactor_wake_paced(Reactor *reactor);                         /* runs tasks; -1: the loop is going down */
 
 /* -- tls.c --------------------------------------------------------------------------------------------------- */
 

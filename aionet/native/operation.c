@@ -227,6 +227,10 @@ static PySendResult begin_reading(Operation *operation, PyObject **result)
         stream_raise_from_method(stream, operation->state->str_busy_error, NULL);
         return finish_with(operation, NULL, result);
     }
+    if (stream->reactor->room < 0 && !stream_reads_little(stream) && operation->kind != READER_TURN) {
+        stream_set_reader(stream, operation);
+        return operation_pace(operation, WAITING, result);
+    }
     if (stream->reactor->budget <= 0) {
         stream_set_reader(stream, operation);
         return yield_turn(operation, YIELDED_BEFORE, result);
@@ -353,12 +357,15 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
         return send_the_rest(operation, sent, result);
     }
     reactor_charge(stream->reactor, bytes);
-    if (stream->reactor->budget >= 0) {
+    int paced = reactor_paces(stream->reactor, bytes);
+    if (stream->reactor->budget >= 0 && !paced) {
         if (stream->reader == NULL)
             stream_let_go(stream);
         return finish_with(operation, count, result);
     }
     operation->result = count; /* and its caller holds the bytes for another turn */
+    if (paced)
+        return operation_pace(operation, YIELDED_AFTER, result);
     return yield_turn(operation, YIELDED_AFTER, result);
 }
 
@@ -418,6 +425,8 @@ static INLINED PySendResult step(Operation *operation, PyObject *value, PyObject
             return finish_with(operation, Py_NewRef(Py_None), result);
         return try_to_read(operation, result);
     case YIELDED_AFTER:
+        if (operation->wait != NULL && operation->wait->callback != NULL)
+            return refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
         if (operation->stream->reader == NULL)
             stream_let_go(operation->stream);
         return finish_with(operation, Py_NewRef(operation->result), result);
@@ -642,12 +651,10 @@ PyType_Spec operation_spec = {
 /* Waking, for the reactor. */
 int operation_wake(Operation *operation)
 {
-    if (operation->phase != WAITING)
-        return 0;
     Wait *wait = operation->wait;
-    Reactor *reactor = operation->stream->reactor;
-    if (wait == NULL)
+    if (wait == NULL) /* it does not wait, or is over */
         return 0;
+    Reactor *reactor = operation->stream->reactor;
     if (!reactor->debug && wait_is_driven(wait))
         return wait_drive(wait, reactor);
     reactor_leave(reactor);

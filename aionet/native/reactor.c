@@ -397,42 +397,14 @@ void reactor_note(Reactor *reactor, const struct epoll_event *events, int count)
     }
 }
 
-static void append(ReadyQueue *queue, Operation *operation)
-{
-    if (operation->queued)
-        return;
-    operation->queued = 1;
-    operation->next_ready = NULL;
-    if (queue->last != NULL)
-        queue->last->next_ready = operation;
-    else
-        queue->first = operation;
-    queue->last = (Operation *)Py_NewRef(operation);
-    queue->length++;
-}
-
-static Operation *take_first(ReadyQueue *queue)
-{
-    Operation *operation = queue->first;
-    if (operation != NULL) {
-        queue->first = operation->next_ready;
-        if (queue->first == NULL)
-            queue->last = NULL;
-        operation->next_ready = NULL;
-        operation->queued = 0;
-        queue->length--;
-    }
-    return operation;
-}
-
 void reactor_queue(Reactor *reactor, Operation *operation)
 {
-    append(&reactor->ready, operation);
+    ready_append(&reactor->ready, operation);
 }
 
 void reactor_queue_ending(Reactor *reactor, Operation *operation)
 {
-    append(&reactor->endings, operation);
+    ready_append(&reactor->endings, operation);
 }
 
 /* Whether the loop is; then the exception that says so is cleared. */
@@ -523,8 +495,7 @@ static void look_at_debug_mode(Reactor *reactor)
     Py_XDECREF(debug);
 }
 
-/* -1: the loop is going down. */
-static int wake(Reactor *reactor, Operation *operation) /* steals it */
+int reactor_wake(Reactor *reactor, Operation *operation)
 {
     int failed = operation_wake(operation) < 0;
     Py_DECREF(operation);
@@ -537,7 +508,8 @@ static int wake(Reactor *reactor, Operation *operation) /* steals it */
     }
     PyObject *raised = take_exception();
     reactor_leave(reactor);
-    int left = reactor->ready.first != NULL || reactor->endings.first != NULL || reactor->interrupt != NULL;
+    int left = reactor->ready.first != NULL || reactor->endings.first != NULL || reactor->paced.first != NULL ||
+               reactor->interrupt != NULL;
     if (left && reactor_ask_for_a_turn(reactor) < 0 && !keep_interrupt(reactor))
         PyErr_WriteUnraisable((PyObject *)reactor);
     raise_taken(raised);
@@ -551,7 +523,7 @@ static int wake_endings(Reactor *reactor)
         return 0;
     double over = monotonic_seconds() + reactor->state->slice_seconds;
     do {
-        if (wake(reactor, take_first(&reactor->endings)) < 0)
+        if (reactor_wake(reactor, ready_take(&reactor->endings)) < 0)
             return -1;
     } while (reactor->endings.first != NULL && monotonic_seconds() < over);
     if (reactor->endings.first != NULL && reactor_ask_for_a_turn(reactor) < 0) {
@@ -566,9 +538,12 @@ int reactor_wake_ready(Reactor *reactor)
     Operation *operation;
     if (reactor->turns++ % TURNS_PER_LOOK == 0)
         look_at_debug_mode(reactor);
-    while ((operation = take_first(&reactor->ready)) != NULL)
-        if (wake(reactor, operation) < 0)
+    while ((operation = ready_take(&reactor->ready)) != NULL) {
+        if ((reactor->room < 0 || reactor->paced.first != NULL) && reactor_paces_reader(reactor, operation))
+            Py_DECREF(operation);
+        else if (reactor_wake(reactor, operation) < 0)
             return -1;
+    }
     if (wake_endings(reactor) < 0)
         return -1;
     reactor_leave(reactor);
@@ -674,7 +649,7 @@ static PyObject *reactor_wake_ready_method(PyObject *self, PyObject *unused)
 {
     ((Reactor *)self)->turn_asked = 0;
     newcomers_settle((Reactor *)self);
-    if (reactor_wake_ready((Reactor *)self) < 0)
+    if (reactor_wake_paced((Reactor *)self) < 0 || reactor_wake_ready((Reactor *)self) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -737,6 +712,7 @@ static PyObject *reactor_new(PyTypeObject *type, PyObject *arguments, PyObject *
         return NULL;
     }
     reactor_refill(reactor);
+    reactor->room = reactor->state->turn_bytes;
     return (PyObject *)reactor;
 }
 
@@ -758,6 +734,8 @@ static int reactor_traverse(PyObject *self, visitproc visit, void *arg)
         Py_VISIT(operation);
     for (Operation *operation = reactor->endings.first; operation != NULL; operation = operation->next_ready)
         Py_VISIT(operation);
+    for (Operation *operation = reactor->paced.first; operation != NULL; operation = operation->next_ready)
+        Py_VISIT(operation);
     return 0;
 }
 
@@ -765,7 +743,8 @@ static int reactor_clear(PyObject *self)
 {
     Reactor *reactor = (Reactor *)self;
     Operation *operation;
-    while ((operation = take_first(&reactor->ready)) != NULL || (operation = take_first(&reactor->endings)) != NULL)
+    while ((operation = ready_take(&reactor->ready)) != NULL || (operation = ready_take(&reactor->endings)) != NULL ||
+           (operation = ready_take(&reactor->paced)) != NULL)
         Py_DECREF(operation);
     newcomers_clear(reactor);
     for (int fd = 0; fd < reactor->slot_count && reactor->watched > 0; fd++) {
@@ -844,6 +823,7 @@ static PyGetSetDef reactor_getset[] = {
 static PyMemberDef reactor_members[] = {
     {"loop", T_OBJECT, offsetof(Reactor, loop), READONLY, NULL},
     {"budget", T_INT, offsetof(Reactor, budget), 0, NULL},
+    {"room", T_LONGLONG, offsetof(Reactor, room), 0, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Reactor, weak_references), READONLY, NULL},
     {NULL},
 };

@@ -232,6 +232,8 @@ static Py_ssize_t note_received(Stream *stream, Py_ssize_t received, Py_ssize_t 
     stream->reactor->reads++;
     stream->bytes_read += received;
     note_size(stream, received);
+    if (stream->allowance != NULL && received == asked)
+        stream_note_filled(stream);
     if (received == 0 || (received < asked && rest == NOTHING_SAID) || rest == NONE_LEFT) {
         if (received > 0) {
             stream->readable = stream->unsure;
@@ -678,6 +680,11 @@ static int stream_set_raw(PyObject *self, PyObject *raw, void *unused)
     return 0;
 }
 
+static PyObject *stream_get_reads_little(PyObject *self, void *unused)
+{
+    return PyBool_FromLong(stream_reads_little((Stream *)self));
+}
+
 static PyObject *stream_get_reader(PyObject *self, void *unused)
 {
     Stream *stream = (Stream *)self;
@@ -839,6 +846,7 @@ static PyMethodDef stream_methods[] = {
 };
 
 static PyMemberDef stream_members[] = {
+    {"_recent", T_INT, offsetof(Stream, recent), 0, NULL},
     {"_fd", T_INT, offsetof(Stream, fd), READONLY, NULL},
     {"_local", T_OBJECT, offsetof(Stream, local), 0, NULL},
     {"_outgoing", T_OBJECT, offsetof(Stream, outgoing), 0, NULL},
@@ -865,6 +873,7 @@ static PyGetSetDef stream_getset[] = {
     {"allowance", stream_get_allowance, stream_set_allowance, NULL, NULL},
     {"_peer", stream_get_peer, stream_set_peer, NULL, NULL},
     {"_read_waiter", stream_get_reader, NULL, NULL, NULL},
+    {"_reads_little", stream_get_reads_little, NULL, NULL, NULL},
     {"_loop", stream_get_loop, NULL, NULL, NULL},
     {"_state", stream_get_state, NULL, NULL, NULL},
     {NULL},

@@ -535,6 +535,10 @@ static PySendResult begin_reading(Operation *operation, PyObject **result)
             raise_error_object(error, NULL);
         return operation_finish_with(operation, NULL, result);
     }
+    if (stream->reactor->room < 0 && !stream_reads_little(stream)) {
+        stream_set_reader(stream, operation);
+        return operation_pace(operation, WAITING, result);
+    }
     if (stream->reactor->budget <= 0) {
         stream_set_reader(stream, operation);
         return operation_yield_turn(operation, YIELDED_BEFORE, result);
@@ -617,9 +621,12 @@ static PySendResult send_ciphertext(Operation *operation, PyObject *ciphertext, 
     if (sent < length)
         return send_the_rest(operation, PyBytes_AS_STRING(ciphertext) + sent, length - sent, result);
     reactor_charge(stream->reactor, bytes);
-    if (stream->reactor->budget >= 0)
+    int paced = reactor_paces(stream->reactor, bytes);
+    if (stream->reactor->budget >= 0 && !paced)
         return operation_finish_with(operation, Py_NewRef(count), result);
     operation->result = Py_NewRef(count);
+    if (paced)
+        return operation_pace(operation, YIELDED_AFTER, result);
     return operation_yield_turn(operation, YIELDED_AFTER, result);
 }
 
@@ -724,6 +731,8 @@ static PySendResult step(Operation *operation, PyObject *value, PyObject **resul
         operation_detach(operation);
         return try_to_read(operation, result);
     case YIELDED_AFTER:
+        if (operation->wait != NULL && operation->wait->callback != NULL)
+            return operation_refuse(PyExc_RuntimeError, "coroutine is being awaited already", result);
         return operation_finish_with(operation, Py_NewRef(operation->result), result);
     case DELEGATED:
         return operation_go_on(operation, value, result);

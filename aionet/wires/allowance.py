@@ -6,7 +6,8 @@ What counts, and what happens when there is no room, stands in `limiting/pending
 this. Here is what a message needs of it: a subtraction and an addition. A wire that counts has an
 `allowance`; its `in_hand` says how many bytes its last read has brought, which count until its next read or
 write begins. A read takes no more than what is free. Where less than `least` is free it waits, as if for
-input, until the allowance wakes it; by then room is reserved for it, as its `in_hand`.
+input, until the allowance wakes it; by then room is reserved for it, as its `in_hand`. A wire whose last read
+was small (less than 16 KiB) need not wait as long as there is `reserve`: it reads `least` at a time then.
 
 On the compiled engine the attributes are those of a type in C, and streams do the same there
 (`native/allowance.c`).
@@ -18,7 +19,10 @@ from typing import Any
 
 from ..native import compiled
 
-__all__ = ["Allowance"]
+__all__ = ["WORTH_NOTING", "Allowance"]
+
+WORTH_NOTING = 1024
+"""Bytes: a read that filled this and more says nothing of how much there was."""
 
 _Base: Any = object if compiled is None else compiled.Allowance
 
@@ -26,12 +30,14 @@ _Base: Any = object if compiled is None else compiled.Allowance
 class Allowance(_Base):  # type: ignore[misc]
     """How many bytes connections may hold, and how many of them are free."""
 
-    __slots__ = ("crowded", "free", "least") if compiled is None else ()
+    __slots__ = ("crowded", "free", "least", "reserve") if compiled is None else ()
 
     free: int
     """Less than 0 while connections that are to make room have not ended yet."""
     least: int
     """Bytes for which it is worth while to read."""
+    reserve: int
+    """Bytes beyond what is free, for small reads."""
     crowded: bool
     """Whether readers wait for room."""
 
@@ -39,7 +45,7 @@ class Allowance(_Base):  # type: ignore[misc]
         """The caller of `wire` reads or writes again: what the last read has brought counts no longer."""
         self.free += wire.in_hand
         wire.in_hand = 0
-        if self.crowded and self.free >= self.least:
+        if self.crowded and self.free + self.reserve >= self.least:
             self.offer_room()
 
     def take_in_hand(self, wire: Any, count: int) -> None:
@@ -52,6 +58,8 @@ class Allowance(_Base):  # type: ignore[misc]
         room: int = self.free + wire.in_hand
         if room >= self.least:
             return min(max_bytes, room)
+        if wire._reads_little and room + self.reserve >= self.least:
+            return min(max_bytes, self.least)
         self.wait_for_room(wire)
         return 0
 

@@ -1,17 +1,21 @@
-"""The numbers of fairness, for both engines; `event_loop.py` and `slices.py` say what they are for.
+"""The numbers of fairness, for both engines; see `fairness.py`, `pacing.py` and `slices.py`.
 
 Nothing is imported here, so that the compiled module, too, can take them from here when it is loaded.
 """
 
 from __future__ import annotations
 
-__all__ = ["BUDGET", "END_UNITS", "SLICE_SECONDS", "UNIT_BITS"]
+__all__ = ["BUDGET", "END_UNITS", "SLICE_SECONDS", "TURN_BYTES", "UNIT_BITS"]
 
 BUDGET = 64
 """How much may complete at once before a task yields a turn of the loop: so many small operations."""
 
 UNIT_BITS = 14
 """An operation costs 1, and 1 more for each full ``1 << UNIT_BITS`` bytes that it moved."""
+
+TURN_BYTES = 2 << 20
+"""How many bytes large operations, of ``1 << UNIT_BITS`` and more, may move in one turn of the loop before
+the next of them is paced."""
 
 SLICE_SECONDS = 0.001
 """How long a slice of work for many connections lasts."""

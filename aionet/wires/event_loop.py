@@ -1,23 +1,7 @@
-"""What all wires and listeners of one event loop share: its reactor, and a budget for fairness.
+"""What all wires and listeners of one event loop share: its reactor, and what is fair (`fairness.py`).
 
 Theory of operation
 -------------------
-A socket that is always ready would let its task run for ever: an operation that completes at once never gives
-the loop a turn. So every such operation takes from a budget that the whole loop shares; when it is used up,
-the next operation yields one turn of the loop before it starts (a write afterwards, because writes go in the
-order of their calls). An operation that had to wait refills the budget, because waiting gave everybody else
-their turn.
-
-*What an operation takes* is one unit, and one more for each full 16 KiB that it moved (`budget.py`). By
-number alone, 64 operations of one who floods are 4 MiB and more to copy while all others wait; by the byte it
-is a megabyte. What moves less than 16 KiB costs one unit: there the time goes into the handler, not into
-copying. An operation may take more than is left. It is not cut up, and what it owes is forgiven with the next
-turn. (With 4 KiB in place of 16 the others wait less still, but a stream of large messages then gives so many
-turns that their cost can be measured.)
-
-*What is not counted* is what the reactor's events do for writes that wait (`sending.py`, which has a bound of
-its own), and reads out of a socket's buffer are counted by number: their bytes were, when they came in.
-
 *After a fork* (`forks.py`) the states that the child finds are `inherited`: their wires and listeners refuse.
 
 *Ends* of connections of which thousands may come in one turn, which wake a task or fail writes, pass through
@@ -35,7 +19,9 @@ from weakref import WeakValueDictionary
 
 from ..errors import SocketInheritedError
 from ..native import compiled
-from .budget import BUDGET
+from .budget import BUDGET, TURN_BYTES
+from .fairness import Fairness
+from .pacing import Pacing
 from .reactor import make_reactor
 from .slices import Slices
 
@@ -45,10 +31,10 @@ SCRATCH_BYTES = 256 * 1024
 """The most that a read takes from the kernel at once."""
 
 
-class EventLoopState:
+class EventLoopState(Fairness):
     """One per event loop in use."""
 
-    __slots__ = ("__weakref__", "budget", "ends", "inherited", "loop", "reactor", "scratch")
+    __slots__ = ("__weakref__", "budget", "ends", "inherited", "loop", "pacing", "reactor", "room", "scratch")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -56,6 +42,8 @@ class EventLoopState:
         self.budget = BUDGET
         self.ends = Slices(loop)
         """What has to be called because connections have ended."""
+        self.pacing = Pacing(loop)
+        self.room = TURN_BYTES
         self.inherited = False
         """Whether this process is a fork's child, and what belongs to the loop is the parent's."""
         self.scratch: memoryview | None = None
@@ -64,11 +52,6 @@ class EventLoopState:
     def make_scratch(self) -> memoryview:
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         return self.scratch
-
-    async def yield_turn(self) -> None:
-        """Let everybody else have a turn, and refill the budget."""
-        self.budget = BUDGET
-        await asyncio.sleep(0)
 
 
 if compiled is None:

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import delivery
-from .allowance import Allowance
+from .allowance import WORTH_NOTING, Allowance
 from .budget import BUDGET, UNIT_BITS
 from .contract import Buffer
 from .descriptor import DescriptorWire
@@ -41,6 +41,7 @@ from .reactor import ERROR, HANGUP, PEER_ENDED, READABLE, URGENT, WRITABLE, Weak
 __all__ = ["PortableWire"]
 
 _CHUNK = 64 * 1024  # what `recv` is asked for directly; malloc maps and unmaps larger blocks one by one
+_UNKNOWN, _SMALL, _LARGE = 0, 1, _CHUNK  # what the next read will bring, as far as the last one tells
 _ENDING = PEER_ENDED | HANGUP | ERROR
 _UNSETTLING = _ENDING | URGENT
 _MAY_READ = READABLE | _ENDING
@@ -69,6 +70,7 @@ class PortableWire(DescriptorWire):
         "_read_waiter",
         "_readable",
         "_reading",
+        "_recent",
         "_recv",
         "_send",
         "_sock",
@@ -115,6 +117,7 @@ class PortableWire(DescriptorWire):
         self._peer_watched = False
         self.allowance = None
         self.in_hand = 0
+        self._recent = _UNKNOWN
         self._bytes_sent = 0
         self.bytes_read = 0
         self.closed = False
@@ -161,7 +164,7 @@ class PortableWire(DescriptorWire):
         state, allowance, asked = self._state, self.allowance, max_bytes
         if allowance is not None:
             allowance.let_go(self)
-        if state.budget <= 0:
+        if state.budget <= 0 or (state.room < 0 and self._recent != _SMALL):
             await self._yield_turn_reading()
         while True:
             if state.inherited:
@@ -186,10 +189,17 @@ class PortableWire(DescriptorWire):
                     self.note_gap()  # bytes may have been taken, and dropped
                     raise
                 else:
-                    state.budget -= 1 + (len(data) >> UNIT_BITS)
+                    if len(data) >> UNIT_BITS:
+                        state.spend(len(data))
+                        self._recent = _LARGE
+                    else:
+                        state.budget -= 1  # a call costs too much for each message
+                        self._recent = _SMALL
                     self.bytes_read += len(data)
                     if allowance is not None:
                         allowance.take_in_hand(self, len(data))
+                        if len(data) == max_bytes >= WORTH_NOTING:
+                            self._recent = _LARGE  # it may be one of many
                     if len(data) < max_bytes:
                         if data:
                             self._readable = self._unsure
@@ -197,6 +207,12 @@ class PortableWire(DescriptorWire):
                             self._note_end()
                     return data
             await self._until_readable()
+            if state.room < 0 and self._recent != _SMALL:
+                await self._yield_turn_reading()
+
+    @property
+    def _reads_little(self) -> bool:
+        return self._recent == _SMALL
 
     def _admitted(self, allowance: Allowance, max_bytes: int) -> int:
         """Return how much may be read; 0 if it has to wait for room."""
@@ -217,7 +233,7 @@ class PortableWire(DescriptorWire):
         if self._reading:
             raise self._busy_error()
         state = self._state
-        if state.budget <= 0:
+        if state.budget <= 0 or (state.room < 0 and self._recent != _SMALL):
             await self._yield_turn_reading()
         while True:
             self._refuse_if_closed("read")
@@ -234,7 +250,8 @@ class PortableWire(DescriptorWire):
                     self.note_gap()  # bytes may have been taken, and dropped
                     raise
                 else:
-                    state.budget -= 1 + (count >> UNIT_BITS)
+                    state.spend(count)
+                    self._recent = _LARGE if count >> UNIT_BITS else _SMALL
                     self.bytes_read += count
                     if count < buffer.nbytes:
                         if count:
@@ -243,6 +260,8 @@ class PortableWire(DescriptorWire):
                             self._note_end()
                     return count
             await self._until_readable()
+            if state.room < 0 and self._recent != _SMALL:
+                await self._yield_turn_reading()
 
     async def _until_readable(self, *, for_room: bool = False) -> None:
         state = self._state
@@ -270,7 +289,7 @@ class PortableWire(DescriptorWire):
     async def _yield_turn_reading(self) -> None:
         self._reading = True
         try:
-            await self._state.yield_turn()
+            await self._state.yield_turn(self._recent or _LARGE)
         finally:
             self._reading = False
 
@@ -320,9 +339,12 @@ class PortableWire(DescriptorWire):
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
         if sent == size:
             state = self._state
-            state.budget -= 1 + (size >> UNIT_BITS)
+            if size >> UNIT_BITS:
+                state.spend(size)
+            else:
+                state.budget -= 1
             if state.budget < 0:  # afterwards, not before: writes go in the order of their calls
-                await self._yield_turn_writing()
+                await self._yield_turn_writing(size)
             return size
         try:
             sending = self._send_in_turn(OutgoingBuffers((data,), sent))

@@ -210,10 +210,10 @@ class QueueingWire:
             self.note_interruption()
             raise
 
-    async def _yield_turn_writing(self) -> None:
-        """After a write that went at once."""
+    async def _yield_turn_writing(self, size: int) -> None:
+        """After a write of `size` bytes that went at once."""
         try:
-            await self._state.yield_turn()
+            await self._state.yield_turn(size)
         except asyncio.CancelledError:
             self.note_interruption()
             raise

@@ -32,7 +32,7 @@ from collections.abc import Callable
 
 from ..accept_errors import is_shortage
 from ..errors import without_traceback
-from .budget import BUDGET, UNIT_BITS
+from .budget import BUDGET
 from .event_loop import EventLoopState
 from .outgoing import Outgoing, OutgoingBuffers, SourceError
 
@@ -141,9 +141,8 @@ class OutgoingQueue:
         """Send `entry` at once if it is its turn and it fits, else behind the others as room comes."""
         waiter = self.push(entry, operation)
         if waiter is None:
-            self._state.budget -= 1 + (entry.sent >> UNIT_BITS)
-            if self._state.budget < 0:
-                await self._state.yield_turn()
+            if self._state.spend(entry.sent):
+                await self._state.yield_turn(entry.sent)
             return
         self._awaited.add(entry)
         try:

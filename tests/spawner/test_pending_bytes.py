@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from helpers import until
 
 import aionet
 from aionet import CloseCause
+from aionet.limiting.pending_bytes import PendingBytes
 
 from .conftest import Stage
 from .test_deadlines import Ends
@@ -156,3 +158,64 @@ async def test_what_was_read_out_of_the_buffer_counts_no_longer(stage: Stage) ->
     await until(lambda: ends.reasons)
     assert spawner._enforcer._pending.held == 0
     gc.collect()
+
+
+async def test_small_reads_do_not_stand_in_the_line_behind_large_ones(stage: Stage) -> None:
+    async def keep_what_is_large(sock: Any) -> None:
+        while data := await sock.read():
+            if len(data) > KIB:
+                await asyncio.Event().wait()
+            await sock.write(data)
+
+    _, server, ends = await serving(stage, keep_what_is_large, max_pending_bytes=LIMIT)
+    honest = stage.client(server)
+    honest.send_now(b"small")
+    assert await honest.receive() == b"small"
+    for _ in range(CLIENTS):
+        stage.client(server).send_now(bytes(64 * KIB))
+    for _ in range(3):
+        await asyncio.sleep(0.05)  # of the second after which memory is taken from handlers
+        honest.send_now(b"again")
+        assert await honest.receive() == b"again"
+    assert ends.causes == []
+
+
+async def test_many_whose_buffers_are_shrunk_together() -> None:
+    """Each says that it holds less, which is no reason to shrink the next one within."""
+    cut: list[Any] = []
+
+    class Wire:
+        in_hand = 0
+        allowance = None
+        shrunk = False
+
+        def __init__(self, connection: Any) -> None:
+            self._connection = connection
+
+        def shrink(self) -> None:
+            if not self.shrunk:
+                self.shrunk = True
+                pending.note(self._connection, 4 * KIB - 1)
+
+    class Connection:
+        def __init__(self) -> None:
+            self.socket = self
+            self._wire = Wire(self)
+
+    def cut_it(connection: Any) -> None:
+        cut.append(connection)
+        pending.discard(connection)
+
+    count = sys.getrecursionlimit()
+    limit = count * 8 * KIB  # with what is around each
+    pending = PendingBytes(limit, cut_it)
+    one_more, *connections = [Connection() for _ in range(1 + count)]
+    for connection in [one_more, *connections]:
+        pending.add(connection)  # type: ignore[arg-type]
+    for connection in connections:
+        pending.note(connection, 4 * KIB)  # type: ignore[arg-type]
+    assert pending.held == limit
+    pending.note(one_more, 1)  # type: ignore[arg-type]
+    assert pending.held <= limit
+    assert len(cut) == 1
+    pending.close()

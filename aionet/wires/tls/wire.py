@@ -436,10 +436,8 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         if self._seal.rests:
             await self._send_queued(OutgoingBuffers((data,), size))
             return size
-        state = self._state
-        state.budget -= 1 + (size >> UNIT_BITS)
-        if state.budget < 0:  # afterwards, not before: writes go in the order of their calls
-            await self._yield_turn_writing()
+        if self._state.spend(size):  # afterwards, not before: writes go in the order of their calls
+            await self._yield_turn_writing(size)
         return size
 
     if TYPE_CHECKING or compiled is None:
@@ -643,7 +641,7 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         state = self._state
         while not self._said_goodbye():
             try:
-                state.budget -= 1 + (len(self.receive_now(_CHUNK)) >> UNIT_BITS)
+                state.spend(len(self.receive_now(_CHUNK)))
             except BlockingIOError:
                 await self.until_input(self._patience)
             except (OSError, AionetError):
