@@ -164,14 +164,20 @@ class _ByTime(Generic[T]):
         """Enter `item`, or change its time."""
         entry = self._entries[item] = (time, next(self._numbers), item)
         heappush(self._heap, entry)
-        if len(self._heap) > 2 * len(self._entries) + _SPARE:
-            self._heap = list(self._entries.values())
-            heapify(self._heap)
+        self._shrink()
 
     def discard(self, item: T) -> float | None:
         """Take `item` out, if it is there; return its time."""
         entry = self._entries.pop(item, None)
-        return None if entry is None else entry[0]
+        if entry is None:
+            return None
+        self._shrink()  # here, too: else `first` removes the entries of thousands that have ended, one by one
+        return entry[0]
+
+    def _shrink(self) -> None:
+        if len(self._heap) > 2 * len(self._entries) + _SPARE:
+            self._heap = list(self._entries.values())
+            heapify(self._heap)
 
     def time_of(self, item: T) -> float:
         """Return the time of `item`, which is there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -165,3 +166,22 @@ def test_connections_that_come_and_go_take_no_memory() -> None:
     heaps = [peer.connections, *table.order._holding.values()]
     assert max(len(heap._heap) for heap in heaps) <= 40
     assert table.pick() is staying
+
+
+def test_no_end_pays_for_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those between the first and the last one of a peer end, and then the first one."""
+    steps = 0
+
+    def counted(heap: list[Any]) -> Any:
+        nonlocal steps
+        steps += 1
+        return heapq.heappop(heap)
+
+    monkeypatch.setattr("aionet.limiting.idle_order.heappop", counted)
+    table = Table()
+    first, *others, _ = [table.add("10.0.0.1") for _ in range(5000)]
+    for connection in others:
+        table.end(connection)
+    steps = 0
+    table.end(first)
+    assert steps < 100

@@ -11,7 +11,7 @@ from .servers import Certificate, serving
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("most_descriptors")]
 
 
-CROWD = 2000
+CROWD = 9900
 MOST = {"native": 0.02, "portable": 0.04}
 """CPU seconds. The goal is 10 ms; the clock of a thread runs on while others empty its caches."""
 
