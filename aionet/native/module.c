@@ -370,6 +370,7 @@ static int module_exec(PyObject *module)
         import_number("aionet.wires.budget", "TURN_BYTES", &state->turn_bytes) ||
         import_seconds("aionet.wires.budget", "SLICE_SECONDS", &state->slice_seconds) ||
         import_number("aionet.wires.tls.records", "RECORD_COST", &state->record_cost) ||
+        import_number("aionet.wires.tls.records", "CIPHER_COST", &state->cipher_cost) ||
         import_number("aionet.wires.tls.records", "LARGE_RECORD", &state->large_record) ||
         import_number("aionet.wires.tls.records", "MOST_WITHOUT_DATA", &state->most_without_data))
         return -1;

@@ -88,7 +88,7 @@ typedef struct {
         *str_stopping, *str_throw, *str_write;
     PyObject *context_keyword, *msg_keyword, *name_keyword; /* ("context",), ("msg",) and ("name",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
-    int record_cost, large_record, most_without_data; /* of TLS: wires/tls/records.py */
+    int record_cost, cipher_cost, large_record, most_without_data; /* of TLS: wires/tls/records.py */
     int budget, unit_bits, turn_bytes; /* of fairness: wires/budget.py has the numbers, wires/fairness.py the theory */
     double slice_seconds;  /* the same of wires/slices.py */
     Operation *free_operations, *free_tls_operations;

@@ -380,6 +380,13 @@ static Outcome feed_next(Tls *tls)
     return note_fed(tls, next);
 }
 
+/* A large operation costs more than a plain one: wires/tls/records.py. */
+static void charge_for_cipher(Tls *tls, Py_ssize_t bytes)
+{
+    if (bytes >> tls->state->unit_bits > 0)
+        tls->stream->reactor->room -= tls->state->cipher_cost * bytes;
+}
+
 /* Take what the kernel has, up to `most` bytes. GOT: there was something. */
 static Outcome take_in(Tls *tls, Py_ssize_t most)
 {
@@ -395,6 +402,7 @@ static Outcome take_in(Tls *tls, Py_ssize_t most)
         return LOST;
     if (received == 0) /* the end without close_notify: the stream tells it again */
         return RARE;
+    charge_for_cipher(tls, received);
     if (begun > 0)
         memcpy(scratch, PyBytes_AS_STRING(tls->unfed) + tls->unfed_at, begun);
     Py_ssize_t length = begun + received, next = feed(tls, scratch, length);
@@ -621,6 +629,7 @@ static PySendResult send_ciphertext(Operation *operation, PyObject *ciphertext, 
     if (sent < length)
         return send_the_rest(operation, PyBytes_AS_STRING(ciphertext) + sent, length - sent, result);
     reactor_charge(stream->reactor, bytes);
+    charge_for_cipher(tls, bytes);
     int paced = reactor_paces(stream->reactor, bytes);
     if (stream->reactor->budget >= 0 && !paced)
         return operation_finish_with(operation, Py_NewRef(count), result);

@@ -59,7 +59,7 @@ from .choice import ContextChoice
 from .handshake import Handshake
 from .info import TlsInfo
 from .memory import SMALL, capacity, give_back, large_buffers_of
-from .records import MOST_WITHOUT_DATA, RECORD_COST, RecordIntake
+from .records import CIPHER_COST, MOST_WITHOUT_DATA, RECORD_COST, RecordIntake
 from .writes import PIECE, Seal, SealedQueue
 
 __all__ = ["TlsWire"]
@@ -271,8 +271,13 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
                 return b""
             self._hear(self._lower.receive_now(_CHUNK))
 
+    def _charge_for_cipher(self, size: int) -> None:
+        if size >> UNIT_BITS:
+            self._state.room -= CIPHER_COST * size
+
     def _hear(self, ciphertext: bytes) -> None:
         if ciphertext:
+            self._charge_for_cipher(len(ciphertext))
             self._take_in(ciphertext)
         elif self._accept_truncation:
             self.peer_ended = True
@@ -436,6 +441,7 @@ class TlsWire(TlsBase, RecordIntake, WireOver):
         if self._seal.rests:
             await self._send_queued(OutgoingBuffers((data,), size))
             return size
+        self._charge_for_cipher(size)
         if self._state.spend(size):  # afterwards, not before: writes go in the order of their calls
             await self._yield_turn_writing(size)
         return size
