@@ -29,15 +29,18 @@ import re
 import select
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+import trustme
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the aionet of this tree
 
@@ -55,8 +58,8 @@ START_UP = 300.0  # seconds; valgrind is some thirty times slower, and a busy ma
 CONNECTIONS = 64
 MESSAGE = bytes(1024)
 RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
-COUNTS = {"echo": (1_000, 11_000), "accept": (500, 2_500)}
-UNITS = {"echo": "message", "accept": "connection"}
+COUNTS = {"echo": (1_000, 11_000), "accept": (500, 2_500), "tls-echo": (500, 4_500)}
+UNITS = {"echo": "message", "accept": "connection", "tls-echo": "message over TLS"}
 
 LONGER_SLICES = f"""
 import importlib.util, sys
@@ -70,11 +73,14 @@ module.SLICE_SECONDS *= 30
 _LINE = re.compile(r"^ *([\d,]+) \([^)]*\) +(\S.*?)(?: \[.*)?$")
 
 
-def echo(port: int, count: int) -> None:
-    """Exchange `count` messages over some connections, one in flight on each."""
-    poller, socks, sent, received = select.epoll(), {}, 0, 0
+def echo(port: int, count: int, context: ssl.SSLContext | None = None) -> None:
+    """Exchange `count` messages over some connections, one in flight on each; with `context` over TLS."""
+    poller, sent, received = select.epoll(), 0, 0
+    socks: dict[int, socket.socket] = {}
     for _ in range(CONNECTIONS):
         sock = socket.create_connection(("127.0.0.1", port))
+        if context is not None:
+            sock = context.wrap_socket(sock)
         socks[sock.fileno()] = sock
         poller.register(sock, select.EPOLLIN)
     for sock in socks.values():
@@ -82,7 +88,9 @@ def echo(port: int, count: int) -> None:
         sent += 1
     while received < count:
         for fd, _ in poller.poll():
-            assert len(socks[fd].recv(len(MESSAGE), socket.MSG_WAITALL)) == len(MESSAGE)
+            left = len(MESSAGE)
+            while left:
+                left -= len(socks[fd].recv(left))
             received += 1
             if sent < count:
                 socks[fd].sendall(MESSAGE)
@@ -109,12 +117,23 @@ def accept(port: int, count: int) -> None:
             ended += 1
 
 
+def tls_echo(port: int, count: int) -> None:
+    """The same as `echo`, over TLS."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    echo(port, count, context)
+
+
+EXCHANGES = {"echo": echo, "accept": accept, "tls-echo": tls_echo}
+
+
 def instructions_of(peer: Peer, workload: str, count: int) -> Counter[str]:
     """Return the instructions of one run, by function."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory, "callgrind")
         with counted_server(peer, workload, out) as port:
-            {"echo": echo, "accept": accept}[workload](port, count)
+            EXCHANGES[workload](port, count)
         command = ("callgrind_annotate", "--auto=no", "--threshold=100", "--show=Ir", str(out))
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: Counter[str] = Counter()
@@ -125,6 +144,15 @@ def instructions_of(peer: Peer, workload: str, count: int) -> Counter[str]:
     return found
 
 
+def certificate_in(directory: Path) -> Sequence[Path]:
+    """Write a certificate and its key; return their files."""
+    issued = trustme.CA().issue_cert("localhost")
+    files = directory / "certificate", directory / "key"
+    issued.cert_chain_pems[0].write_to_path(files[0])
+    issued.private_key_pem.write_to_path(files[1])
+    return files
+
+
 @contextmanager
 def counted_server(peer: Peer, workload: str, out: Path) -> Iterator[int]:
     """Run a server under callgrind, which writes its counts when the context is left; its port."""
@@ -132,7 +160,7 @@ def counted_server(peer: Peer, workload: str, out: Path) -> Iterator[int]:
         "valgrind",
         "--tool=callgrind",
         f"--callgrind-out-file={out}",
-        *peer.command(WORKLOADS[workload]),
+        *peer.command(WORKLOADS[workload], certificate_in(out.parent) if workload == "tls-echo" else ()),
     ]
     Path(out.parent, "sitecustomize.py").write_text(LONGER_SLICES)
     paths = [str(ROOT), str(out.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -206,7 +234,7 @@ def check(stored: Mapping[str, Mapping[str, float]], counted: Mapping[str, Mappi
     status = 0
     for workload, counts in counted.items():
         for name, count in counts.items():
-            line = f"{workload:7} {name:16} {count:9,.0f} instructions per {UNITS[workload]}"
+            line = f"{workload:8} {name:16} {count:9,.0f} instructions per {UNITS[workload]}"
             before = stored.get(workload, {}).get(name)
             if before is None:
                 print(f"{line}; none stored")

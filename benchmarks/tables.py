@@ -244,7 +244,7 @@ def instructions_table(stored: Mapping[str, Any], units: Mapping[str, str]) -> s
     columns = sorted({(w, peer) for counts in builds.values() for w, of in counts.items() for peer in of})
     columns.sort(key=lambda column: list(units).index(column[0]))
     lines = [
-        [build, *(f"{counts.get(w, {}).get(peer, 0):,}" for w, peer in columns)]
+        [build, *(f"{found:,}" if (found := counts.get(w, {}).get(peer)) else "-" for w, peer in columns)]
         for build, counts in sorted(builds.items())
     ]
     return _table(["build", *(f"`{peer}`, a {units[workload]}" for workload, peer in columns)], lines)
