@@ -262,6 +262,8 @@ class QueueingWire:
         return self._eof_sent
 
     def note_interruption(self) -> None:
+        if self.closed and self._outgoing is None:  # how it ends has been decided
+            return
         self._queue().interrupted_at = self._bytes_sent
 
     @property

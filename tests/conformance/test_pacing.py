@@ -117,3 +117,16 @@ async def test_a_read_that_waits_has_taken_nothing(transport, how):
             with pytest.raises(SocketClosedError):
                 await reader
         assert await asyncio.gather(*writers) == [SIZE] * len(writers)
+
+
+async def test_a_write_that_waits_may_be_cancelled_after_its_socket_was_closed(transport):
+    async with connected(transport, MANY) as pairs:
+        writers = [asyncio.create_task(pair.socket.write(bytes(SIZE))) for pair in pairs]
+        await asyncio.sleep(0)
+        waiting = [(task, pair) for task, pair in zip(writers, pairs, strict=True) if not task.done()]
+        assert waiting
+        for task, pair in waiting:
+            pair.socket.abort()
+            task.cancel()
+        results = await asyncio.gather(*(task for task, _ in waiting), return_exceptions=True)
+        assert {type(result) for result in results} == {asyncio.CancelledError}
