@@ -8,7 +8,7 @@ serves, and a cap on connections is exact.
 
 *Batches* follow from that: a task that loops over `accept` goes on without a turn of the loop for as long as
 connections are ready, until the loop's budget for operations that complete at once is used up
-(`wires/fairness.py`). An accept takes more of it than a read: each makes work for others, who should have
+(`wires/fairness.py`). An accept takes more of it than a read: each makes work for tasks that should have
 their turn before the next batch.
 
 *Several acceptors* are served first in, first out. When connections arrive the first waiter is woken; it

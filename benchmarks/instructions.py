@@ -35,18 +35,17 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-
-import trustme
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the aionet of this tree
 
 from aionet.bench.children import BenchError
 from aionet.bench.facts import python_build, usable_cpus
 from aionet.bench.peers import PEERS, Peer
+from aionet.bench.runner import make_certificate
 from aionet.bench.workloads import WORKLOADS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,15 +143,6 @@ def instructions_of(peer: Peer, workload: str, count: int) -> Counter[str]:
     return found
 
 
-def certificate_in(directory: Path) -> Sequence[Path]:
-    """Write a certificate and its key; return their files."""
-    issued = trustme.CA().issue_cert("localhost")
-    files = directory / "certificate", directory / "key"
-    issued.cert_chain_pems[0].write_to_path(files[0])
-    issued.private_key_pem.write_to_path(files[1])
-    return files
-
-
 @contextmanager
 def counted_server(peer: Peer, workload: str, out: Path) -> Iterator[int]:
     """Run a server under callgrind, which writes its counts when the context is left; its port."""
@@ -160,7 +150,7 @@ def counted_server(peer: Peer, workload: str, out: Path) -> Iterator[int]:
         "valgrind",
         "--tool=callgrind",
         f"--callgrind-out-file={out}",
-        *peer.command(WORKLOADS[workload], certificate_in(out.parent) if workload == "tls-echo" else ()),
+        *peer.command(WORKLOADS[workload], make_certificate(out.parent) if WORKLOADS[workload].tls else ()),
     ]
     Path(out.parent, "sitecustomize.py").write_text(LONGER_SLICES)
     paths = [str(ROOT), str(out.parent), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -36,7 +36,7 @@ from .facts import build_flags, cpu_name, kernel, memory_bytes, usable_cpus
 from .measuring import Measurement, Record, place_of, tls_generator
 from .plan import BenchPlan, Turn
 
-__all__ = ["SCHEMA", "BenchProgress", "NoObserver", "Observer", "run_bench"]
+__all__ = ["SCHEMA", "BenchProgress", "NoObserver", "Observer", "make_certificate", "run_bench"]
 
 SCHEMA = 1
 """The form of a record."""
@@ -171,7 +171,7 @@ class _Run:
                 try:
                     if workload.tls and peers:
                         tls_generator()
-                        self._certificate = self._certificate or _make_certificate(Path(directory))
+                        self._certificate = self._certificate or make_certificate(Path(directory))
                 except BenchError as error:
                     self._reasons |= {(workload.name, peer.name): str(error) for peer in peers}
                     continue
@@ -286,8 +286,11 @@ def _python() -> Record:
     return {"version": name, "build": build_flags()}
 
 
-def _make_certificate(directory: Path) -> tuple[Path, Path]:
-    """The certificate that all TLS servers show, and its key: P-256, signed by itself."""
+def make_certificate(directory: Path) -> tuple[Path, Path]:
+    """Write the certificate that all TLS servers show, and its key: P-256, signed by itself.
+
+    Raises `BenchError` where there is no program openssl, or it fails.
+    """
     certificate, key = directory / "certificate.pem", directory / "key.pem"
     command = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost"

@@ -11,8 +11,6 @@
  */
 #include "native.h"
 
-enum { WORTH_NOTING = 1024 }; /* bytes: a read that filled this and more says nothing of how much there was */
-
 /* A reader has let go of its bytes, and others wait for room: they are woken in the loop's next turn. */
 static void offer_room(Stream *stream)
 {
@@ -51,8 +49,9 @@ int stream_reads_little(Stream *stream)
 
 void stream_note_filled(Stream *stream)
 {
-    if (stream->recent >= WORTH_NOTING)
-        stream->recent = Py_MAX(stream->recent, 1 << stream->reactor->state->unit_bits);
+    ModuleState *state = stream->reactor->state;
+    if (stream->recent >= state->worth_noting)
+        stream->recent = Py_MAX(stream->recent, 1 << state->unit_bits);
 }
 
 Py_ssize_t stream_admit(Stream *stream, Py_ssize_t max_bytes)

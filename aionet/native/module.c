@@ -368,6 +368,7 @@ static int module_exec(PyObject *module)
         import_number("aionet.wires.budget", "BUDGET", &state->budget) ||
         import_number("aionet.wires.budget", "UNIT_BITS", &state->unit_bits) ||
         import_number("aionet.wires.budget", "TURN_BYTES", &state->turn_bytes) ||
+        import_number("aionet.wires.budget", "WORTH_NOTING", &state->worth_noting) ||
         import_seconds("aionet.wires.budget", "SLICE_SECONDS", &state->slice_seconds) ||
         import_number("aionet.wires.tls.records", "RECORD_COST", &state->record_cost) ||
         import_number("aionet.wires.tls.records", "CIPHER_COST", &state->cipher_cost) ||

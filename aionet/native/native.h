@@ -89,7 +89,8 @@ typedef struct {
     PyObject *context_keyword, *msg_keyword, *name_keyword; /* ("context",), ("msg",) and ("name",) */
     PyObject *system_arguments[MOST_ERRORS]; /* (errno, strerror) */
     int record_cost, cipher_cost, large_record, most_without_data; /* of TLS: wires/tls/records.py */
-    int budget, unit_bits, turn_bytes; /* of fairness: wires/budget.py has the numbers, wires/fairness.py the theory */
+    /* of fairness: wires/budget.py has the numbers, wires/fairness.py the theory */
+    int budget, unit_bits, turn_bytes, worth_noting;
     double slice_seconds;  /* the same of wires/slices.py */
     Operation *free_operations, *free_tls_operations;
     Wait *free_waits;
@@ -413,7 +414,14 @@ static inline __attribute__((always_inline)) PySendResult operation_make_step(Op
 
 /* -- pacing.c ------------------------------------------------------------------------------------------------ */
 
+/* Whether a read has to wait for its turn, because it may be a large one. */
+static inline int stream_paces_reads(Stream *stream)
+{
+    return stream->reactor->room < 0 && !stream_reads_little(stream);
+}
+
 PySendResult operation_pace(Operation *operation, Phase phase, PyObject **result); /* WAITING or YIELDED_AFTER */
+PySendResult operation_give_way(Operation *operation, Py_ssize_t bytes, PyObject **result); /* after a write of so many */
 int reactor_paces_reader(Reactor *reactor, Operation *operation); /* whether it waits further, though it is ready */
 int reactor_wake_paced(Reactor *reactor);                         /* runs tasks; -1: the loop is going down */
 

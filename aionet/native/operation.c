@@ -227,7 +227,7 @@ static PySendResult begin_reading(Operation *operation, PyObject **result)
         stream_raise_from_method(stream, operation->state->str_busy_error, NULL);
         return finish_with(operation, NULL, result);
     }
-    if (stream->reactor->room < 0 && !stream_reads_little(stream) && operation->kind != READER_TURN) {
+    if (operation->kind != READER_TURN && stream_paces_reads(stream)) {
         stream_set_reader(stream, operation);
         return operation_pace(operation, WAITING, result);
     }
@@ -357,16 +357,13 @@ static PySendResult begin_writing(Operation *operation, PyObject **result)
         return send_the_rest(operation, sent, result);
     }
     reactor_charge(stream->reactor, bytes);
-    int paced = reactor_paces(stream->reactor, bytes);
-    if (stream->reactor->budget >= 0 && !paced) {
+    if (stream->reactor->budget >= 0 && !reactor_paces(stream->reactor, bytes)) {
         if (stream->reader == NULL)
             stream_let_go(stream);
         return finish_with(operation, count, result);
     }
     operation->result = count; /* and its caller holds the bytes for another turn */
-    if (paced)
-        return operation_pace(operation, YIELDED_AFTER, result);
-    return yield_turn(operation, YIELDED_AFTER, result);
+    return operation_give_way(operation, bytes, result);
 }
 
 /* -- the coroutine -------------------------------------------------------------------------------------------- */

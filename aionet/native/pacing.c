@@ -38,6 +38,12 @@ PySendResult operation_pace(Operation *operation, Phase phase, PyObject **result
     return PYGEN_NEXT;
 }
 
+PySendResult operation_give_way(Operation *operation, Py_ssize_t bytes, PyObject **result)
+{
+    return reactor_paces(operation->stream->reactor, bytes) ? operation_pace(operation, YIELDED_AFTER, result)
+                                                            : operation_yield_turn(operation, YIELDED_AFTER, result);
+}
+
 /* Asked where there is no room, or others are in the queue. */
 int reactor_paces_reader(Reactor *reactor, Operation *operation)
 {

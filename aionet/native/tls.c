@@ -543,7 +543,7 @@ static PySendResult begin_reading(Operation *operation, PyObject **result)
             raise_error_object(error, NULL);
         return operation_finish_with(operation, NULL, result);
     }
-    if (stream->reactor->room < 0 && !stream_reads_little(stream)) {
+    if (stream_paces_reads(stream)) {
         stream_set_reader(stream, operation);
         return operation_pace(operation, WAITING, result);
     }
@@ -630,13 +630,10 @@ static PySendResult send_ciphertext(Operation *operation, PyObject *ciphertext, 
         return send_the_rest(operation, PyBytes_AS_STRING(ciphertext) + sent, length - sent, result);
     reactor_charge(stream->reactor, bytes);
     charge_for_cipher(tls, bytes);
-    int paced = reactor_paces(stream->reactor, bytes);
-    if (stream->reactor->budget >= 0 && !paced)
+    if (stream->reactor->budget >= 0 && !reactor_paces(stream->reactor, bytes))
         return operation_finish_with(operation, Py_NewRef(count), result);
     operation->result = Py_NewRef(count);
-    if (paced)
-        return operation_pace(operation, YIELDED_AFTER, result);
-    return operation_yield_turn(operation, YIELDED_AFTER, result);
+    return operation_give_way(operation, bytes, result);
 }
 
 static PySendResult not_encrypted(Operation *operation, PyObject **result)

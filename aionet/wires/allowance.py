@@ -19,10 +19,7 @@ from typing import Any
 
 from ..native import compiled
 
-__all__ = ["WORTH_NOTING", "Allowance"]
-
-WORTH_NOTING = 1024
-"""Bytes: a read that filled this and more says nothing of how much there was."""
+__all__ = ["Allowance"]
 
 _Base: Any = object if compiled is None else compiled.Allowance
 

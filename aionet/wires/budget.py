@@ -5,7 +5,7 @@ Nothing is imported here, so that the compiled module, too, can take them from h
 
 from __future__ import annotations
 
-__all__ = ["BUDGET", "END_UNITS", "SLICE_SECONDS", "TURN_BYTES", "UNIT_BITS"]
+__all__ = ["BUDGET", "END_UNITS", "SLICE_SECONDS", "TURN_BYTES", "UNIT_BITS", "WORTH_NOTING"]
 
 BUDGET = 64
 """How much may complete at once before a task yields a turn of the loop: so many small operations."""
@@ -16,6 +16,9 @@ UNIT_BITS = 14
 TURN_BYTES = 2 << 20
 """How many bytes large operations, of ``1 << UNIT_BITS`` and more, may move in one turn of the loop before
 the next of them is paced."""
+
+WORTH_NOTING = 1024
+"""Bytes: a read that filled so much memory, or more, says nothing of how much there was."""
 
 SLICE_SECONDS = 0.001
 """How long a slice of work for many connections lasts."""

@@ -53,7 +53,7 @@ class Fairness:
         return self.budget < 0
 
     async def yield_turn(self, size: int = 0) -> None:
-        """Let everybody else have a turn, and refill the budget.
+        """Let the other tasks have a turn, and refill the budget.
 
         `size` is how many bytes the operation has moved, or will probably move: a large one may wait further.
         """

@@ -53,6 +53,9 @@ class NativeWire(Stream, DescriptorWire):
         raw: socket.SocketType | None = self._raw
         return raw
 
+    def forget_sizes(self) -> None:
+        self._recent = 0
+
     def _refuse_io(self) -> None:
         self._readable = True  # whoever waits is to look again
 

@@ -29,8 +29,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import delivery
-from .allowance import WORTH_NOTING, Allowance
-from .budget import BUDGET, UNIT_BITS
+from .allowance import Allowance
+from .budget import BUDGET, UNIT_BITS, WORTH_NOTING
 from .contract import Buffer
 from .descriptor import DescriptorWire
 from .event_loop import SCRATCH_BYTES, EventLoopState
@@ -41,7 +41,6 @@ from .reactor import ERROR, HANGUP, PEER_ENDED, READABLE, URGENT, WRITABLE, Weak
 __all__ = ["PortableWire"]
 
 _CHUNK = 64 * 1024  # what `recv` is asked for directly; malloc maps and unmaps larger blocks one by one
-_UNKNOWN, _SMALL, _LARGE = 0, 1, _CHUNK  # what the next read will bring, as far as the last one tells
 _ENDING = PEER_ENDED | HANGUP | ERROR
 _UNSETTLING = _ENDING | URGENT
 _MAY_READ = READABLE | _ENDING
@@ -70,7 +69,7 @@ class PortableWire(DescriptorWire):
         "_read_waiter",
         "_readable",
         "_reading",
-        "_recent",
+        "_reads_little",
         "_recv",
         "_send",
         "_sock",
@@ -117,7 +116,7 @@ class PortableWire(DescriptorWire):
         self._peer_watched = False
         self.allowance = None
         self.in_hand = 0
-        self._recent = _UNKNOWN
+        self._reads_little = False  # whether the last read was small
         self._bytes_sent = 0
         self.bytes_read = 0
         self.closed = False
@@ -164,7 +163,7 @@ class PortableWire(DescriptorWire):
         state, allowance, asked = self._state, self.allowance, max_bytes
         if allowance is not None:
             allowance.let_go(self)
-        if state.budget <= 0 or (state.room < 0 and self._recent != _SMALL):
+        if state.budget <= 0 or (state.room < 0 and not self._reads_little):
             await self._yield_turn_reading()
         while True:
             if state.inherited:
@@ -191,15 +190,15 @@ class PortableWire(DescriptorWire):
                 else:
                     if len(data) >> UNIT_BITS:
                         state.spend(len(data))
-                        self._recent = _LARGE
+                        self._reads_little = False
                     else:
                         state.budget -= 1  # a call costs too much for each message
-                        self._recent = _SMALL
+                        self._reads_little = True
                     self.bytes_read += len(data)
                     if allowance is not None:
                         allowance.take_in_hand(self, len(data))
                         if len(data) == max_bytes >= WORTH_NOTING:
-                            self._recent = _LARGE  # it may be one of many
+                            self._reads_little = False  # it may be one of many
                     if len(data) < max_bytes:
                         if data:
                             self._readable = self._unsure
@@ -207,12 +206,11 @@ class PortableWire(DescriptorWire):
                             self._note_end()
                     return data
             await self._until_readable()
-            if state.room < 0 and self._recent != _SMALL:
+            if state.room < 0 and not self._reads_little:
                 await self._yield_turn_reading()
 
-    @property
-    def _reads_little(self) -> bool:
-        return self._recent == _SMALL
+    def forget_sizes(self) -> None:
+        self._reads_little = False
 
     def _admitted(self, allowance: Allowance, max_bytes: int) -> int:
         """Return how much may be read; 0 if it has to wait for room."""
@@ -233,7 +231,7 @@ class PortableWire(DescriptorWire):
         if self._reading:
             raise self._busy_error()
         state = self._state
-        if state.budget <= 0 or (state.room < 0 and self._recent != _SMALL):
+        if state.budget <= 0 or (state.room < 0 and not self._reads_little):
             await self._yield_turn_reading()
         while True:
             self._refuse_if_closed("read")
@@ -251,7 +249,7 @@ class PortableWire(DescriptorWire):
                     raise
                 else:
                     state.spend(count)
-                    self._recent = _LARGE if count >> UNIT_BITS else _SMALL
+                    self._reads_little = not count >> UNIT_BITS
                     self.bytes_read += count
                     if count < buffer.nbytes:
                         if count:
@@ -260,7 +258,7 @@ class PortableWire(DescriptorWire):
                             self._note_end()
                     return count
             await self._until_readable()
-            if state.room < 0 and self._recent != _SMALL:
+            if state.room < 0 and not self._reads_little:
                 await self._yield_turn_reading()
 
     async def _until_readable(self, *, for_room: bool = False) -> None:
@@ -289,7 +287,7 @@ class PortableWire(DescriptorWire):
     async def _yield_turn_reading(self) -> None:
         self._reading = True
         try:
-            await self._state.yield_turn(self._recent or _LARGE)
+            await self._state.yield_turn(0 if self._reads_little else _CHUNK)
         finally:
             self._reading = False
 

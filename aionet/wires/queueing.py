@@ -127,6 +127,10 @@ class QueueingWire:
         """Return when there may be input, or after so many seconds."""
         raise NotImplementedError
 
+    def forget_sizes(self) -> None:
+        """What was read so far says nothing of how much the peer sends at a time from now on."""
+        raise NotImplementedError
+
     # Sending ------------------------------------------------------------------------------------------
 
     async def send_vectored(self, buffers: Sequence[Buffer]) -> int:

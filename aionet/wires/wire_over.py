@@ -47,14 +47,8 @@ class WireOver(QueueingWire):
     def in_hand(self, count: int) -> None:
         self._lower.in_hand = count
 
-    @property
-    def _recent(self) -> int:
-        count: int = self._lower._recent
-        return count
-
-    @_recent.setter
-    def _recent(self, count: int) -> None:
-        self._lower._recent = count
+    def forget_sizes(self) -> None:
+        self._lower.forget_sizes()
 
     # Ends ---------------------------------------------------------------------------------------------
 

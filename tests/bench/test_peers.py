@@ -13,7 +13,7 @@ from aionet.bench.measuring import running_server
 from aionet.bench.payloads import STREAM_PERIOD
 from aionet.bench.peers import CHECKOUT, PEERS, Peer, compiled_program, peers_named
 from aionet.bench.plan import Turn
-from aionet.bench.runner import _make_certificate
+from aionet.bench.runner import make_certificate
 from aionet.bench.workloads import WORKLOADS
 
 STARTING = 30.0  # seconds
@@ -60,7 +60,7 @@ def test_a_peer_echoes_over_tls(peer: Peer, tmp_path: Path) -> None:
     turn, plan = turn_of(peer, "tls-echo")
     context = ssl.create_default_context()
     try:
-        certificate = _make_certificate(tmp_path)
+        certificate = make_certificate(tmp_path)
         peer.command(turn.workload, certificate)
     except BenchError as error:
         pytest.skip(str(error))

@@ -79,8 +79,8 @@ def failing_test(tree: Path, engine: str, tests: Sequence[str]) -> str | None:
         done = subprocess.run(
             command, cwd=tree, env=environment, capture_output=True, text=True, timeout=MOST_SECONDS
         )
-    except subprocess.TimeoutExpired as hung:
-        return f"(the tests did not end)\n{(hung.stdout or b'').decode()[-500:]}"
+    except subprocess.TimeoutExpired:
+        return f"(the tests did not end in {MOST_SECONDS} seconds)"
     if done.returncode == 0:
         return None
     found = _FAILED.search(done.stdout)

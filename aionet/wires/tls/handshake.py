@@ -81,7 +81,7 @@ class Handshake:
             await self._hear(wire)
         while not self._step(wire) or wire._seal.failure is not None:
             await self._hear(wire)
-        wire._lower._recent = 0  # how much the peer sends at a time is to be seen
+        wire._lower.forget_sizes()
 
     async def _hear(self, wire: TlsWire) -> None:
         """Give OpenSSL what is next of the peer's records. Raises `TlsError` for a flood of them."""
